@@ -1,0 +1,153 @@
+"""The catalogue: what we know of each model, from `catalogue.toml` and the operator's file over it."""
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from .errors import ModelNotFound
+from .settings import SettingsError
+
+# Hugging Face's grammar for `[org/]name[:suffix]` (HF§1.2). No segment may start with a dot or hold two of them:
+# an id becomes part of a URL's path, and "..", even when it is made of allowed characters, would change that path.
+_SEGMENT = r"(?!.*\.\.)[A-Za-z0-9_-][A-Za-z0-9._-]{0,95}"
+_MODEL_ID = re.compile(rf"(?:{_SEGMENT}/)?{_SEGMENT}(?::{_SEGMENT})?", re.ASCII)
+
+TASKS = ("chat-completion", "text-generation", "text2text-generation")
+CONTEXTS = ("first-user", "conversation")
+
+
+def is_model_id(text: str) -> bool:
+    """Whether `text` is `[org/]name[:suffix]` as Hugging Face writes ids."""
+    return _MODEL_ID.fullmatch(text) is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCard:
+    """One model: how it is asked, where, and what it can take. `renames` are its server's own parameter names."""
+
+    id: str
+    task: str = "chat-completion"
+    url: str | None = None
+    serve_as: str | None = None
+    fallbacks: tuple[str, ...] = ()
+    context: str = "first-user"
+    images: bool | None = None
+    prefill: bool = False
+    context_tokens: int | None = None
+    renames: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether it takes a conversation as messages rather than one text."""
+        return self.task == "chat-completion"
+
+
+class Catalogue:
+    """Model ids → cards. With an `embedded` card, every id that has no server of its own is answered by it."""
+
+    def __init__(self, cards: Mapping[str, ModelCard], embedded: ModelCard | None = None) -> None:
+        self.cards = dict(cards)
+        self.embedded = embedded
+
+    @classmethod
+    def load(cls, overlay: Path | None = None, embedded: ModelCard | None = None) -> Self:
+        """The shipped catalogue with the operator's laid over it. Raises SettingsError naming every mistake."""
+        cards: dict[str, ModelCard] = {}
+        mistakes: list[str] = []
+        for path in filter(None, (Path(__file__).with_name("catalogue.toml"), overlay)):
+            for model, entry in _tables(path, mistakes).items():
+                card = _card(model, entry, f"{path.name}: models.{model!r}", mistakes)
+                cards[model] = card
+        mistakes += _loops(cards)
+        if mistakes:
+            raise SettingsError(mistakes)
+        return cls(cards, embedded)
+
+    def find(self, model: str) -> ModelCard:
+        """The card that answers for `model`, its `serve_as` followed. Raises ModelNotFound."""
+        card = self.cards.get(model)
+        while card and card.serve_as:
+            model, card = card.serve_as, self.cards.get(card.serve_as, ModelCard(id=card.serve_as))
+        if self.embedded is None or (card and card.url):
+            return card or ModelCard(id=model)
+        if card or model == self.embedded.id:
+            return self.embedded
+        raise ModelNotFound(
+            f"The model '{model}' is not served here: this gateway runs {self.embedded.id} on its own machine, which "
+            f"answers for the ids of its catalogue ({', '.join(self.cards)}). Use one of them, or set "
+            "HUGGINGFACE_API_KEY to reach Hugging Face's models.",
+            details={"model": ["not served"]},
+        )
+
+
+def _tables(path: Path, mistakes: list[str]) -> dict[str, Any]:
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        mistakes.append(f"{path}: {error}")
+        return {}
+    models = document.pop("models", {})
+    mistakes += [f'{path.name}: unknown table {name!r}; write [models."org/name"]' for name in document]
+    return models if isinstance(models, dict) else {}
+
+
+def _card(model: str, entry: Any, where: str, mistakes: list[str]) -> ModelCard:
+    if not is_model_id(model):
+        mistakes.append(f"{where}: not a model id of the form org/name")
+    if not isinstance(entry, dict):
+        mistakes.append(f"{where}: must be a table")
+        return ModelCard(id=model)
+    values: dict[str, Any] = {}
+    for key, value in entry.items():
+        rule = _RULES.get(key)
+        if rule is None:
+            mistakes.append(f"{where}: unknown key {key!r}; known are {', '.join(_RULES)}")
+        elif not rule[0](value):
+            mistakes.append(f"{where}: {key} must be {rule[1]}")
+        else:
+            values[key] = tuple(value) if isinstance(value, list) else value
+    if not ({"task", "serve_as"} & entry.keys()):
+        mistakes.append(f"{where}: needs a task, one of {', '.join(TASKS)}")
+    if url := values.get("url"):
+        values["url"] = url.rstrip("/").removesuffix("/v1")
+    return replace(ModelCard(id=model), **values)
+
+
+def _is_url(value: Any) -> bool:
+    parts = urlsplit(value) if isinstance(value, str) else None
+    return bool(
+        parts and parts.scheme in ("http", "https") and parts.hostname and not (parts.query or parts.username)
+    )
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str) and is_model_id(value)
+
+
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "task": (lambda v: v in TASKS, f"one of {', '.join(TASKS)}"),
+    "url": (_is_url, "an http:// or https:// URL without query or password"),
+    "serve_as": (_is_id, "a model id"),
+    "fallbacks": (lambda v: isinstance(v, list) and all(map(_is_id, v)), "a list of model ids"),
+    "context": (lambda v: v in CONTEXTS, f"one of {', '.join(CONTEXTS)}"),
+    "images": (lambda v: isinstance(v, bool), "true or false"),
+    "prefill": (lambda v: isinstance(v, bool), "true or false"),
+    "context_tokens": (lambda v: type(v) is int and v > 0, "a whole number above 0"),
+}
+
+
+def _loops(cards: Mapping[str, ModelCard]) -> list[str]:
+    mistakes = []
+    for card in cards.values():
+        seen, at = {card.id}, card
+        while at.serve_as and (after := cards.get(at.serve_as)):
+            if after.id in seen:
+                mistakes.append(f"models.{card.id!r}: serve_as goes round in a circle")
+                break
+            seen.add(after.id)
+            at = after
+    return mistakes

@@ -1,0 +1,203 @@
+"""What can go wrong, in one tree; every dialect renders these and nothing else.
+
+ChatError
+├── BadRequest            the caller's body or path
+│   ├── InvalidJSON  UnsupportedMediaType  PayloadTooLarge  NotFound  MethodNotAllowed
+├── AccessError           our own keys and limits
+│   ├── MissingApiKey  InvalidApiKey  ForbiddenModel  RateLimited
+├── UpstreamError         Hugging Face, or a server that speaks like it
+│   ├── ModelNotFound  UpstreamAuth  UpstreamQuota
+│   ├── UpstreamRejected ── ContextLengthExceeded  ContentFiltered
+│   └── UpstreamRateLimited  ModelLoading  UpstreamUnavailable  UpstreamTimeout
+├── ClientLeft            nobody is there any more; never rendered
+└── InternalError         a fault of ours
+"""
+
+from collections.abc import Mapping, Sequence
+
+Details = Mapping[str, Sequence[str]]
+
+
+class ChatError(Exception):
+    """One failure, with everything an answer needs to say about it.
+
+    `status` is the HTTP status on `/v1`, `api_status` the one on the two `/api` routes (S1 documents
+    only 400 and 500 there). `retry_after_s` becomes `Retry-After` where it is known.
+    """
+
+    code = "internal_error"
+    type = "server_error"
+    status = 500
+    api_status = 500
+    retryable = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        details: Details | None = None,
+        upstream_status: int | None = None,
+        retry_after_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+        self.upstream_status = upstream_status
+        self.retry_after_s = retry_after_s
+        self.headers = headers or {}
+
+    @property
+    def param(self) -> str | None:
+        """The first faulty field as a dotted path, or None."""
+        return next(iter(self.details), None) if self.details else None
+
+
+class InternalError(ChatError):
+    """A fault of ours; its message never carries the cause, the log does."""
+
+
+class BadRequest(ChatError):
+    """A body that fails validation."""
+
+    code, type, status, api_status = "invalid_request", "invalid_request_error", 400, 400
+
+
+class InvalidJSON(BadRequest):
+    """A body that is not JSON (RFC 8259)."""
+
+    code = "invalid_json"
+
+
+class UnsupportedMediaType(BadRequest):
+    """A body that does not say it is JSON, or is compressed."""
+
+    code, status, api_status = "unsupported_media_type", 415, 415
+
+
+class PayloadTooLarge(BadRequest):
+    """A body above `CHATAPI_MAX_BODY`."""
+
+    code, status, api_status = "payload_too_large", 413, 413
+
+
+class NotFound(BadRequest):
+    """No such route."""
+
+    code, status, api_status = "not_found", 404, 404
+
+
+class MethodNotAllowed(BadRequest):
+    """The route exists, the method does not."""
+
+    code, status, api_status = "method_not_allowed", 405, 405
+
+
+class AccessError(ChatError):
+    """The caller may not do this."""
+
+    type = "authentication_error"
+
+
+class MissingApiKey(AccessError):
+    """No key came, and one is needed."""
+
+    code, status, api_status = "missing_api_key", 401, 401
+
+
+class InvalidApiKey(AccessError):
+    """A key came that we do not know."""
+
+    code, status, api_status = "invalid_api_key", 401, 401
+
+
+class ForbiddenModel(AccessError):
+    """The key may not use this model."""
+
+    code, type, status, api_status = "forbidden_model", "permission_error", 403, 403
+
+
+class RateLimited(AccessError):
+    """Our own limits; `retry_after_s` says when to come back."""
+
+    code, type, status, api_status, retryable = "rate_limited", "rate_limit_error", 429, 429, True
+
+
+class UpstreamError(ChatError):
+    """The upstream failed; `upstream_status` is its own HTTP status, where there was one.
+
+    `transient` failures are worth another attempt at the same model; `fallback` ones are worth another model.
+    """
+
+    code, type, status = "upstream_unavailable", "upstream_error", 502
+    transient = False
+    fallback = False
+
+
+class ModelNotFound(UpstreamError):
+    """The model is not served."""
+
+    code, type, status, fallback = "model_not_found", "invalid_request_error", 404, True
+
+
+class UpstreamAuth(UpstreamError):
+    """The upstream refused our token."""
+
+    code = "upstream_auth"
+
+
+class UpstreamQuota(UpstreamError):
+    """The account behind our token has no credit left."""
+
+    code, fallback = "upstream_quota", True
+
+
+class UpstreamRejected(UpstreamError):
+    """The upstream refused what the caller sent."""
+
+    code, type, status, api_status = "upstream_rejected", "invalid_request_error", 400, 400
+
+
+class ContextLengthExceeded(UpstreamRejected):
+    """The prompt, or prompt and answer together, do not fit the model; only a larger one can help."""
+
+    code, fallback = "context_length_exceeded", True
+
+
+class ContentFiltered(UpstreamRejected):
+    """The upstream's content filter refused; its verdict is final."""
+
+    code = "content_filter"
+
+
+class UpstreamRateLimited(UpstreamError):
+    """The upstream limits us (429)."""
+
+    code, type, status = "upstream_rate_limited", "rate_limit_error", 429
+    retryable = transient = fallback = True
+
+
+class ModelLoading(UpstreamError):
+    """The model is asleep and being woken; `retry_after_s` is when to come back."""
+
+    code, status = "model_loading", 503
+    retryable = transient = fallback = True
+
+
+class UpstreamUnavailable(UpstreamError):
+    """5xx, a reset, a cut, an unreadable answer."""
+
+    retryable = fallback = True
+
+
+class UpstreamTimeout(UpstreamError):
+    """A limit of ours passed while the upstream was silent."""
+
+    code, status = "upstream_timeout", 504
+    retryable = fallback = True
+
+
+class ClientLeft(ChatError):
+    """The caller closed the connection; the work for it ends, and nothing is rendered."""
+
+    code = "client_left"

@@ -1,0 +1,350 @@
+"""Sending: one pooled `requests` session per process, limits that hold in every phase, attempts.
+
+A call never blocks on a socket itself. A reader (a greenlet under gevent, else a thread) runs the HTTP exchange
+and puts what arrives into the call's inbox, where the call waits with the limit that holds at that moment: so a
+deadline, an idle limit, a heartbeat and a caller who leaves all act within milliseconds, in every phase, be it a
+header that comes one byte a second. Whoever stops waiting closes the exchange, and with it the connection.
+"""
+
+import _thread
+import contextlib
+import http.client
+import json
+import logging
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+import requests
+import urllib3
+from requests.adapters import DEFAULT_POOLBLOCK, HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from ..chat import BEAT, Call, Waiting
+from ..errors import InternalError, UpstreamError, UpstreamTimeout, UpstreamUnavailable
+
+CONNECT_TIMEOUT_S = 5.0
+MAX_ATTEMPTS = 3
+BACKOFF_S = (0.4, 1.2)  # before the second and the third attempt, each ±25 %
+MAX_REPLY = 64 * 1024 * 1024  # bytes of a whole answer
+READ_SIZE = 65_536
+SETTLE_S = 0.05
+HIGH_WATER = 1024 * 1024  # bytes read from the upstream and not yet taken by a slow caller
+POOL_SIZE = 1024  # idle connections kept per host; a smaller pool throws away what a burst of streams opened
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One POST to an upstream. `payload` goes out as JSON, in its order."""
+
+    url: str
+    payload: Mapping[str, Any]
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Answer(NamedTuple):
+    """A whole answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Transport:
+    """The process's one door to the network. `token` is sent to every upstream, all of them operator-configured."""
+
+    def __init__(self, token: str | None, user_agent: str) -> None:
+        self._session = requests.Session()
+        self._adapter = _Adapter(pool_connections=32, pool_maxsize=POOL_SIZE)
+        self._session.mount("https://", self._adapter)
+        self._session.mount("http://", self._adapter)
+        self._headers = {
+            "Content-Type": "application/json",
+            "Accept-Encoding": "identity",
+            "User-Agent": user_agent,
+        }
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
+        self._routes: dict[str, Mapping[str, Any]] = {}
+
+    def start(self, request: Request, call: Call) -> "Exchange":
+        """Send `request`; the exchange's items arrive in `call`. Close it, whatever happens."""
+        prepared = requests.PreparedRequest()
+        prepared.method = "POST"
+        prepared.url = request.url
+        prepared.headers = requests.structures.CaseInsensitiveDict({**self._headers, **request.headers})
+        # The caller's strings were checked for unpaired surrogates, so this encodes.
+        prepared.body = json.dumps(request.payload, ensure_ascii=False, separators=(",", ":")).encode()
+        prepared.headers["Content-Length"] = str(len(prepared.body))
+        prepared.hooks = {}
+        exchange = Exchange(self._adapter, prepared, self._route(request.url), call)
+        _thread.start_new_thread(exchange.run, ())
+        return exchange
+
+    def fetch(self, request: Request, call: Call, until: float) -> Waiting[Answer]:
+        """A whole answer, whatever its status. Raises UpstreamUnavailable, UpstreamTimeout, ClientLeft."""
+        with contextlib.closing(self.start(request, call)) as exchange:
+            head = yield from exchange.head(until)
+            body = yield from exchange.rest(until)
+            return Answer(head.status, head.headers, body)
+
+    def _route(self, url: str) -> Mapping[str, Any]:
+        # Proxies and CA bundle from the environment, once per host: `requests` would read them (and .netrc,
+        # which would replace our Authorization header) at every call.
+        host = url.split("/", 3)[2]
+        if host not in self._routes:
+            settings = self._session.merge_environment_settings(url, {}, None, None, None)
+            self._routes[host] = {key: settings[key] for key in ("proxies", "verify", "cert")}
+        return self._routes[host]
+
+
+class Head(NamedTuple):
+    """Status and headers of an answer whose body is still to come."""
+
+    status: int
+    headers: Mapping[str, str]
+
+
+class Exchange:
+    """One request on its way. Its owner waits with `head`, `rest` and `next`; `close` may come at any time."""
+
+    def __init__(
+        self, adapter: HTTPAdapter, prepared: requests.PreparedRequest, route: Mapping[str, Any], call: Call
+    ) -> None:
+        self._adapter = adapter
+        self._prepared = prepared
+        self._route = route
+        self._call = call
+        self._socket: socket.socket | None = None
+        self._begun = False
+        self._closed = False
+        self._waiting_bytes = 0
+        self._drained: threading.Event | None = None
+
+    # --- the owner's side
+
+    def head(self, until: float) -> Waiting[Head]:
+        """Status and headers. Raises UpstreamTimeout when they have not come by `until` (monotonic seconds)."""
+        head: Head = yield from self._next(until)
+        return head
+
+    def rest(self, until: float) -> Waiting[bytes]:
+        """The whole body."""
+        body = bytearray()
+        while data := (yield from self._next(until)):
+            body += data
+            if len(body) > MAX_REPLY:
+                raise UpstreamUnavailable(f"The upstream's answer is larger than {MAX_REPLY} bytes.")
+        return bytes(body)
+
+    def receive(self, until: float) -> Any:
+        """What arrives next: bytes (empty at the end of the body), BEAT, or None when `until` has passed."""
+        item = self._call.receive(self, until)
+        if isinstance(item, Exception):
+            raise item
+        if type(item) is bytes:
+            self._waiting_bytes -= len(item)
+            if self._drained and self._waiting_bytes < HIGH_WATER // 2:
+                self._drained.set()
+        return item
+
+    def _next(self, until: float) -> Waiting[Any]:
+        while (item := self.receive(until)) is BEAT:
+            yield "waiting for the model"
+        if item is None:
+            raise silence()
+        return item
+
+    def settle(self) -> None:
+        """Nothing more is expected: give the end of the body a moment, so that the connection can be used again."""
+        with contextlib.suppress(UpstreamError):
+            until = time.monotonic() + SETTLE_S
+            while self.receive(until):
+                pass
+
+    def close(self) -> None:
+        """End the exchange at once: a connection still in use is shut down, which also ends its reader."""
+        self._closed = True
+        if self._drained:
+            self._drained.set()
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    # --- the reader's side
+
+    def run(self) -> None:
+        """Run the exchange to its end; every outcome becomes an item of the call."""
+        try:
+            self._read()
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            self._put(_translated(error, begun=self._begun))
+        except Exception:
+            log.exception("reading from an upstream failed")
+            self._put(InternalError("An internal error occurred while reading from the upstream."))
+
+    def _read(self) -> None:
+        _reading.exchange = self
+        timeout = (CONNECT_TIMEOUT_S, max(1.0, self._call.ends_at - time.monotonic()) + 1.0)
+        response = self._adapter.send(self._prepared, stream=True, timeout=timeout, **self._route)
+        raw = response.raw
+        self._begun = True
+        try:
+            self._put(Head(response.status_code, response.headers))
+            while not self._closed and (data := raw.read1(READ_SIZE)):
+                self._waiting_bytes += len(data)
+                self._put(data)
+                if self._waiting_bytes > HIGH_WATER:
+                    self._wait_for_drain()
+        finally:
+            # A body read to its end has given its connection back to the pool: close() must not touch it any more.
+            self._socket = None
+            raw.close()
+        self._put(b"")
+
+    def _wait_for_drain(self) -> None:
+        self._drained = threading.Event()
+        while self._waiting_bytes > HIGH_WATER // 2 and not self._closed:
+            self._drained.wait()
+            self._drained.clear()
+        self._drained = None
+
+    def _put(self, item: object) -> None:
+        if not self._closed:
+            self._call.inbox.put((self, item))
+
+    def on_socket(self, sock: socket.socket) -> None:
+        """The connection this exchange runs on is known."""
+        self._socket = sock
+        if self._closed:
+            raise ConnectionAbortedError("nobody waits for this exchange any more")
+
+
+def silence() -> UpstreamTimeout:
+    """The error of a limit that passed while the upstream said nothing."""
+    return UpstreamTimeout(
+        "The upstream did not answer in time. Try again, or allow more time with max_time."
+    )
+
+
+def _translated(error: Exception, begun: bool) -> UpstreamError:
+    # By cause, not by class: `requests` calls a read timeout in mid-body a ConnectionError.
+    causes = []
+    at: BaseException | None = error
+    while at is not None and at not in causes:
+        causes.append(at)
+        reason = getattr(at, "reason", None)
+        inner = (
+            reason
+            if isinstance(reason, BaseException)
+            else next((a for a in at.args if isinstance(a, BaseException)), None)
+        )
+        at = inner or at.__cause__ or at.__context__
+    for kind, said, transient in _CAUSES:
+        if any(isinstance(cause, kind) for cause in causes):
+            break
+    unavailable = UpstreamUnavailable(f"{said} Try again in a moment.")
+    unavailable.transient = transient and not begun
+    return unavailable
+
+
+# The first row of which an error or one of its causes is an instance decides; True: worth another attempt.
+_CAUSES: tuple[tuple[type[BaseException], str, bool], ...] = (
+    (
+        urllib3.exceptions.ConnectTimeoutError,
+        f"The upstream did not accept a connection within {CONNECT_TIMEOUT_S:g} s.",
+        False,
+    ),
+    (urllib3.exceptions.NameResolutionError, "The upstream's host name cannot be resolved.", False),
+    (urllib3.exceptions.ProxyError, "The proxy to the upstream failed.", False),
+    (urllib3.exceptions.SSLError, "The upstream's TLS certificate or handshake failed.", False),
+    (urllib3.exceptions.NewConnectionError, "The upstream refused the connection.", True),
+    (http.client.IncompleteRead, "The upstream's answer was cut.", False),
+    (ConnectionError, "The upstream closed the connection.", True),
+    (BaseException, "The upstream's answer could not be read.", False),
+)
+
+
+# --- attempts
+
+
+def attempts(call: Call, until: float, once: Callable[[], Waiting[T]]) -> Waiting[T]:
+    """Run `once` up to MAX_ATTEMPTS times while its failures are transient and `until` leaves time to wait.
+
+    The upstream's own hint (`Retry-After`, `estimated_time`) outranks our backoff. The last error is let through.
+    """
+    for number in range(MAX_ATTEMPTS):
+        try:
+            return (yield from once())
+        except UpstreamError as error:
+            wait = _wait_before_next(number, error)
+            if wait is None or time.monotonic() + wait >= until:
+                raise
+            comment = error.code.replace("_", " ")
+        yield from call.pause(wait, f"{comment}, next attempt in {wait:.0f} s")
+    raise AssertionError("unreachable")
+
+
+def _wait_before_next(number: int, error: UpstreamError) -> float | None:
+    if not error.transient or number + 1 >= MAX_ATTEMPTS:
+        return None
+    backoff = BACKOFF_S[number] * random.uniform(0.75, 1.25)
+    return max(error.retry_after_s or 0.0, backoff)
+
+
+# --- connections that tell their exchange which socket they use
+
+_reading = threading.local()
+
+
+class _TellsSocket:
+    """A connection that names its socket to the exchange running on it, so that closing works in every phase."""
+
+    sock: Any
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        if self.sock is None:
+            self.connect()  # type: ignore[attr-defined]
+        if exchange := getattr(_reading, "exchange", None):
+            exchange.on_socket(self.sock)
+        super().request(*args, **kwargs)  # type: ignore[misc]
+
+
+class _HTTPConnection(_TellsSocket, HTTPConnection):
+    pass
+
+
+class _HTTPSConnection(_TellsSocket, HTTPSConnection):
+    pass
+
+
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _HTTPConnection
+
+
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _HTTPSConnection
+
+
+_POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
+
+
+class _Adapter(HTTPAdapter):
+    def init_poolmanager(
+        self, connections: int, maxsize: int, block: bool = DEFAULT_POOLBLOCK, **kwargs: Any
+    ) -> None:
+        super().init_poolmanager(connections, maxsize, block, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> urllib3.PoolManager:
+        manager: urllib3.PoolManager = super().proxy_manager_for(proxy, **kwargs)
+        manager.pool_classes_by_scheme = _POOLS
+        return manager

@@ -1,0 +1,186 @@
+"""The only reader of the environment: `Settings.from_env()`, once per process.
+
+`FIELDS` is the whole list, in the order of `.env.example`; each row knows its parser, so that every mistake
+is found, and all of them are reported together.
+"""
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from datetime import date
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+
+VERSION = "0.1.0"
+ROUTER_URL = "https://router.huggingface.co"
+
+
+class SettingsError(Exception):
+    """One or more settings cannot be used; the text names each with what it must be."""
+
+    def __init__(self, mistakes: list[str]) -> None:
+        super().__init__("these settings cannot be used:\n" + "\n".join(f"  {line}" for line in mistakes))
+        self.mistakes = mistakes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Every setting, checked. Times are in seconds, sizes in bytes; None means not set."""
+
+    huggingface_api_key: str | None = None
+    huggingface_base_url: str | None = None
+    catalogue: Path | None = None
+    default_model: str = "microsoft/DialoGPT-medium"
+    auth: str = "auto"
+    keys: frozenset[str] = frozenset()
+    max_time_s: float = 120.0
+    reply_timeout_s: float = 45.0
+    first_token_timeout_s: float = 10.0
+    idle_timeout_s: float = 15.0
+    heartbeat_s: float = 15.0
+    max_body: int = 20_971_520
+    legacy_sunset: date | None = None
+    embedded_model: str | None = None
+    log_level: str = "info"
+    embedded_url: str | None = None
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Settings from `environ` (default: the process environment laid over `.env`).
+
+        Raises SettingsError naming every setting that cannot be used. An empty value means not set.
+        """
+        given = _environment() if environ is None else environ
+        values: dict[str, Any] = {}
+        mistakes: list[str] = []
+        for name, (field, parse) in FIELDS.items():
+            if not (text := given.get(name, "").strip()):
+                continue
+            try:
+                values[field] = parse(text)
+            except ValueError as mistake:
+                mistakes.append(f"{name}={'…' if 'KEY' in name else text!r}: {mistake}")
+        if mistakes:
+            raise SettingsError(mistakes)
+        return cls(**values)
+
+    @property
+    def base_url(self) -> str:
+        """Where Hugging Face's protocol is spoken: the router, unless told otherwise."""
+        return self.huggingface_base_url or ROUTER_URL
+
+    @property
+    def wants_embedded(self) -> bool:
+        """Whether nothing but a model on this machine can answer."""
+        return not (self.huggingface_api_key or self.huggingface_base_url)
+
+    def with_embedded(self, url: str) -> dict[str, str]:
+        """The process environment for a gateway whose embedded engine listens at `url`."""
+        return {**os.environ, EMBEDDED_URL: url}
+
+    def __repr__(self) -> str:
+        """As a dataclass prints, without the secrets."""
+        shown = {f.name: getattr(self, f.name) for f in fields(self)}
+        secret = {name: "***" for name in ("huggingface_api_key", "keys") if shown[name]}
+        return f"Settings({', '.join(f'{k}={v!r}' for k, v in {**shown, **secret}.items())})"
+
+
+def _environment() -> dict[str, str]:
+    # The real environment wins over `.env`, as python-dotenv does it by default.
+    from_file = {k: v for k, v in dotenv_values(Path.cwd() / ".env").items() if v is not None}
+    return {**from_file, **os.environ}
+
+
+def _token(text: str) -> str:
+    # http.client would refuse such a header in the middle of a call, and show it in the traceback.
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("must be one word of printable ASCII, as copied from Hugging Face's settings")
+    return text
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("must be an http:// or https:// URL without query, e.g. " + ROUTER_URL)
+    if parts.username or parts.password:
+        raise ValueError("must not carry a user name or password; use HUGGINGFACE_API_KEY")
+    base = text.rstrip("/")
+    # People paste the base URL of an OpenAI SDK; we add /v1 ourselves.
+    return base.removesuffix("/v1")
+
+
+def _seconds(low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise ValueError(f"must be a number of seconds from {low:g} to {high:g}")
+        return value
+
+    return parse
+
+
+def _bytes(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) >= 1024):
+        raise ValueError("must be a whole number of bytes, at least 1024")
+    return int(text)
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.lower() not in words:
+            raise ValueError(f"must be one of {', '.join(words)}")
+        return text.lower()
+
+    return parse
+
+
+def _file(text: str) -> Path:
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise ValueError("no such file")
+    return path
+
+
+def _date(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ValueError("must be a date like 2027-06-30") from None
+
+
+def _digests(text: str) -> frozenset[str]:
+    digests = frozenset(text.lower().replace(",", " ").split())
+    if any(len(d) != 64 or not set(d) <= set("0123456789abcdef") for d in digests):
+        raise ValueError("must be SHA-256 digests of keys in hex (64 digits each), separated by commas")
+    return digests
+
+
+EMBEDDED_URL = "CHATAPI_EMBEDDED_URL"
+
+# Environment name → (field, parser), in the order of `.env.example`. The last one is set by `make run`'s
+# starter for the processes it starts, never by people.
+FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "HUGGINGFACE_API_KEY": ("huggingface_api_key", _token),
+    "HUGGINGFACE_BASE_URL": ("huggingface_base_url", _url),
+    "CHATAPI_CATALOGUE": ("catalogue", _file),
+    "CHATAPI_DEFAULT_MODEL": ("default_model", str),
+    "CHATAPI_AUTH": ("auth", _one_of("auto", "required", "off")),
+    "CHATAPI_KEYS": ("keys", _digests),
+    "CHATAPI_MAX_TIME": ("max_time_s", _seconds(1, 3600)),
+    "CHATAPI_REPLY_TIMEOUT": ("reply_timeout_s", _seconds(0.05, 3600)),
+    "CHATAPI_FIRST_TOKEN_TIMEOUT": ("first_token_timeout_s", _seconds(0.05, 3600)),
+    "CHATAPI_IDLE_TIMEOUT": ("idle_timeout_s", _seconds(0.05, 3600)),
+    "CHATAPI_HEARTBEAT": ("heartbeat_s", _seconds(0.05, 3600)),
+    "CHATAPI_MAX_BODY": ("max_body", _bytes),
+    "CHATAPI_LEGACY_SUNSET": ("legacy_sunset", _date),
+    "CHATAPI_EMBEDDED_MODEL": ("embedded_model", str),
+    "CHATAPI_LOG_LEVEL": ("log_level", _one_of("debug", "info", "warning", "error")),
+    EMBEDDED_URL: ("embedded_url", _url),
+}

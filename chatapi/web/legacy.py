@@ -1,0 +1,35 @@
+"""The old route: one message in, envelope out, with headers that lead its clients to the new one."""
+
+from datetime import UTC, datetime, time
+
+from flask import Blueprint, Response, request
+
+from ..schemas import legacy_job
+from . import gate
+from .replies import answer
+
+blueprint = Blueprint("legacy", __name__)
+
+PATH = "/api/huggingface-chat"
+DEPRECATED_AT = int(datetime(2026, 11, 22, tzinfo=UTC).timestamp())
+
+
+@blueprint.post(PATH)
+def chat() -> Response:
+    """Answer one `message`. Deprecated: use `POST /api/chat/completions`."""
+    gate.admit()
+    return answer(legacy_job(gate.read_json(), gate.parts().settings.default_model))
+
+
+@blueprint.after_app_request
+def announce(response: Response) -> Response:
+    """Deprecation (RFC 9745), Sunset (RFC 8594) and where to go, on every answer of the old route."""
+    if request.path != PATH:
+        return response
+    response.headers["Deprecation"] = f"@{DEPRECATED_AT}"
+    if sunset := gate.parts().settings.legacy_sunset:
+        at = datetime.combine(sunset, time(), UTC)
+        response.headers["Sunset"] = at.strftime("%a, %d %b %Y %H:%M:%S GMT")
+    response.headers.add("Link", '</api/chat/completions>; rel="successor-version"')
+    response.headers.add("Link", '</docs/migration>; rel="deprecation"; type="text/html"')
+    return response

@@ -1,0 +1,300 @@
+"""After a view: replies, streams and errors in the dialect of the route, with the headers every answer has."""
+
+import json
+import logging
+import math
+import time
+import uuid
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
+
+from .. import errors
+from ..chat import Call, ChatJob, Chunk, Json, Reply, finish
+from ..errors import ChatError, ClientLeft, InternalError
+from . import gate
+
+log = logging.getLogger(__name__)
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_encode_ascii = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def to_json(value: Any) -> bytes:
+    """Compact JSON in UTF-8; half a character that an upstream's token left open stays an escape."""
+    try:
+        return _encode(value).encode()
+    except UnicodeEncodeError:
+        return _encode_ascii(value).encode()
+
+
+# --- the dialects
+
+
+class Envelope:
+    """`{"success", "data" | "error"}`: the two `/api` routes."""
+
+    @staticmethod
+    def whole(reply: Reply) -> Json:
+        """A whole answer."""
+        return {
+            "success": True,
+            "data": {"response": reply.text, "model": reply.model, "usage": reply.usage.counts()},
+        }
+
+    @staticmethod
+    def status(error: ChatError) -> int:
+        """S1 documents 400 and 500."""
+        return error.api_status
+
+    @staticmethod
+    def error(error: ChatError, request_id: str) -> Json:
+        """An error's body, or the last event of a stream that failed."""
+        body: Json = {"code": error.code, "message": error.message}
+        if error.details:
+            body["details"] = error.details
+        body |= {"retryable": error.retryable, "request_id": request_id}
+        if error.upstream_status is not None:
+            body["upstream_status"] = error.upstream_status
+        return {"success": False, "error": body}
+
+
+class OpenAI:
+    """OpenAI's objects: `/v1`."""
+
+    @staticmethod
+    def whole(reply: Reply) -> Json:
+        """A chat.completion object."""
+        body: Json = {
+            "id": _completion_id(),
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": reply.model,
+            "choices": reply.choices,
+            "usage": {**reply.usage.counts(), **reply.usage.details},
+        }
+        if reply.system_fingerprint:
+            body["system_fingerprint"] = reply.system_fingerprint
+        return body | dict(reply.extra)
+
+    @staticmethod
+    def status(error: ChatError) -> int:
+        """The status that makes an SDK raise the right class."""
+        return error.status
+
+    @staticmethod
+    def error(error: ChatError, request_id: str) -> Json:
+        """OpenAI's error object."""
+        return {
+            "error": {
+                "message": error.message,
+                "type": error.type,
+                "param": error.param,
+                "code": error.code,
+                "retryable": error.retryable,
+                "request_id": request_id,
+            }
+        }
+
+
+Dialect = type[Envelope] | type[OpenAI]
+
+
+def dialect() -> Dialect:
+    """The dialect of the route that was asked for, also where no such route exists."""
+    return OpenAI if request.path.startswith("/v1/") or request.path == "/v1" else Envelope
+
+
+def _completion_id() -> str:
+    return f"chatcmpl-{uuid.uuid4().hex}"
+
+
+# --- answers
+
+
+def answer(job: ChatJob) -> Response:
+    """What `job` is answered with: one body, or a stream of events. Raises ChatError."""
+    engine = gate.parts().engine
+    call = engine.call_for(job)
+    if job.stream:
+        return _streamed(job, call, engine.stream(job, call))
+    with gate.watched(call):
+        reply = finish(engine.reply(job, call))
+    g.upstream_s = time.monotonic() - call.started_at
+    response = json_response(dialect().whole(reply))
+    response.headers["X-Usage-Source"] = reply.usage.source
+    _name_differences(response, job, reply.model, reply.ignored)
+    return response
+
+
+def json_response(body: Any, status: int = 200) -> Response:
+    """`body` as JSON."""
+    return Response(to_json(body), status, mimetype="application/json")
+
+
+def _streamed(job: ChatJob, call: Call, items: Generator[Chunk | str]) -> Response:
+    stream = EventStream(dialect(), job, call, items, gate.watch(call))
+    try:
+        first = stream.open()
+    except BaseException:
+        stream.close()
+        raise
+    g.upstream_s = time.monotonic() - call.started_at
+    response = Response(stream, mimetype="text/event-stream", direct_passthrough=True)
+    response.call_on_close(stream.close)
+    response.headers["Cache-Control"] = "no-cache, no-store"
+    response.headers["X-Accel-Buffering"] = "no"
+    _name_differences(response, job, first.model if first else job.model, first.ignored if first else ())
+    return response
+
+
+class EventStream:
+    """A response's body: chunks as server-sent events.
+
+    An object rather than a generator: a generator that was never started does not run its `finally`, and a caller
+    may leave between the status and the first byte. `close` may be called at any time, and again.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        job: ChatJob,
+        call: Call,
+        items: Generator[Chunk | str],
+        unwatch: Callable[[], None],
+    ) -> None:
+        self._dialect = dialect
+        self._job = job
+        self._call = call
+        self._items = items
+        self._unwatch = unwatch
+        self._request_id = g.request_id
+        self._head = (
+            f'{{"id":"{_completion_id()}","object":"chat.completion.chunk","created":{int(time.time())},'
+        )
+        self._ready: Chunk | str | None = None
+        self._done = False
+
+    def open(self) -> Chunk | None:
+        """Wait for what lets the status go out: the first chunk, or (None) a heartbeat. Raises ChatError."""
+        self._ready = next(self._items)
+        return self._ready if isinstance(self._ready, Chunk) else None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        while not self._done:
+            item, self._ready = self._ready, None
+            try:
+                if data := self._event(item if item is not None else next(self._items)):
+                    self._call.spoke()
+                    return data
+            except StopIteration:
+                self._done = True
+                return b"data: [DONE]\n\n"
+            except ClientLeft:
+                self._done = True
+            except ChatError as error:
+                self._done = True
+                return self._error(error)
+            except Exception:
+                log.exception("request %s: a stream failed", self._request_id)
+                self._done = True
+                return self._error(InternalError("An internal error occurred; the answer is not complete."))
+        raise StopIteration
+
+    def close(self) -> None:
+        """End the work for this stream, and the upstream's connection with it."""
+        self._done = True
+        self._unwatch()
+        self._items.close()
+
+    def _event(self, item: Chunk | str) -> bytes:
+        if isinstance(item, str):
+            return f": {item}\n\n".encode()
+        if item.usage and not self._job.include_usage:
+            return b""
+        body: Json = {"model": item.model}
+        if item.system_fingerprint:
+            body["system_fingerprint"] = item.system_fingerprint
+        body["choices"] = item.choices
+        if self._job.include_usage:
+            body["usage"] = {**item.usage.counts(), **item.usage.details} if item.usage else None
+        return b"data: " + self._head.encode() + to_json(body)[1:] + b"\n\n"
+
+    def _error(self, error: ChatError) -> bytes:
+        return b"data: " + to_json(self._dialect.error(error, self._request_id)) + b"\n\n"
+
+
+def _name_differences(response: Response, job: ChatJob, model: str, ignored: tuple[str, ...]) -> None:
+    """Say in headers where the answer is not exactly what was asked for."""
+    if model != job.model:
+        response.headers["X-Requested-Model"] = job.model
+    if names := (*job.ignored, *ignored):
+        response.headers["X-Ignored-Fields"] = ", ".join(map(_in_header, names[:50]))
+
+
+def _in_header(name: str) -> str:
+    # A field's name is the caller's text: only what a header can carry goes in.
+    return "".join(c if c.isascii() and c.isprintable() and c != "," else "?" for c in name[:64])
+
+
+# --- errors and the headers of every answer
+
+
+def init_app(app: Flask) -> None:
+    """Render every error in its dialect, and finish every answer."""
+    app.register_error_handler(ChatError, error_response)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _fault)
+    app.after_request(complete)
+
+
+def error_response(error: ChatError) -> Response:
+    """`error` in the route's dialect."""
+    if isinstance(error, ClientLeft):
+        return Response(status=499)  # nginx's word for it; nobody reads this
+    kind = dialect()
+    response = json_response(kind.error(error, g.request_id), kind.status(error))
+    response.headers.extend(error.headers)
+    if error.retry_after_s is not None:
+        response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+        response.headers["retry-after-ms"] = str(math.ceil(error.retry_after_s * 1000))
+    if kind is OpenAI:
+        response.headers["x-should-retry"] = "true" if error.retryable else "false"
+    return response
+
+
+def _http_error(error: HTTPException) -> Response:
+    if isinstance(error, NotFound):
+        return error_response(errors.NotFound(f"There is nothing at {request.path!r}. {_ROUTES}"))
+    if isinstance(error, MethodNotAllowed):
+        allowed = ", ".join(sorted(set(error.valid_methods or ()) - {"HEAD", "OPTIONS"}))
+        message = f"{request.method} is not possible here; use {allowed}."
+        return error_response(errors.MethodNotAllowed(message, headers={"Allow": allowed}))
+    if error.code is not None and error.code < 400:
+        return Response(status=error.code, headers=error.get_headers())  # a redirect
+    return error_response(errors.BadRequest(f"The request is not valid HTTP: {error.description}"))
+
+
+_ROUTES = "Chat is at POST /api/chat/completions and POST /v1/chat/completions."
+
+
+def _fault(error: Exception) -> Response:
+    # Type and place are logged, the message is not: it may hold what the caller sent.
+    log.error("request %s: internal error", g.get("request_id", "-"), exc_info=error)
+    return error_response(InternalError("An internal error occurred. Report it with the request id."))
+
+
+def complete(response: Response) -> Response:
+    """The headers that every answer has."""
+    response.headers["X-Request-Id"] = g.request_id
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    total, upstream = time.perf_counter() - g.started_at, g.get("upstream_s", 0.0)
+    response.headers["Server-Timing"] = (
+        f"upstream;dur={upstream * 1000:.1f}, gateway;dur={(total - upstream) * 1000:.1f}"
+    )
+    return response

@@ -1,0 +1,42 @@
+"""Builds the parts from Settings: the only place that names concrete classes."""
+
+from dataclasses import dataclass
+
+from .access import Access
+from .catalogue import Catalogue, ModelCard
+from .embedded import model_id
+from .engine import Budget, Engine
+from .huggingface import HuggingFace, Transport
+from .settings import VERSION, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the web layer works with."""
+
+    settings: Settings
+    access: Access
+    engine: Engine
+
+
+def build(settings: Settings) -> Parts:
+    """All parts. Raises SettingsError when the catalogue cannot be used."""
+    catalogue = Catalogue.load(settings.catalogue, _embedded_card(settings))
+    transport = Transport(settings.huggingface_api_key, user_agent=f"chatapi/{VERSION}")
+    client = HuggingFace(transport, settings.base_url, settings.idle_timeout_s)
+    budget = Budget(
+        settings.max_time_s, settings.reply_timeout_s, settings.first_token_timeout_s, settings.heartbeat_s
+    )
+    return Parts(settings, Access(settings.auth, settings.keys), Engine(catalogue, client, budget))
+
+
+def _embedded_card(settings: Settings) -> ModelCard | None:
+    if settings.embedded_url is None:
+        return None
+    return ModelCard(
+        id=model_id(settings.embedded_model),
+        url=settings.embedded_url,
+        images=False,
+        prefill=True,
+        renames={"repetition_penalty": "repeat_penalty"},  # llama.cpp's word
+    )
