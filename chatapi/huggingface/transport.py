@@ -33,7 +33,7 @@ MAX_ATTEMPTS = 3
 BACKOFF_S = (0.4, 1.2)  # before the second and the third attempt, each ±25 %
 MAX_REPLY = 64 * 1024 * 1024  # bytes of a whole answer
 READ_SIZE = 65_536
-SETTLE_S = 0.05
+SETTLE_S = 1.0
 HIGH_WATER = 1024 * 1024  # bytes read from the upstream and not yet taken by a slow caller
 POOL_SIZE = 1024  # idle connections kept per host; a smaller pool throws away what a burst of streams opened
 
@@ -74,6 +74,7 @@ class Transport:
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
         self._routes: dict[str, Mapping[str, Any]] = {}
+        self._settling: dict[Exchange, float] = {}
 
     def start(self, request: Request, call: Call) -> "Exchange":
         """Send `request`; the exchange's items arrive in `call`. Close it, whatever happens."""
@@ -85,7 +86,8 @@ class Transport:
         prepared.body = json.dumps(request.payload, ensure_ascii=False, separators=(",", ":")).encode()
         prepared.headers["Content-Length"] = str(len(prepared.body))
         prepared.hooks = {}
-        exchange = Exchange(self._adapter, prepared, self._route(request.url), call)
+        exchange = Exchange(self._adapter, prepared, self._route(request.url), call, self._settling)
+        self._end_unsettled()
         _thread.start_new_thread(exchange.run, ())
         return exchange
 
@@ -95,6 +97,12 @@ class Transport:
             head = yield from exchange.head(until)
             body = yield from exchange.rest(until)
             return Answer(head.status, head.headers, body)
+
+    def _end_unsettled(self) -> None:
+        now = time.monotonic()
+        for exchange in [e for e, until in self._settling.items() if until < now]:
+            del self._settling[exchange]
+            exchange.abort()
 
     def _route(self, url: str) -> Mapping[str, Any]:
         # Proxies and CA bundle from the environment, once per host: `requests` would read them (and .netrc,
@@ -117,14 +125,21 @@ class Exchange:
     """One request on its way. Its owner waits with `head`, `rest` and `next`; `close` may come at any time."""
 
     def __init__(
-        self, adapter: HTTPAdapter, prepared: requests.PreparedRequest, route: Mapping[str, Any], call: Call
+        self,
+        adapter: HTTPAdapter,
+        prepared: requests.PreparedRequest,
+        route: Mapping[str, Any],
+        call: Call,
+        settling: "dict[Exchange, float]",
     ) -> None:
         self._adapter = adapter
         self._prepared = prepared
         self._route = route
         self._call = call
         self._socket: socket.socket | None = None
+        self._settling = settling
         self._begun = False
+        self._reading = True
         self._closed = False
         self._waiting_bytes = 0
         self._drained: threading.Event | None = None
@@ -152,8 +167,8 @@ class Exchange:
             raise item
         if type(item) is bytes:
             self._waiting_bytes -= len(item)
-            if self._drained and self._waiting_bytes < HIGH_WATER // 2:
-                self._drained.set()
+            if (drained := self._drained) and self._waiting_bytes < HIGH_WATER // 2:
+                drained.set()
         return item
 
     def _next(self, until: float) -> Waiting[Any]:
@@ -164,20 +179,29 @@ class Exchange:
         return item
 
     def settle(self) -> None:
-        """Nothing more is expected: give the end of the body a moment, so that the connection can be used again."""
-        with contextlib.suppress(UpstreamError):
-            until = time.monotonic() + SETTLE_S
-            while self.receive(until):
-                pass
+        """Nothing more is expected: let the reader see the body's end, so that the connection can be used again.
+
+        The end is in the packet of the last event as a rule. Where it is not, nobody waits: whoever starts the next
+        exchange ends this one, if it is still reading after SETTLE_S.
+        """
+        if not self._closed and self._reading:
+            self._closed = True
+            self._settling[self] = time.monotonic() + SETTLE_S
 
     def close(self) -> None:
         """End the exchange at once: a connection still in use is shut down, which also ends its reader."""
+        if self in self._settling:
+            return
+        self.abort()
+
+    def abort(self) -> None:
+        """Close, even while the reader settles."""
         self._closed = True
-        if self._drained:
-            self._drained.set()
-        if self._socket is not None:
+        if drained := self._drained:
+            drained.set()
+        if (sock := self._socket) is not None:
             with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+                sock.shutdown(socket.SHUT_RDWR)
 
     # --- the reader's side
 
@@ -199,7 +223,7 @@ class Exchange:
         self._begun = True
         try:
             self._put(Head(response.status_code, response.headers))
-            while not self._closed and (data := raw.read1(READ_SIZE)):
+            while (data := raw.read1(READ_SIZE)) and not self._closed:
                 self._waiting_bytes += len(data)
                 self._put(data)
                 if self._waiting_bytes > HIGH_WATER:
@@ -207,14 +231,16 @@ class Exchange:
         finally:
             # A body read to its end has given its connection back to the pool: close() must not touch it any more.
             self._socket = None
+            self._reading = False
+            self._settling.pop(self, None)
             raw.close()
         self._put(b"")
 
     def _wait_for_drain(self) -> None:
-        self._drained = threading.Event()
+        self._drained = drained = threading.Event()
         while self._waiting_bytes > HIGH_WATER // 2 and not self._closed:
-            self._drained.wait()
-            self._drained.clear()
+            drained.wait()
+            drained.clear()
         self._drained = None
 
     def _put(self, item: object) -> None:

@@ -150,6 +150,9 @@ def _streamed(job: ChatJob, call: Call, items: Generator[Chunk | str]) -> Respon
     return response
 
 
+MAX_EVENTS_A_WRITE = 64
+
+
 class EventStream:
     """A response's body: chunks as server-sent events.
 
@@ -186,25 +189,41 @@ class EventStream:
         return self
 
     def __next__(self) -> bytes:
-        while not self._done:
-            item, self._ready = self._ready, None
-            try:
-                if data := self._event(item if item is not None else next(self._items)):
-                    self._call.spoke()
-                    return data
-            except StopIteration:
-                self._done = True
-                return b"data: [DONE]\n\n"
-            except ClientLeft:
-                self._done = True
-            except ChatError as error:
-                self._done = True
-                return self._error(error)
-            except Exception:
-                log.exception("request %s: a stream failed", self._request_id)
-                self._done = True
-                return self._error(InternalError("An internal error occurred; the answer is not complete."))
-        raise StopIteration
+        """What is to be sent next: one event, and whatever else is already there, in one write."""
+        events: list[bytes] = []
+        while not self._done and len(events) < MAX_EVENTS_A_WRITE:
+            if event := self._next_event():
+                events.append(event)
+                self._call.eager = True
+            elif events:
+                break
+        self._call.eager = False
+        if not events:
+            raise StopIteration
+        self._call.spoke()
+        return b"".join(events)
+
+    def _next_event(self) -> bytes:
+        """The next event; empty when an item makes none, or when `eager` and none is there yet."""
+        item, self._ready = self._ready, None
+        try:
+            item = next(self._items) if item is None else item
+            if isinstance(item, Chunk):
+                return self._event(item)
+            return b"" if self._call.eager else f": {item}\n\n".encode()
+        except StopIteration:
+            self._done = True
+            return b"data: [DONE]\n\n"
+        except ClientLeft:
+            self._done = True
+            return b""
+        except ChatError as error:
+            self._done = True
+            return self._error(error)
+        except Exception:
+            log.exception("request %s: a stream failed", self._request_id)
+            self._done = True
+            return self._error(InternalError("An internal error occurred; the answer is not complete."))
 
     def close(self) -> None:
         """End the work for this stream, and the upstream's connection with it."""
@@ -212,9 +231,7 @@ class EventStream:
         self._unwatch()
         self._items.close()
 
-    def _event(self, item: Chunk | str) -> bytes:
-        if isinstance(item, str):
-            return f": {item}\n\n".encode()
+    def _event(self, item: Chunk) -> bytes:
         if item.usage and not self._job.include_usage:
             return b""
         body: Json = {"model": item.model}
