@@ -127,11 +127,13 @@ _LEFT = object()
 class Call:
     """One call's life: its deadline, its caller's presence, and the one place where everything it waits for arrives.
 
-    `beat_s` is the silence after which a comment is due (infinite for whole answers). Whoever works for the call
+    `beat_s` is the silence after which a comment is due (infinite for whole answers);
+    `request_id` goes along to the upstream. Whoever works for the call
     puts `(sender, item)` into `inbox`; `leave()` may come from any thread or from the event loop itself.
     """
 
-    def __init__(self, seconds: float, beat_s: float = math.inf) -> None:
+    def __init__(self, seconds: float, beat_s: float = math.inf, request_id: str = "") -> None:
+        self.request_id = request_id
         self.started_at = time.monotonic()
         self.ends_at = self.started_at + seconds
         # `queue.SimpleQueue` is looked up here, not imported: gevent replaces it when a worker starts.

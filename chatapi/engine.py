@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .catalogue import Catalogue, ModelCard
-from .chat import Call, ChatJob, Chunk, Reply, Waiting
+from .chat import Call, ChatJob, Chunk, Json, Reply, Waiting
 from .errors import BadRequest, ContentFiltered, ModelNotFound, UpstreamError
+
+
+SINCE = 1795305600  # `created` of our own model objects: the gateway's first day, in Unix seconds
 
 
 class Client(Protocol):
@@ -20,6 +23,10 @@ class Client(Protocol):
 
     def stream(self, card: ModelCard, job: ChatJob, call: Call, until: float) -> Generator[Chunk | str]:
         """The answer's chunks, the first by `until`."""
+        ...
+
+    def models(self) -> list[Json]:
+        """What the upstream lists."""
         ...
 
 
@@ -41,10 +48,23 @@ class Engine:
         self._client = client
         self._budget = budget
 
-    def call_for(self, job: ChatJob) -> Call:
+    def call_for(self, job: ChatJob, request_id: str) -> Call:
         """A new call with the time that `job` and the operator allow."""
         seconds = min(job.max_time_s or math.inf, self._budget.max_time_s)
-        return Call(seconds, self._budget.heartbeat_s if job.stream else math.inf)
+        return Call(seconds, self._budget.heartbeat_s if job.stream else math.inf, request_id)
+
+    def models(self) -> dict[str, Json]:
+        """Model objects by id: the catalogue's, then those that the upstream lists."""
+        embedded = self.catalogue.embedded
+        own = [embedded, *self.catalogue.cards.values()] if embedded else self.catalogue.cards.values()
+        listed = [] if embedded else self._client.models()
+        return {m["id"]: m for m in [*listed, *map(self._object, own)]}
+
+    def _object(self, card: ModelCard) -> Json:
+        answers = self.catalogue.find(card.id)
+        shown: Json = {"id": card.id, "object": "model", "created": SINCE, "owned_by": card.id.split("/")[0]}
+        shown |= {"task": answers.task, "context_length": answers.context_tokens}
+        return shown | ({"served_by": answers.id} if answers.id != card.id else {})
 
     def reply(self, job: ChatJob, call: Call) -> Waiting[Reply]:
         """The whole answer, of the first model in line that gives one.

@@ -12,8 +12,9 @@ from contextlib import closing
 from typing import Any
 
 from ..catalogue import ModelCard
-from ..chat import BEAT, Call, ChatJob, Chunk, Reply, Waiting
+from ..chat import BEAT, Call, ChatJob, Chunk, Json, Reply, Waiting
 from ..errors import UpstreamError, UpstreamRejected, UpstreamUnavailable
+from .listing import Listing
 from .sse import Events, EventTooLarge
 from .tasks import EventReader, Task, estimated, task_for
 from .transport import Answer, Exchange, Transport, attempts, silence
@@ -33,6 +34,11 @@ class HuggingFace:
         self._transport = transport
         self._base = base
         self._idle_timeout_s = idle_timeout_s
+        self._listing = Listing(transport, base)
+
+    def models(self) -> list[Json]:
+        """What the upstream lists as its chat models; empty where it cannot be reached."""
+        return self._listing.models()
 
     def reply(self, card: ModelCard, job: ChatJob, call: Call, until: float) -> Waiting[Reply]:
         """A whole answer. Raises UpstreamError, BadRequest (what the model cannot do) or ClientLeft.
@@ -40,6 +46,7 @@ class HuggingFace:
         `until` (monotonic seconds) bounds attempts and waits together.
         """
         task = task_for(card)
+        self._check(card, job)
         request = task.request(self._base, card, job, stream=False)
 
         def once() -> Waiting[Reply]:
@@ -60,6 +67,7 @@ class HuggingFace:
             reply = yield from self.reply(card, job, call, until)
             yield from chunks_of(reply)
             return
+        self._check(card, job)
         try:
             opened = yield from attempts(call, until, lambda: self._open(task, card, job, call, until))
         except UpstreamRejected as refused:
@@ -71,6 +79,10 @@ class HuggingFace:
         else:
             with closing(opened):
                 yield from self._relay(card, job, call, events, opened)
+
+    def _check(self, card: ModelCard, job: ChatJob) -> None:
+        if card.is_chat and card.url is None:
+            self._listing.check(card, job)
 
     def _open(
         self, task: Task, card: ModelCard, job: ChatJob, call: Call, until: float

@@ -43,10 +43,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One POST to an upstream. `payload` goes out as JSON, in its order."""
+    """One request to an upstream: a POST of `payload` as JSON, in its order; without one, a GET."""
 
     url: str
-    payload: Mapping[str, Any]
+    payload: Mapping[str, Any] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -79,12 +79,15 @@ class Transport:
     def start(self, request: Request, call: Call) -> "Exchange":
         """Send `request`; the exchange's items arrive in `call`. Close it, whatever happens."""
         prepared = requests.PreparedRequest()
-        prepared.method = "POST"
+        prepared.method = "GET" if request.payload is None else "POST"
         prepared.url = request.url
         prepared.headers = requests.structures.CaseInsensitiveDict({**self._headers, **request.headers})
-        # The caller's strings were checked for unpaired surrogates, so this encodes.
-        prepared.body = json.dumps(request.payload, ensure_ascii=False, separators=(",", ":")).encode()
-        prepared.headers["Content-Length"] = str(len(prepared.body))
+        if request.payload is not None:
+            # The caller's strings were checked for unpaired surrogates, so this encodes.
+            prepared.body = json.dumps(request.payload, ensure_ascii=False, separators=(",", ":")).encode()
+            prepared.headers["Content-Length"] = str(len(prepared.body))
+        if call.request_id:
+            prepared.headers["X-Request-Id"] = call.request_id
         prepared.hooks = {}
         exchange = Exchange(self._adapter, prepared, self._route(request.url), call, self._settling)
         self._end_unsettled()

@@ -117,7 +117,7 @@ def _completion_id() -> str:
 def answer(job: ChatJob) -> Response:
     """What `job` is answered with: one body, or a stream of events. Raises ChatError."""
     engine = gate.parts().engine
-    call = engine.call_for(job)
+    call = engine.call_for(job, g.request_id)
     if job.stream:
         return _streamed(job, call, engine.stream(job, call))
     with gate.watched(call):

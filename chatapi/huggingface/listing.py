@@ -1,0 +1,121 @@
+"""What the upstream lists as its chat models (HF§1.5): fetched in the background, kept, never waited for by a call."""
+
+import _thread
+import json
+import logging
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from ..catalogue import ModelCard
+from ..chat import Call, ChatJob, Json, finish, text_of
+from ..errors import BadRequest, ChatError, ContextLengthExceeded
+from .transport import Request, Transport
+
+FRESH_S = 300.0
+RETRY_S = 30.0  # after a failed fetch; the last good list is served meanwhile
+FETCH_S = 10.0
+FIRST_WAIT_S = 1.0  # how long the very first reader of the list waits for it
+# No tokenizer packs more of ordinary text into a token on average: a prompt that is too long by this measure is too
+# long by any, so that nothing is refused which the model could have read.
+CHARACTERS_A_TOKEN = 8
+NAMED = 5  # how many models an error names as able to serve
+
+log = logging.getLogger(__name__)
+
+
+class Listing:
+    """The models at `{base}/v1/models`, by id. Empty until the first fetch, and where the upstream has no list."""
+
+    def __init__(self, transport: Transport, base: str) -> None:
+        self._transport = transport
+        self._url = f"{base}/v1/models"
+        self._models: dict[str, Json] = {}
+        self._due_at = 0.0
+        self._fetching = False
+
+    def models(self) -> list[Json]:
+        """Every model listed, waiting up to FIRST_WAIT_S if none has ever been fetched."""
+        first = self._due_at == 0.0
+        self.refresh()
+        until = time.monotonic() + FIRST_WAIT_S
+        while first and self._fetching and time.monotonic() < until:
+            time.sleep(0.01)
+        return list(self._models.values())
+
+    def find(self, model: str) -> Json | None:
+        """The entry of `model`, its suffix left aside, or None."""
+        return self._models.get(model.partition(":")[0])
+
+    def refresh(self) -> None:
+        """Fetch the list in the background, if it is due."""
+        if not self._fetching and time.monotonic() >= self._due_at:
+            self._fetching = True
+            _thread.start_new_thread(self._fetch, ())
+
+    def check(self, card: ModelCard, job: ChatJob) -> None:
+        """Raises BadRequest or ContextLengthExceeded for a job that the list shows to be impossible."""
+        self.refresh()
+        entry = self.find(card.id)
+        if entry is None:
+            return
+        providers = _providers(entry, card.id.partition(":")[2])
+        for field, ability in (
+            ("tools", "supports_tools"),
+            ("response_format", "supports_structured_output"),
+        ):
+            if _asks(job, field) and providers and all(p.get(ability) is False for p in providers):
+                raise BadRequest(
+                    f"{field}: no provider of '{card.id}' supports this. {self._able(ability)}",
+                    details={field: [f"not supported by {', '.join(p['provider'] for p in providers)}"]},
+                )
+        windows = [p["context_length"] for p in providers if type(p.get("context_length")) is int]
+        least = sum(len(text_of(m)) for m in job.messages) // CHARACTERS_A_TOKEN
+        if windows and len(windows) == len(providers) and least > max(windows):
+            raise ContextLengthExceeded(
+                f"The messages have more than {least} tokens; '{card.id}' reads {max(windows)}. Shorten them. "
+                f"{self._able('context_length', least)}",
+                details={"messages": ["too long for this model"]},
+            )
+
+    def _able(self, ability: str, least: int = 1) -> str:
+        ids = [
+            m["id"]
+            for m in self._models.values()
+            if any((p.get(ability) or 0) >= least for p in _providers(m))
+        ]
+        return (
+            f"Models that could serve it: {', '.join(ids[:NAMED])}."
+            if ids
+            else "No listed model could serve it."
+        )
+
+    def _fetch(self) -> None:
+        due_s = RETRY_S
+        try:
+            call = Call(FETCH_S)
+            answer = finish(self._transport.fetch(Request(self._url), call, call.ends_at))
+            listed = json.loads(answer.body)["data"] if answer.status == 200 else None
+            if isinstance(listed, list):
+                self._models = {
+                    m["id"]: m for m in listed if isinstance(m, dict) and isinstance(m.get("id"), str)
+                }
+                due_s = FRESH_S
+        except (ChatError, ValueError, KeyError, TypeError, RecursionError) as error:
+            log.info("the upstream's model list could not be read: %s", type(error).__name__)
+        finally:
+            self._due_at = time.monotonic() + due_s
+            self._fetching = False
+
+
+def _providers(entry: Json, pinned: str = "") -> list[Json]:
+    """The live providers of an entry; only the pinned one, if the id's suffix names one of them."""
+    given: Any = entry.get("providers")
+    live: Iterable[Json] = given if isinstance(given, list) else ()
+    providers = [p for p in live if isinstance(p, dict) and p.get("status") == "live" and p.get("provider")]
+    return [p for p in providers if p["provider"] == pinned] or providers
+
+
+def _asks(job: ChatJob, field: str) -> bool:
+    value = job.options.get(field)
+    return value.get("type") == "json_schema" if field == "response_format" and value else bool(value)
