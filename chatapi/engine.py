@@ -2,14 +2,25 @@
 
 import math
 import time
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from .catalogue import Catalogue, ModelCard
-from .chat import Call, ChatJob, Chunk, Json, Reply, Waiting
-from .errors import BadRequest, ContentFiltered, ModelNotFound, UpstreamError
-
+from .chat import Call, ChatJob, Choice, Chunk, Json, Reply, Usage, Waiting, estimate_tokens, text_of
+from .circuit import FAILURES, Circuit
+from .errors import (
+    BadRequest,
+    ChatError,
+    ContentFiltered,
+    ContextLengthExceeded,
+    InternalError,
+    ModelNotFound,
+    UpstreamError,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
 
 SINCE = 1795305600  # `created` of our own model objects: the gateway's first day, in Unix seconds
 
@@ -43,8 +54,9 @@ class Budget:
 class Engine:
     """Answers jobs."""
 
-    def __init__(self, catalogue: Catalogue, client: Client, budget: Budget) -> None:
+    def __init__(self, catalogue: Catalogue, client: Client, budget: Budget, circuit: Circuit) -> None:
         self.catalogue = catalogue
+        self.circuit = circuit
         self._client = client
         self._budget = budget
 
@@ -71,33 +83,43 @@ class Engine:
 
         Raises ChatError: when all fail, the error of the model asked for.
         """
-        failed: UpstreamError | None = None
-        cards = self._cards(job)
-        for place, card in enumerate(cards):
-            until = self._until(call, self._budget.reply_s, place + 1 < len(cards))
+        line = _Line(self._cards(job), call)
+        for card in line:
+            until = line.until(self._budget.reply_s)
             try:
-                return (yield from self._client.reply(card, job, call, until))
+                with self._judged(card, job):
+                    return (yield from self._client.reply(card, job, call, until))
             except (UpstreamError, BadRequest) as error:
-                failed = self._next_or_raise(error, failed, call)
-        raise failed or AssertionError("a job has at least one card")
+                line.note(error)
+        raise line.failure
 
     def stream(self, job: ChatJob, call: Call) -> Generator[Chunk | str]:
-        """The answer's chunks, of the first model in line that begins one; comments while waiting."""
-        failed: UpstreamError | None = None
+        """The answer's chunks, comments while waiting. One answer, whatever model had to finish it.
+
+        A stream that breaks after text has gone out is continued by the next model that can; where none can, the
+        error of the model asked for is raised.
+        """
         cards = self._cards(job)
-        for place, card in enumerate(cards):
-            until = self._until(call, self._budget.first_token_s, place + 1 < len(cards))
-            begun = False
-            try:
-                for item in self._client.stream(card, job, call, until):
-                    begun = begun or isinstance(item, Chunk)
-                    yield item
-                return
-            except (UpstreamError, BadRequest) as error:
-                if begun:
-                    raise
-                failed = self._next_or_raise(error, failed, call)
-        raise failed or AssertionError("a job has at least one card")
+        if len(cards) == 1:
+            yield from self._asked(cards[0], job, call, call.ends_at)
+            return
+        line = _Line(cards, call)
+        sent = Sent()
+        for card in line:
+            for ask in sent.ways(card):
+                try:
+                    until = line.until(self._budget.first_token_s)
+                    yield from sent.relay(self._asked(card, ask(job), call, until))
+                    return
+                except (UpstreamError, BadRequest) as error:
+                    line.note(error)
+                    if not sent.plain:
+                        raise line.failure from None
+        raise line.failure
+
+    def _asked(self, card: ModelCard, job: ChatJob, call: Call, until: float) -> Generator[Chunk | str]:
+        with self._judged(card, job):
+            yield from self._client.stream(card, job, call, until)
 
     def _cards(self, job: ChatJob) -> list[ModelCard]:
         first = self.catalogue.find(job.model)
@@ -110,19 +132,145 @@ class Engine:
             cards.setdefault(card.id, card)
         return list(cards.values())
 
-    @staticmethod
-    def _until(call: Call, limit_s: float, fallback_left: bool) -> float:
-        return min(call.ends_at, time.monotonic() + limit_s) if fallback_left else call.ends_at
+    @contextmanager
+    def _judged(self, card: ModelCard, job: ChatJob) -> Iterator[None]:
+        """Ask only where the circuit is closed, and tell it how it went. A caller who left is no verdict."""
+        name = f"{card.id} at {card.url}" if card.url else card.id
+        if wait_s := self.circuit.closed_for(name):
+            raise UpstreamUnavailable(
+                f"The upstream of '{card.id}' failed {FAILURES} times in a row and is left alone for a moment.",
+                retry_after_s=wait_s,
+            )
+        try:
+            yield
+        except UpstreamTimeout:
+            # A caller in a hurry has not shown that the upstream is ill.
+            if not job.max_time_s or job.max_time_s >= self._budget.first_token_s:
+                self.circuit.failed(name)
+            raise
+        except UpstreamUnavailable:
+            self.circuit.failed(name)
+            raise
+        self.circuit.succeeded(name)
 
-    @staticmethod
-    def _next_or_raise(
-        error: UpstreamError | BadRequest, failed: UpstreamError | None, call: Call
-    ) -> UpstreamError:
-        """The error to answer with if no other model helps. Raises where no other model is to be asked."""
-        if failed is None:
-            if not isinstance(error, UpstreamError) or not error.fallback or time.monotonic() >= call.ends_at:
-                raise error
-            return error
+
+class _Line:
+    """The models in line for one call, and the error it ends with if none of them answers."""
+
+    def __init__(self, cards: list[ModelCard], call: Call) -> None:
+        self._cards = cards
+        self._call = call
+        self._place = 0
+        self._failure: ChatError | None = None
+        self._larger_than: int | None = None
+
+    def __iter__(self) -> Iterator[ModelCard]:
+        for self._place, card in enumerate(self._cards):
+            if self._larger_than and card.context_tokens and card.context_tokens <= self._larger_than:
+                continue  # the prompt was too long for a model no smaller
+            yield card
+
+    @property
+    def failure(self) -> ChatError:
+        """The error of the model asked for."""
+        return self._failure or InternalError("No model was asked.")
+
+    def until(self, limit_s: float) -> float:
+        """When to give up on the model at hand: `limit_s` where another is left, else the call's end."""
+        last = self._place + 1 == len(self._cards)
+        return self._call.ends_at if last else min(self._call.ends_at, time.monotonic() + limit_s)
+
+    def note(self, error: UpstreamError | BadRequest) -> None:
+        """Go on to the next model after `error`; raises it where no other model is to be asked."""
+        first = self._failure is None
+        self._failure = self._failure or error
         if isinstance(error, ContentFiltered):
+            raise error  # the verdict is about the text, whoever gives it
+        if first and not (isinstance(error, UpstreamError) and error.fallback):
             raise error
-        return failed
+        if time.monotonic() >= self._call.ends_at:
+            raise self._failure
+        if isinstance(error, ContextLengthExceeded):
+            self._larger_than = self._cards[self._place].context_tokens
+
+
+class Sent:
+    """What has gone out of a stream, and how another model can go on from there."""
+
+    def __init__(self) -> None:
+        self.plain = True  # nothing but text of one choice: what another model can go on from
+        self._pieces: list[str] = []
+        self._begun = False  # a chunk has gone out, and the role with it
+        self._continues = False  # the model at hand is not the one that began
+        self._awaited = ""  # what it must repeat before it says anything new
+        self._prompt_tokens = 0  # of the caller's own messages, at least
+        self._before: int | None = None  # tokens sent before it began, where they were part of its prompt
+
+    def ways(self, card: ModelCard) -> list[Callable[[ChatJob], ChatJob]]:
+        """How to ask `card`: as the caller did; once text is out, where it can, from that text on first."""
+        return (
+            [self._from_here, self._afresh]
+            if self._pieces and card.prefill and card.is_chat
+            else [self._afresh]
+        )
+
+    def _afresh(self, job: ChatJob) -> ChatJob:
+        self._continues, self._awaited, self._before = self._begun, "".join(self._pieces), None
+        return job
+
+    def _from_here(self, job: ChatJob) -> ChatJob:
+        text = "".join(self._pieces)
+        # A piece is a token as a rule; an upstream that sends few and large ones has sent more tokens than pieces.
+        self._before = max(len(self._pieces), estimate_tokens(text) // 2)
+        self._prompt_tokens = sum(estimate_tokens(text_of(m)) for m in job.messages)
+        self._continues, self._awaited = True, ""
+        limits = {k: max(1, v - self._before) for k, v in job.options.items() if k in TOKEN_LIMITS}
+        begun = {"role": "assistant", "content": text}
+        return replace(job, messages=[*job.messages, begun], options={**job.options, **limits})
+
+    def relay(self, items: Generator[Chunk | str]) -> Generator[Chunk | str]:
+        """Pass on what is new. Raises UpstreamUnavailable when a fresh answer is not the one begun."""
+        with closing(items):
+            for item in items:
+                if isinstance(item, str):
+                    yield item
+                elif item.usage:
+                    yield replace(item, usage=self._joined(item.usage))
+                elif choices := [new for choice in item.choices if (new := self._new_in(choice))]:
+                    self._begun = True
+                    yield replace(item, choices=choices)
+
+    def _new_in(self, choice: Choice) -> Choice | None:
+        delta = choice["delta"]
+        self.plain = self.plain and choice["index"] == 0 and delta.keys() <= {"role", "content"}
+        content = delta.get("content") or ""
+        if self._awaited:
+            content = self._after_awaited(content, choice["finish_reason"])
+        if content:
+            self._pieces.append(content)
+        if not self._continues:
+            return choice
+        return (
+            {**choice, "delta": {"content": content} if content else {}}
+            if content or choice["finish_reason"]
+            else None
+        )
+
+    def _after_awaited(self, content: str, finish_reason: str | None) -> str:
+        both = min(len(content), len(self._awaited))
+        if finish_reason or content[:both] != self._awaited[:both]:
+            raise UpstreamUnavailable(
+                "The answer was cut, and no other model could go on from where it ended."
+            )
+        self._awaited = self._awaited[both:]
+        return content[both:]
+
+    def _joined(self, usage: Usage) -> Usage:
+        # The text a model was to go on from was prompt to it; to the caller it is part of the answer.
+        if self._before is None:
+            return usage
+        prompt = max(usage.prompt_tokens - self._before, min(self._prompt_tokens, usage.prompt_tokens))
+        return Usage(prompt, usage.completion_tokens + self._before, source="estimate")
+
+
+TOKEN_LIMITS = ("max_tokens", "max_completion_tokens")

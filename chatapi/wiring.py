@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from . import circuit
 from .access import Access
 from .catalogue import Catalogue, ModelCard
 from .embedded import model_id
@@ -27,7 +28,10 @@ def build(settings: Settings) -> Parts:
     budget = Budget(
         settings.max_time_s, settings.reply_timeout_s, settings.first_token_timeout_s, settings.heartbeat_s
     )
-    return Parts(settings, Access(settings.auth, settings.keys), Engine(catalogue, client, budget))
+    # Under gunicorn the master made the board before it forked; alone, this process has its own.
+    board = circuit.shared or circuit.Board()
+    engine = Engine(catalogue, client, budget, circuit.Circuit(board))
+    return Parts(settings, Access(settings.auth, settings.keys), engine)
 
 
 def _embedded_card(settings: Settings) -> ModelCard | None:
