@@ -5,6 +5,7 @@ All faults of a body are reported together, keyed by dotted path (`messages.1.co
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -39,8 +40,12 @@ def parse_json(raw: bytes) -> Json:
         raise InvalidJSON(f"The body is not JSON: {error}. Check the text near that place.") from None
     except RecursionError:
         raise _too_deep() from None
-    except ValueError as error:
+    except _Refused as error:
         raise InvalidJSON(f"The body is not JSON: {error}.") from None
+    except ValueError:  # Python's own limit on the digits of an integer
+        raise InvalidJSON(
+            "The body has a number with more than 4300 digits. Send an ordinary number."
+        ) from None
     if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
         raise _too_deep()
     # JSON can spell half a character ("\ud800"); it cannot be encoded again, and no upstream would take it.
@@ -51,20 +56,30 @@ def parse_json(raw: bytes) -> Json:
     return value
 
 
+class _Refused(ValueError):
+    """Why JSON that Python would read is none."""
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> Json:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        double = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the name {double[:64]!r} appears twice in one object")
+        double = next(name for name, times in Counter(name for name, _ in pairs).items() if times > 1)
+        raise _Refused(f"the name {double[:64]!r} appears twice in one object")
     return found
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
+    raise _Refused(f"{name} is not a JSON number")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+def _finite(literal: str) -> float:
+    number = float(literal)
+    if math.isinf(number):  # 1e999 is JSON, but could not be written as JSON again
+        raise _Refused(f"the number {literal[:32]} is too large")
+    return number
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
 
 
 def _too_deep() -> InvalidJSON:
@@ -111,17 +126,10 @@ class Strict(Field[Any]):
 
 
 class Number(Strict):
-    """A finite number; an integer literal is fine."""
+    """A number; an integer literal is fine."""
 
     def __init__(self, low: float | None = None, high: float | None = None, **kwargs: Any) -> None:
         super().__init__("a number", int, float, validate=_between(low, high), **kwargs)
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        number = super()._deserialize(value, attr, data, **kwargs)
-        # 1e999 is JSON, and reads as infinity.
-        if isinstance(number, float) and not math.isfinite(number):
-            raise ValidationError("must be a finite number")
-        return number
 
 
 class Integer(Strict):
@@ -433,19 +441,17 @@ def completions_job(body: Json) -> ChatJob:
     data = _load(_completions, body, {}, check_user_turn)
     messages, dropped = _known_message_keys(data["messages"])
     unknown = [name for name in data if name not in _completions.fields]
-    return _job(data, messages=messages, include_usage=True, ignored=(*unknown, *dropped))
+    return _job(_completions, data, messages=messages, include_usage=True, ignored=(*unknown, *dropped))
 
 
 def legacy_job(body: Json, default_model: str) -> ChatJob:
     """The legacy dialect's job, its older spellings and `parameters` folded in."""
-    flat, paths = _flattened(body)
-    data = _load(_legacy, flat, paths)
-    data["messages"] = [{"role": "user", "content": data.pop("message")}]
+    flat, paths, errors = _flattened(body)
+    data = _load(_legacy, flat, paths, errors=errors)
+    messages = [{"role": "user", "content": data["message"]}]
     data.setdefault("model", default_model)
-    unknown = tuple(
-        paths.get(name, name) for name in data if name not in _legacy.fields and name != "messages"
-    )
-    return _job(data, messages=data["messages"], include_usage=True, ignored=unknown)
+    unknown = tuple(paths[name] for name in data if name not in _legacy.fields)
+    return _job(_legacy, data, messages=messages, include_usage=True, ignored=unknown)
 
 
 def openai_job(body: Json) -> ChatJob:
@@ -454,15 +460,16 @@ def openai_job(body: Json) -> ChatJob:
     extra = {name: value for name, value in data.items() if name not in _openai.fields}
     options = data.get("stream_options") or {}
     include_usage = options.get("include_usage") is True
-    return _job(data, messages=data["messages"], include_usage=include_usage, extra=extra, strict=True)
+    return _job(
+        _openai, data, messages=data["messages"], include_usage=include_usage, extra=extra, strict=True
+    )
 
 
-def _job(data: Json, *, messages: list[Json], **more: Any) -> ChatJob:
-    known = OpenAISchema._declared_fields
+def _job(schema: Schema, data: Json, *, messages: list[Json], **more: Any) -> ChatJob:
     options = {
         name: value
         for name, value in data.items()
-        if name in known and name not in _CALL_FIELDS and value is not None
+        if name in schema.fields and name not in _CALL_FIELDS and value is not None
     }
     return ChatJob(
         model=data["model"],
@@ -475,13 +482,15 @@ def _job(data: Json, *, messages: list[Json], **more: Any) -> ChatJob:
     )
 
 
-def _load(schema: Schema, body: Json, paths: Mapping[str, str], check: Any = None) -> Json:
-    errors: Any = {}
+def _load(
+    schema: Schema, body: Json, paths: Mapping[str, str], check: Any = None, errors: Json | None = None
+) -> Json:
+    errors = errors or {}
     data: Json = {}
     try:
         data = schema.load(body)
     except ValidationError as error:
-        errors = error.messages
+        errors |= error.messages_dict
     try:
         if check and "messages" not in errors:
             check(data.get("messages") or schema.fields["messages"].deserialize(body["messages"]))
@@ -519,14 +528,12 @@ def _known_message_keys(messages: list[Json]) -> tuple[list[Json], list[str]]:
     return [{k: v for k, v in m.items() if k in known} for m in messages], dropped
 
 
-def _flattened(body: Json) -> tuple[Json, dict[str, str]]:
-    """The legacy body with one spelling for each field, and canonical name → the path the caller wrote."""
+def _flattened(body: Json) -> tuple[Json, dict[str, str], Json]:
+    """The legacy body with one spelling for each field, canonical name → the path the caller wrote, and faults."""
     parameters = body.get("parameters", {})
+    errors: Json = {}
     if not isinstance(parameters, dict):
-        raise BadRequest(
-            "The request is invalid: parameters: must be an object.",
-            details={"parameters": ["must be an object"]},
-        )
+        parameters, errors = {}, {"parameters": ["must be an object"]}
     flat: Json = {}
     paths: dict[str, str] = {}
     given = [(name, name, value) for name, value in body.items() if name != "parameters"]
@@ -536,4 +543,4 @@ def _flattened(body: Json) -> tuple[Json, dict[str, str]]:
         canonical = _LEGACY_SPELLINGS.get(name, name)
         if canonical not in flat or (name == canonical and path == name):
             flat[canonical], paths[canonical] = value, path
-    return flat, paths
+    return flat, paths, errors

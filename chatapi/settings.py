@@ -44,6 +44,7 @@ class Settings:
     heartbeat_s: float = 15.0
     max_body: int = 20_971_520
     legacy_sunset: date | None = None
+    cors_origins: frozenset[str] = frozenset()
     embedded_model: str | None = None
     log_level: str = "info"
     embedded_url: str | None = None
@@ -155,6 +156,19 @@ def _date(text: str) -> date:
         raise ValueError("must be a date like 2027-06-30") from None
 
 
+def _origins(text: str) -> frozenset[str]:
+    origins = frozenset(text.replace(",", " ").split())
+    for origin in origins:
+        parts = urlsplit(origin)
+        if (
+            parts.scheme not in ("http", "https")
+            or not parts.hostname
+            or origin != f"{parts.scheme}://{parts.netloc}"
+        ):
+            raise ValueError("must be origins like https://app.example.com, without a path")
+    return origins
+
+
 def _digests(text: str) -> frozenset[str]:
     digests = frozenset(text.lower().replace(",", " ").split())
     if any(len(d) != 64 or not set(d) <= set("0123456789abcdef") for d in digests):
@@ -180,6 +194,7 @@ FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "CHATAPI_HEARTBEAT": ("heartbeat_s", _seconds(0.05, 3600)),
     "CHATAPI_MAX_BODY": ("max_body", _bytes),
     "CHATAPI_LEGACY_SUNSET": ("legacy_sunset", _date),
+    "CHATAPI_CORS_ORIGINS": ("cors_origins", _origins),
     "CHATAPI_EMBEDDED_MODEL": ("embedded_model", str),
     "CHATAPI_LOG_LEVEL": ("log_level", _one_of("debug", "info", "warning", "error")),
     EMBEDDED_URL: ("embedded_url", _url),

@@ -382,6 +382,12 @@ _ADVISORY: dict[str, tuple[Any, ...]] = {
 
 def _unheeded(card: ModelCard, job: ChatJob, can: frozenset[str] = frozenset()) -> tuple[str, ...]:
     """The request fields that a text model leaves out. Raises BadRequest where that would be no answer."""
+    ignored = _unread_images(card, job)
+    if not any(m["role"] == "user" and text_of(m).strip() for m in job.messages):
+        raise BadRequest(
+            f"messages: '{card.id}' is a {card.task} model and answers a user message; send one that has text.",
+            details={"messages": ["at least one user message must have text"]},
+        )
     asked = {**_CANNOT, **_ADVISORY}
     wrong = [k for k in asked.keys() - can if k in job.options and job.options[k] not in asked[k]]
     wrong += job.extra
@@ -392,7 +398,7 @@ def _unheeded(card: ModelCard, job: ChatJob, can: frozenset[str] = frozenset()) 
             "chat-completion model.",
             details={name: [f"not possible with a {card.task} model"] for name in refused},
         )
-    return (*wrong, *_unread_images(card, job))
+    return (*wrong, *ignored)
 
 
 def _prompt(card: ModelCard, job: ChatJob) -> Prompt:

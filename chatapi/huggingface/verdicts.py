@@ -67,19 +67,21 @@ def words_of(body: Any, raw: bytes = b"") -> str:
     return " ".join(said.split())[:MAX_WORDS]
 
 
-# The first row that fits decides: statuses (None: any), a pattern over "code: words", the error, what to do.
+# The first row that fits decides: statuses, a pattern over "code: words", the error, what to do.
 _NOT_SERVED = "Check the model id, and that the model is served: see 'Models' in the README."
-_RULES: tuple[tuple[set[int] | None, str, type[UpstreamError], str], ...] = (
+_SENT = {400, 413, 422, 500, 502}  # statuses under which servers complain about what was sent
+_RULES: tuple[tuple[set[int], str, type[UpstreamError], str], ...] = (
+    ({400, 422}, r"^[^:]*(?:model_not_supported|model_not_found)", ModelNotFound, _NOT_SERVED),
     (
-        None,
+        _SENT,
         r"context_length_exceeded|exceed_context_size|maximum context length|context (?:length|window|size)"
         r"|`inputs` (?:tokens \+|must have less than)|prompt is too long|too many (?:input )?tokens",
         ContextLengthExceeded,
         "Shorten the messages or lower max_tokens.",
     ),
     (
-        None,
-        r"content_filter|content_policy|ResponsibleAIPolicy|content management policy|data_inspection_failed",
+        {400, 403, 422, 451, 500, 502},
+        r"^[^:]*content_filter|content policy|content_policy_violation|ResponsibleAIPolicy|content management policy|data_inspection_failed",
         ContentFiltered,
         "The provider's content filter refused this request; change its text.",
     ),
@@ -104,7 +106,7 @@ _RULES: tuple[tuple[set[int] | None, str, type[UpstreamError], str], ...] = (
     ({403}, r"too large to be loaded", ModelNotFound, _NOT_SERVED),
     (
         {400, 422},
-        r"model_not_supported|model_not_found|not supported by (?:any )?provider|is not a chat model|does not exist"
+        r"not supported by (?:any )?provider|is not a chat model|\bmodel\b.{1,200}does not exist"
         r"|not a valid provider|unknown model|model not found",
         ModelNotFound,
         _NOT_SERVED,
@@ -162,7 +164,7 @@ def verdict(card: ModelCard, refusal: Refusal) -> UpstreamError:
     if refusal.status == 503 and (loading := _loading(card, refusal)):
         return loading
     for statuses, pattern, kind, advice in _RULES:
-        if (statuses is None or refusal.status in statuses) and re.search(pattern, said, re.IGNORECASE):
+        if refusal.status in statuses and re.search(pattern, said, re.IGNORECASE):
             return _error(kind, card, refusal, advice)
     if 400 <= refusal.status < 500 and refusal.status not in (408, 409, 424):
         return _error(UpstreamRejected, card, refusal, "Change what it names and send the request again.")

@@ -5,7 +5,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 from flask import Flask, current_app, g, request
@@ -87,6 +87,30 @@ def _too_large(limit: int) -> PayloadTooLarge:
     return PayloadTooLarge(
         f"The body is larger than {limit} bytes. Shorten the messages, or send smaller images."
     )
+
+
+def cork() -> Callable[[], None]:
+    """Hold back what is written to the caller until the function returned is called.
+
+    gunicorn writes headers and body apart; as one packet they cost a third less of the whole call. Without a TCP
+    socket of gunicorn's (a unix socket behind nginx, TLS, a test client) nothing is held back.
+    """
+    client = request.environ.get("gunicorn.socket")
+    if (
+        not isinstance(client, socket.socket)
+        or client.family == socket.AF_UNIX
+        or not hasattr(socket, "TCP_CORK")
+    ):
+        return _nothing
+    corked: socket.socket = client
+
+    def uncork() -> None:
+        with suppress(OSError):
+            corked.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+
+    with suppress(OSError):
+        corked.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+    return uncork
 
 
 @contextmanager

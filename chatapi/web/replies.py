@@ -126,6 +126,7 @@ def answer(job: ChatJob) -> Response:
     response = json_response(dialect().whole(reply))
     response.headers["X-Usage-Source"] = reply.usage.source
     _name_differences(response, job, reply.model, reply.ignored)
+    response.call_on_close(gate.cork())
     return response
 
 
@@ -306,10 +307,29 @@ def _fault(error: Exception) -> Response:
     return error_response(InternalError("An internal error occurred. Report it with the request id."))
 
 
+def _allow_origin(response: Response) -> None:
+    """CORS (WHATWG Fetch) for the configured origins, each named exactly; keys travel in a header, not in cookies."""
+    allowed = gate.parts().settings.cors_origins
+    if not allowed:
+        return
+    response.headers["Vary"] = "Origin"
+    if (origin := request.headers.get("Origin")) in allowed:
+        response.headers["Access-Control-Allow-Origin"] = origin
+        response.headers["Access-Control-Expose-Headers"] = EXPOSED
+        if request.method == "OPTIONS":
+            response.headers["Access-Control-Allow-Methods"] = "GET, POST"
+            response.headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, X-Request-Id"
+            response.headers["Access-Control-Max-Age"] = "600"
+
+
+EXPOSED = "X-Request-Id, X-Requested-Model, X-Usage-Source, X-Ignored-Fields, Retry-After, Deprecation, Sunset, Link"
+
+
 def complete(response: Response) -> Response:
     """The headers that every answer has."""
     response.headers["X-Request-Id"] = g.request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
+    _allow_origin(response)
     total, upstream = time.perf_counter() - g.started_at, g.get("upstream_s", 0.0)
     response.headers["Server-Timing"] = (
         f"upstream;dur={upstream * 1000:.1f}, gateway;dur={(total - upstream) * 1000:.1f}"

@@ -1,0 +1,99 @@
+"""Fixtures: the fault server, the app over it, and the same app under real gunicorn."""
+
+from pathlib import Path
+
+import hypothesis
+import pytest
+from gateways import LOG_TAIL, Gateway, catalogue_for, serve
+from upstream import Upstream
+
+from chatapi import create_app
+from chatapi.settings import Settings
+
+TOKEN = "hf_test-token"
+
+# The same cases in every run, and nothing left behind in the checkout.
+hypothesis.settings.register_profile("house", derandomize=True, database=None, deadline=None)
+hypothesis.settings.load_profile("house")
+
+
+@pytest.fixture(scope="session")
+def upstream_server():
+    with Upstream() as server:
+        yield server
+
+
+@pytest.fixture
+def upstream(upstream_server):
+    """The fault server, as new: nothing called, nothing set."""
+    upstream_server.reset()
+    yield upstream_server
+    assert upstream_server.failures == []
+
+
+@pytest.fixture(scope="session")
+def catalogue(upstream_server, tmp_path_factory) -> Path:
+    return catalogue_for(upstream_server.url, tmp_path_factory.mktemp("catalogue"))
+
+
+@pytest.fixture
+def settings(upstream, catalogue) -> Settings:
+    return Settings(
+        huggingface_api_key=TOKEN,
+        huggingface_base_url=upstream.url,
+        catalogue=catalogue,
+        max_time_s=5,
+        reply_timeout_s=2,
+        first_token_timeout_s=1,
+        idle_timeout_s=0.5,
+        heartbeat_s=0.3,
+        max_body=65_536,
+    )
+
+
+@pytest.fixture
+def app(settings):
+    app = create_app(settings)
+    app.testing = True
+    return app
+
+
+@pytest.fixture
+def client(app):
+    return app.test_client()
+
+
+@pytest.fixture
+def runner(app):
+    return app.test_cli_runner()
+
+
+@pytest.fixture(scope="session")
+def gateway_env(upstream_server, catalogue) -> dict[str, str]:
+    """The gateway's settings, for tests that start one of their own with some of them changed."""
+    return {
+        "HUGGINGFACE_API_KEY": TOKEN,
+        "HUGGINGFACE_BASE_URL": upstream_server.url,
+        "CHATAPI_CATALOGUE": str(catalogue),
+        "CHATAPI_IDLE_TIMEOUT": "1",
+        "CHATAPI_HEARTBEAT": "0.5",
+        "CHATAPI_MAX_TIME": "6",
+        "CHATAPI_MAX_BODY": "100000",
+    }
+
+
+@pytest.fixture(scope="session")
+def gateway(gateway_env):
+    with serve(gateway_env) as running:
+        yield running
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failing test shows the log of every gunicorn it used."""
+    report = yield
+    if report.failed:
+        for name, value in getattr(item, "funcargs", {}).items():
+            if isinstance(value, Gateway) and value.log.exists():
+                report.sections.append((f"log of {name}", value.log_text()[-LOG_TAIL:]))
+    return report

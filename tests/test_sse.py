@@ -1,0 +1,149 @@
+"""Bytes, split anywhere → the data of each event."""
+
+import itertools
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatapi.huggingface.sse import MAX_EVENT, Events, EventTooLarge
+
+
+def read(*packets, end=True):
+    """The data of every event in `packets`."""
+    events = Events()
+    found = [data for packet in packets for data in events.feed(packet)]
+    return found + (list(events.end()) if end else [])
+
+
+@pytest.mark.parametrize(
+    "stream, data",
+    [
+        (b"", []),
+        (b"\n\n\n", []),
+        (b"data: a\n\n", [b"a"]),
+        (b"data:a\n\n", [b"a"]),
+        (b"data:  a\n\n", [b" a"]),
+        (b'data:{"a":1}\n\ndata: [DONE]\n\n', [b'{"a":1}', b"[DONE]"]),
+        (b"data: a\r\n\r\ndata: b\r\n\r\n", [b"a", b"b"]),
+        (b"data: a\r\n\ndata: b\n\r\n", [b"a", b"b"]),
+        (b"data: a\ndata: b\ndata:c\n\n", [b"a\nb\nc"]),
+        (b"data: a\r\ndata: b\r\n\r\n", [b"a\nb"]),
+        (b"data: a\ndata:\ndata: b\n\n", [b"a\n\nb"]),
+        (b": a comment\n\ndata: a\n\n:\n\n", [b"a"]),
+        (b":data: no\ndata: a\n: within\ndata: b\n\n", [b"a\nb"]),
+        (b"event: token\nid: 7\nretry: 10\ndata: a\n\n", [b"a"]),
+        (b"event: ping\n\ndata: a\n\n", [b"a"]),
+        (b"DATA: no\ndatas: no\n data: no\ndata: a\n\n", [b"a"]),
+        (b"\n\n\ndata: a\n\n\n\n", [b"a"]),
+        (
+            'data: {"a":"é\u2028\u2029\u0085\x0b\x0c\x1c😀"}\n\n'.encode(),
+            ['{"a":"é\u2028\u2029\u0085\x0b\x0c\x1c😀"}'.encode()],
+        ),
+    ],
+    ids=lambda value: ascii(value)[:32] if isinstance(value, bytes) else "",
+)
+def test_events(stream, data):
+    assert read(stream, end=False) == data
+    assert read(stream) == data
+    assert read(*(bytes([byte]) for byte in stream)) == data
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        b"data: a",
+        b"data: a\n",
+        b"data: a\r",
+        b"data: a\r\n",
+        b"data: a\n\n",
+        b"data: a\r\n\r",
+        b"data: a\n\r\n",
+    ],
+)
+def test_the_last_event_may_lack_its_end(tail):
+    assert read(b"data: x\n\n" + tail) == [b"x", b"a"]
+    assert read(b"data: x\n\n", tail) == [b"x", b"a"]
+
+
+def test_an_event_waits_for_its_end():
+    events = Events()
+    assert list(events.feed(b"data: a\n")) == []
+    assert list(events.feed(b"\n")) == [b"a"]
+    assert list(events.end()) == []
+
+
+def test_crlf_may_be_cut_between_packets():
+    assert read(b"data: a\r", b"\n\r", b"\ndata: b\r", b"\n", b"\r", b"\n") == [b"a", b"b"]
+
+
+def test_a_character_may_be_cut_between_packets():
+    text = "data: ação 😀\n\n".encode()
+    for at in range(len(text)):
+        assert read(text[:at], text[at:]) == ["ação 😀".encode()]
+
+
+@given(
+    events=st.lists(
+        st.lists(
+            st.text(max_size=8).filter(lambda text: not set("\r\n") & set(text)), min_size=1, max_size=3
+        ),
+        max_size=5,
+    ),
+    end=st.sampled_from(["\n", "\r\n"]),
+    space=st.booleans(),
+    comments=st.lists(st.sampled_from([": keep-alive", ":", "event: token", "id: 1"]), max_size=2),
+    cuts=st.lists(st.integers(0, 200), max_size=8),
+    closed=st.booleans(),
+)
+def test_any_split_gives_the_same_events(events, end, space, comments, cuts, closed):
+    lines = []
+    for event in events:
+        lines += comments
+        lines += [f"data:{' ' if space or line.startswith(' ') else ''}{line}" for line in event]
+        lines.append("")
+    stream = "".join(line + end for line in lines).encode()
+    if not closed:
+        stream = stream[: -len(end)] if stream else stream
+    at = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+    packets = [stream[low:high] for low, high in itertools.pairwise(at)]
+    assert read(*packets) == ["\n".join(event).encode() for event in events]
+
+
+@given(packets=st.lists(st.binary(max_size=12)))
+def test_any_bytes_can_be_fed(packets):
+    assert read(*packets) == read(b"".join(packets))
+
+
+# --- too much
+
+
+def test_a_large_event_is_fine():
+    data = b"x" * (MAX_EVENT // 2)
+    assert read(b"data: " + data + b"\n\n") == [data]
+
+
+def test_a_line_that_does_not_end_is_refused():
+    packet = b"x" * (1024 * 1024)
+    with pytest.raises(EventTooLarge):
+        read(b"data: ", *[packet] * (MAX_EVENT // len(packet) + 1))
+
+
+def test_an_event_that_does_not_end_is_refused():
+    """Many lines and never a blank one: they are kept too."""
+    packet = b"data: " + b"x" * (1024 * 1024) + b"\n"
+    with pytest.raises(EventTooLarge):
+        read(*[packet] * (MAX_EVENT // len(packet) + 2))
+
+
+def test_many_events_may_be_more_than_one_may():
+    packet = b"data: " + b"x" * (1024 * 1024) + b"\n\n"
+    assert len(read(*[packet] * (MAX_EVENT // len(packet) + 2))) == MAX_EVENT // len(packet) + 2
+
+
+def test_a_long_event_in_small_packets_is_not_quadratic():
+    packet = b"x" * 1400
+    began = time.perf_counter()
+    assert len(read(b"data: ", *[packet] * 3000, b"\n\n")) == 1
+    assert time.perf_counter() - began < 1
