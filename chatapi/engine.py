@@ -165,7 +165,8 @@ class _Line:
         self._larger_than: int | None = None
 
     def __iter__(self) -> Iterator[ModelCard]:
-        for self._place, card in enumerate(self._cards):
+        for place, card in enumerate(self._cards):
+            self._place = place
             if self._larger_than and card.context_tokens and card.context_tokens <= self._larger_than:
                 continue  # the prompt was too long for a model no smaller
             yield card
@@ -208,11 +209,7 @@ class Sent:
 
     def ways(self, card: ModelCard) -> list[Callable[[ChatJob], ChatJob]]:
         """How to ask `card`: as the caller did; once text is out, where it can, from that text on first."""
-        return (
-            [self._from_here, self._afresh]
-            if self._pieces and card.prefill and card.is_chat
-            else [self._afresh]
-        )
+        return [self._from_here, self._afresh] if self._pieces and card.prefill and card.is_chat else [self._afresh]
 
     def _afresh(self, job: ChatJob) -> ChatJob:
         self._continues, self._awaited, self._before = self._begun, "".join(self._pieces), None
@@ -251,17 +248,13 @@ class Sent:
         if not self._continues:
             return choice
         return (
-            {**choice, "delta": {"content": content} if content else {}}
-            if content or choice["finish_reason"]
-            else None
+            {**choice, "delta": {"content": content} if content else {}} if content or choice["finish_reason"] else None
         )
 
     def _after_awaited(self, content: str, finish_reason: str | None) -> str:
         both = min(len(content), len(self._awaited))
         if finish_reason or content[:both] != self._awaited[:both]:
-            raise UpstreamUnavailable(
-                "The answer was cut, and no other model could go on from where it ended."
-            )
+            raise UpstreamUnavailable("The answer was cut, and no other model could go on from where it ended.")
         self._awaited = self._awaited[both:]
         return content[both:]
 

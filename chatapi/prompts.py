@@ -7,7 +7,6 @@ from typing import NamedTuple
 from .catalogue import ModelCard
 from .chat import Message, estimate_tokens, text_of
 
-
 TURN_TOKENS = 3  # what names and separators add to each turn
 
 
@@ -36,7 +35,8 @@ def _fitting(messages: Sequence[Message], context_tokens: int, answer_tokens: in
     room = context_tokens - min(answer_tokens, context_tokens // 2)
     kept: list[Message] = []
     # The system turn is short, and what the operator put there: it stays.
-    head = list(messages[:1]) if messages[0]["role"] == "system" else []
+    head = list(messages[:1]) if messages[0]["role"] in ("system", "developer") else []
+    room -= sum(estimate_tokens(text_of(message)) + TURN_TOKENS for message in head)
     for message in reversed(messages[len(head) :]):
         room -= estimate_tokens(text_of(message)) + TURN_TOKENS
         if kept and room < 0:
@@ -77,7 +77,7 @@ def _instruction(messages: Sequence[Message]) -> Prompt:
 _FAMILIES = (
     (re.compile(r"dialogpt|(?:^|/)gpt-?2|gpt-neox", re.IGNORECASE), _concatenated("<|endoftext|>")),
     (re.compile(r"blenderbot", re.IGNORECASE), _blenderbot),
-    (re.compile(r"t5", re.IGNORECASE), _instruction),
+    (re.compile(r"(?<![a-z0-9])(?:m?t5|flan)", re.IGNORECASE), _instruction),
 )
 
 

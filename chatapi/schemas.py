@@ -12,9 +12,9 @@ from typing import Any
 from marshmallow import INCLUDE, Schema, ValidationError, validate, validates_schema
 from marshmallow.fields import Field
 
-from .catalogue import is_model_id
 from .chat import ChatJob, Json, has_image, text_of
 from .errors import BadRequest, InvalidJSON
+from .settings import is_model_id
 
 MAX_DEPTH = 128  # arrays and objects within each other; a tool's JSON Schema needs a dozen
 NAMED_FAULTS = 20  # how many faulty fields a message spells out; `details` always has all of them
@@ -33,9 +33,7 @@ def parse_json(raw: bytes) -> Json:
     try:
         value = _DECODER.decode(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise InvalidJSON(
-            f"The body is not UTF-8 (byte {error.start}). Send JSON encoded as UTF-8."
-        ) from None
+        raise InvalidJSON(f"The body is not UTF-8 (byte {error.start}). Send JSON encoded as UTF-8.") from None
     except json.JSONDecodeError as error:
         raise InvalidJSON(f"The body is not JSON: {error}. Check the text near that place.") from None
     except RecursionError:
@@ -43,9 +41,7 @@ def parse_json(raw: bytes) -> Json:
     except _Refused as error:
         raise InvalidJSON(f"The body is not JSON: {error}.") from None
     except ValueError:  # Python's own limit on the digits of an integer
-        raise InvalidJSON(
-            "The body has a number with more than 4300 digits. Send an ordinary number."
-        ) from None
+        raise InvalidJSON("The body has a number with more than 4300 digits. Send an ordinary number.") from None
     if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
         raise _too_deep()
     # JSON can spell half a character ("\ud800"); it cannot be encoded again, and no upstream would take it.
@@ -98,9 +94,7 @@ def _check_surrogates(value: Any) -> None:
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise InvalidJSON(
-            "The body has an unpaired surrogate (\\ud800 to \\udfff). Send whole characters."
-        ) from None
+        raise InvalidJSON("The body has an unpaired surrogate (\\ud800 to \\udfff). Send whole characters.") from None
 
 
 # --- fields: JSON types, strictly
@@ -225,12 +219,7 @@ class Messages(Strict):
         messages = []
         for i, item in enumerate(given):
             # What nearly every message looks like needs no schema: ten thousand of them pass in milliseconds.
-            if (
-                type(item) is dict
-                and len(item) == 2
-                and type(item.get("content")) is str
-                and self._plain(item)
-            ):
+            if type(item) is dict and len(item) == 2 and type(item.get("content")) is str and self._plain(item):
                 messages.append(item)
                 continue
             try:
@@ -297,9 +286,7 @@ def _errors_of_part(part: Json, kinds: tuple[str, ...]) -> dict[str, list[str]]:
     if kind == "text":
         return {} if isinstance(part.get("text"), str) else {"text": ["must be a string"]}
     if kind == "image_url":
-        return (
-            {} if _image_url(part) else {"image_url": ["must be an object with a url, or a URL as a string"]}
-        )
+        return {} if _image_url(part) else {"image_url": ["must be an object with a url, or a URL as a string"]}
     if isinstance(kind, str) and kind in kinds:
         return {}
     return {"type": [f"must be one of {', '.join(kinds)}"]}
@@ -440,7 +427,7 @@ def completions_job(body: Json) -> ChatJob:
     """The S1 dialect's job. Raises BadRequest naming every faulty field; unknown fields are ignored, and named."""
     data = _load(_completions, body, {}, check_user_turn)
     messages, dropped = _known_message_keys(data["messages"])
-    unknown = [name for name in data if name not in _completions.fields]
+    unknown = [name for name in body if name not in _completions.fields]
     return _job(_completions, data, messages=messages, include_usage=True, ignored=(*unknown, *dropped))
 
 
@@ -450,19 +437,17 @@ def legacy_job(body: Json, default_model: str) -> ChatJob:
     data = _load(_legacy, flat, paths, errors=errors)
     messages = [{"role": "user", "content": data["message"]}]
     data.setdefault("model", default_model)
-    unknown = tuple(paths[name] for name in data if name not in _legacy.fields)
+    unknown = tuple(paths[name] for name in flat if name not in _legacy.fields)
     return _job(_legacy, data, messages=messages, include_usage=True, ignored=unknown)
 
 
 def openai_job(body: Json) -> ChatJob:
     """The OpenAI dialect's job; unknown fields go on to chat upstreams as they are."""
     data = _load(_openai, body, {})
-    extra = {name: value for name, value in data.items() if name not in _openai.fields}
+    extra = {name: value for name, value in body.items() if name not in _openai.fields}
     options = data.get("stream_options") or {}
     include_usage = options.get("include_usage") is True
-    return _job(
-        _openai, data, messages=data["messages"], include_usage=include_usage, extra=extra, strict=True
-    )
+    return _job(_openai, data, messages=data["messages"], include_usage=include_usage, extra=extra, strict=True)
 
 
 def _job(schema: Schema, data: Json, *, messages: list[Json], **more: Any) -> ChatJob:
@@ -482,9 +467,7 @@ def _job(schema: Schema, data: Json, *, messages: list[Json], **more: Any) -> Ch
     )
 
 
-def _load(
-    schema: Schema, body: Json, paths: Mapping[str, str], check: Any = None, errors: Json | None = None
-) -> Json:
+def _load(schema: Schema, body: Json, paths: Mapping[str, str], check: Any = None, errors: Json | None = None) -> Json:
     errors = errors or {}
     data: Json = {}
     try:
@@ -504,7 +487,7 @@ def _load(
 def _invalid(errors: Mapping[str, Any]) -> BadRequest:
     details = dict(_flat(errors))
     shown = [f"{path}: {'; '.join(said)}" for path, said in list(details.items())[:NAMED_FAULTS]]
-    rest = [path for path in list(details)[NAMED_FAULTS:]]
+    rest = list(details)[NAMED_FAULTS:]
     if rest:
         shown.append(f"and {len(rest)} more: {', '.join(rest[:100])}")
     return BadRequest(f"The request is invalid: {'. '.join(shown)}.", details=details)

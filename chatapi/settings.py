@@ -6,6 +6,7 @@ is found, and all of them are reported together.
 
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import date
@@ -45,7 +46,7 @@ class Settings:
     max_body: int = 20_971_520
     legacy_sunset: date | None = None
     cors_origins: frozenset[str] = frozenset()
-    embedded_model: str | None = None
+    embedded_model: Path | None = None
     log_level: str = "info"
     embedded_url: str | None = None
 
@@ -64,7 +65,9 @@ class Settings:
             try:
                 values[field] = parse(text)
             except ValueError as mistake:
-                mistakes.append(f"{name}={'…' if 'KEY' in name else text!r}: {mistake}")
+                # What may hold a secret is not repeated: a key, or a URL with a password or a token in it.
+                shown = "…" if "KEY" in name or ("URL" in name and set(text) & set("@?")) else repr(text)
+                mistakes.append(f"{name}={shown}: {mistake}")
         if mistakes:
             raise SettingsError(mistakes)
         return cls(**values)
@@ -76,8 +79,8 @@ class Settings:
 
     @property
     def wants_embedded(self) -> bool:
-        """Whether nothing but a model on this machine can answer."""
-        return not (self.huggingface_api_key or self.huggingface_base_url)
+        """Whether nothing but a model on this machine can answer: the router without a token answers nobody."""
+        return not self.huggingface_api_key and self.base_url == ROUTER_URL
 
     def with_embedded(self, url: str) -> dict[str, str]:
         """The process environment for a gateway whose embedded engine listens at `url`."""
@@ -92,7 +95,10 @@ class Settings:
 
 def _environment() -> dict[str, str]:
     # The real environment wins over `.env`, as python-dotenv does it by default.
-    from_file = {k: v for k, v in dotenv_values(Path.cwd() / ".env").items() if v is not None}
+    try:
+        from_file = {k: v for k, v in dotenv_values(Path.cwd() / ".env").items() if v is not None}
+    except UnicodeDecodeError:
+        raise SettingsError([".env: not UTF-8; save it as UTF-8"]) from None
     return {**from_file, **os.environ}
 
 
@@ -103,15 +109,36 @@ def _token(text: str) -> str:
     return text
 
 
-def _url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+def server_url(text: str) -> str:
+    """The base URL of a server, without a trailing `/` or `/v1`. Raises ValueError."""
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a bad port, half an IPv6 address
+        usable = False
+    if not usable or set(text) & set(" ?#") or not text.isprintable():
         raise ValueError("must be an http:// or https:// URL without query, e.g. " + ROUTER_URL)
     if parts.username or parts.password:
         raise ValueError("must not carry a user name or password; use HUGGINGFACE_API_KEY")
-    base = text.rstrip("/")
     # People paste the base URL of an OpenAI SDK; we add /v1 ourselves.
-    return base.removesuffix("/v1")
+    return text.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+# Hugging Face's grammar for `[org/]name[:suffix]` (HF§1.2). No segment may start with a dot or hold two of them:
+# an id becomes part of a URL's path, and "..", even when it is made of allowed characters, would change that path.
+_SEGMENT = r"(?!\.)(?!.*\.\.)[A-Za-z0-9._-]{1,96}"
+_MODEL_ID = re.compile(rf"(?:{_SEGMENT}/)?{_SEGMENT}(?::{_SEGMENT})?")
+
+
+def is_model_id(text: str) -> bool:
+    """Whether `text` is `[org/]name[:suffix]` as Hugging Face writes ids."""
+    return _MODEL_ID.fullmatch(text) is not None
+
+
+def _model_id(text: str) -> str:
+    if not is_model_id(text):
+        raise ValueError("must be a model id of the form org/name")
+    return text
 
 
 def _seconds(low: float, high: float) -> Callable[[str], float]:
@@ -157,14 +184,10 @@ def _date(text: str) -> date:
 
 
 def _origins(text: str) -> frozenset[str]:
-    origins = frozenset(text.replace(",", " ").split())
+    origins = frozenset(text.lower().replace(",", " ").split())
     for origin in origins:
         parts = urlsplit(origin)
-        if (
-            parts.scheme not in ("http", "https")
-            or not parts.hostname
-            or origin != f"{parts.scheme}://{parts.netloc}"
-        ):
+        if parts.scheme not in ("http", "https") or not parts.hostname or origin != f"{parts.scheme}://{parts.netloc}":
             raise ValueError("must be origins like https://app.example.com, without a path")
     return origins
 
@@ -182,9 +205,9 @@ EMBEDDED_URL = "CHATAPI_EMBEDDED_URL"
 # starter for the processes it starts, never by people.
 FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "HUGGINGFACE_API_KEY": ("huggingface_api_key", _token),
-    "HUGGINGFACE_BASE_URL": ("huggingface_base_url", _url),
+    "HUGGINGFACE_BASE_URL": ("huggingface_base_url", server_url),
     "CHATAPI_CATALOGUE": ("catalogue", _file),
-    "CHATAPI_DEFAULT_MODEL": ("default_model", str),
+    "CHATAPI_DEFAULT_MODEL": ("default_model", _model_id),
     "CHATAPI_AUTH": ("auth", _one_of("auto", "required", "off")),
     "CHATAPI_KEYS": ("keys", _digests),
     "CHATAPI_MAX_TIME": ("max_time_s", _seconds(1, 3600)),
@@ -195,7 +218,7 @@ FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "CHATAPI_MAX_BODY": ("max_body", _bytes),
     "CHATAPI_LEGACY_SUNSET": ("legacy_sunset", _date),
     "CHATAPI_CORS_ORIGINS": ("cors_origins", _origins),
-    "CHATAPI_EMBEDDED_MODEL": ("embedded_model", str),
+    "CHATAPI_EMBEDDED_MODEL": ("embedded_model", _file),
     "CHATAPI_LOG_LEVEL": ("log_level", _one_of("debug", "info", "warning", "error")),
-    EMBEDDED_URL: ("embedded_url", _url),
+    EMBEDDED_URL: ("embedded_url", server_url),
 }

@@ -25,9 +25,7 @@ def build(settings: Settings) -> Parts:
     catalogue = Catalogue.load(settings.catalogue, _embedded_card(settings))
     transport = Transport(settings.huggingface_api_key, user_agent=f"chatapi/{VERSION}")
     client = HuggingFace(transport, settings.base_url, settings.idle_timeout_s)
-    budget = Budget(
-        settings.max_time_s, settings.reply_timeout_s, settings.first_token_timeout_s, settings.heartbeat_s
-    )
+    budget = Budget(settings.max_time_s, settings.reply_timeout_s, settings.first_token_timeout_s, settings.heartbeat_s)
     # Under gunicorn the master made the board before it forked; alone, this process has its own.
     board = circuit.shared or circuit.Board()
     engine = Engine(catalogue, client, budget, circuit.Circuit(board))

@@ -69,9 +69,7 @@ def test_a_digest_is_not_a_key():
         Access("required", frozenset({DIGEST})).admit(f"Bearer {DIGEST}", local=False)
 
 
-@pytest.mark.parametrize(
-    "authorization", [f"bearer {KEY}", f"BEARER {KEY}", f"Bearer   {KEY}", f" Bearer {KEY}  "]
-)
+@pytest.mark.parametrize("authorization", [f"bearer {KEY}", f"BEARER {KEY}", f"Bearer   {KEY}", f" Bearer {KEY}  "])
 def test_the_scheme_has_any_case_and_spaces_do_not_count(authorization):
     assert Access("required", frozenset({DIGEST})).admit(authorization, local=False) == KNOWN
 
@@ -183,7 +181,7 @@ def test_every_usual_forwarding_header_is_known():
 
 @pytest.fixture(scope="module")
 def gateways():
-    """A client for each CHATAPI_AUTH. An empty object is a request that gets as far as validation, and no further."""
+    """A client for each CHATAPI_AUTH. An empty object gets as far as validation, and no further."""
     return {
         auth: create_app(Settings(auth=auth, keys=frozenset({DIGEST}))).test_client()
         for auth in ("auto", "required", "off")

@@ -296,7 +296,7 @@ def test_all_mistakes_are_reported_together(mistakes_in):
 
 
 def test_a_file_that_is_gone_is_a_mistake(tmp_path):
-    with pytest.raises(SettingsError, match="mine.toml"):
+    with pytest.raises(SettingsError, match=r"mine\.toml"):
         Catalogue.load(tmp_path / "mine.toml")
 
 

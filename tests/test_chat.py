@@ -199,7 +199,7 @@ def test_beats_come_at_their_interval_until_the_time_is_over():
     until, beats = soon(0.23), 0
     while call.receive(object(), until) is BEAT:
         beats += 1
-    assert 2 <= beats <= 4
+    assert 1 <= beats <= 4
     assert 0.2 <= time.monotonic() - began < 1
 
 
@@ -209,10 +209,10 @@ def test_whole_answers_have_no_beats():
 
 
 def test_a_beat_is_due_a_whole_interval_after_something_was_sent():
-    call = Call(5, beat_s=0.15)
-    time.sleep(0.1)
+    call = Call(5, beat_s=0.3)
+    time.sleep(0.2)
     call.spoke()
-    assert call.receive(object(), soon(0.08)) is None
+    assert call.receive(object(), soon(0.15)) is None
     assert call.receive(object(), soon(1)) is BEAT
 
 
@@ -229,7 +229,7 @@ def test_a_caller_who_leaves_ends_the_wait():
     threading.Timer(0.05, call.leave).start()
     with pytest.raises(ClientLeft):
         call.receive(object(), soon(5))
-    assert time.monotonic() - began < 0.3
+    assert time.monotonic() - began < 1
     assert call.left is True
 
 
@@ -248,15 +248,15 @@ def test_who_has_left_stays_away():
     call.leave()
     for _ in range(4):
         with pytest.raises(ClientLeft):
-            call.receive(object(), soon(0.5))
-    assert time.monotonic() - began < 0.4
+            call.receive(object(), soon(1))
+    assert time.monotonic() - began < 0.9
 
 
 def test_a_pause_waits_with_a_comment_at_each_beat():
     call, began = Call(5, beat_s=0.05), time.monotonic()
     comments = list(call.pause(0.18, "next attempt"))
     assert set(comments) == {"next attempt"}
-    assert 2 <= len(comments) <= 3
+    assert 1 <= len(comments) <= 3
     assert 0.17 <= time.monotonic() - began < 1
 
 
@@ -277,7 +277,7 @@ def test_a_caller_who_leaves_ends_a_pause():
     threading.Timer(0.05, call.leave).start()
     with pytest.raises(ClientLeft):
         finish(call.pause(5, "x"))
-    assert time.monotonic() - began < 0.3
+    assert time.monotonic() - began < 1
 
 
 def test_finish_gives_the_result_and_passes_over_comments():

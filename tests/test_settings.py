@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import date
 from pathlib import Path
 
@@ -48,6 +48,7 @@ def test_the_defaults_are_the_contracts():
     assert (given.idle_timeout_s, given.heartbeat_s) == (15, 15)
     assert given.max_body == 20971520
     assert given.legacy_sunset is None
+    assert given.cors_origins == frozenset()
     assert given.embedded_model is None
     assert given.log_level == "info"
 
@@ -76,6 +77,14 @@ def test_the_defaults_are_the_contracts():
         ("CHATAPI_HEARTBEAT", "1", "heartbeat_s", 1),
         ("CHATAPI_MAX_BODY", "1048576", "max_body", 1048576),
         ("CHATAPI_LEGACY_SUNSET", "2027-06-30", "legacy_sunset", date(2027, 6, 30)),
+        ("CHATAPI_CORS_ORIGINS", "https://a.test", "cors_origins", frozenset({"https://a.test"})),
+        (
+            "CHATAPI_CORS_ORIGINS",
+            "https://a.test, http://localhost:3000",
+            "cors_origins",
+            frozenset({"https://a.test", "http://localhost:3000"}),
+        ),
+        ("CHATAPI_CORS_ORIGINS", "https://App.Test", "cors_origins", frozenset({"https://app.test"})),
         ("CHATAPI_LOG_LEVEL", "Debug", "log_level", "debug"),
         ("CHATAPI_EMBEDDED_URL", "http://127.0.0.1:9", "embedded_url", "http://127.0.0.1:9"),
     ],
@@ -147,6 +156,11 @@ MISTAKES = [
     ("CHATAPI_MAX_BODY", "1e6"),
     ("CHATAPI_LEGACY_SUNSET", "30/06/2027"),
     ("CHATAPI_LEGACY_SUNSET", "2027-02-30"),
+    ("CHATAPI_CORS_ORIGINS", "*"),
+    ("CHATAPI_CORS_ORIGINS", "app.example"),
+    ("CHATAPI_CORS_ORIGINS", "https://app.example/path"),
+    ("CHATAPI_CORS_ORIGINS", "https://app.example, null"),
+    ("CHATAPI_CORS_ORIGINS", "http://[::1"),
     ("CHATAPI_LOG_LEVEL", "loud"),
     ("CHATAPI_EMBEDDED_URL", "here"),
 ]
@@ -268,10 +282,7 @@ LINE = re.compile(r"^(#\s*)?([A-Z][A-Z0-9_]*)=(.*)$", re.MULTILINE)
 
 def shown_in_example():
     """(name, value, whether it is commented out) of each line that shows a setting."""
-    return [
-        (name, value.strip().strip("\"'"), bool(mark))
-        for mark, name, value in LINE.findall(EXAMPLE.read_text())
-    ]
+    return [(name, value.strip().strip("\"'"), bool(mark)) for mark, name, value in LINE.findall(EXAMPLE.read_text())]
 
 
 @pytest.mark.skipif(not EXAMPLE.exists(), reason="there is no .env.example yet")
@@ -294,4 +305,7 @@ def test_the_example_shows_the_true_defaults():
 def test_a_copy_of_the_example_changes_nothing():
     live = {name: value for name, value, comment in shown_in_example() if not comment}
     live.pop("HUGGINGFACE_API_KEY", None)
-    assert Settings.from_env(live) == Settings()
+    given = Settings.from_env(live)
+    assert replace(given, huggingface_base_url=None) == Settings()
+    assert given.base_url == Settings().base_url
+    assert given.wants_embedded, "`make run` without a token still starts the embedded engine"

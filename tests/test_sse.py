@@ -86,9 +86,7 @@ def test_a_character_may_be_cut_between_packets():
 
 @given(
     events=st.lists(
-        st.lists(
-            st.text(max_size=8).filter(lambda text: not set("\r\n") & set(text)), min_size=1, max_size=3
-        ),
+        st.lists(st.text(max_size=8).filter(lambda text: not set("\r\n") & set(text)), min_size=1, max_size=3),
         max_size=5,
     ),
     end=st.sampled_from(["\n", "\r\n"]),
@@ -140,6 +138,12 @@ def test_an_event_that_does_not_end_is_refused():
 def test_many_events_may_be_more_than_one_may():
     packet = b"data: " + b"x" * (1024 * 1024) + b"\n\n"
     assert len(read(*[packet] * (MAX_EVENT // len(packet) + 2))) == MAX_EVENT // len(packet) + 2
+
+
+def test_finished_events_do_not_add_up_wherever_the_packets_are_cut():
+    """Each packet ends one event and begins the next: the limit is an event's, not the stream's."""
+    packet = b"x" * (1024 * 1024) + b"\n\ndata: begun\ndata: "
+    assert len(read(b"data: ", *[packet] * (MAX_EVENT // len(packet) + 2))) == MAX_EVENT // len(packet) + 3
 
 
 def test_a_long_event_in_small_packets_is_not_quadratic():

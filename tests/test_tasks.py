@@ -588,9 +588,7 @@ def test_logprobs_and_the_fingerprint_go_through():
 NO_CHOICES = ({}, [], None, "x", {"choices": []}, {"choices": None}, {"choices": [{}]}, {"choices": [None]})
 
 
-@pytest.mark.parametrize(
-    "body", [*NO_CHOICES, {"choices": [{"message": "hi"}]}, {"choices": {"0": {}}}], ids=str
-)
+@pytest.mark.parametrize("body", [*NO_CHOICES, {"choices": [{"message": "hi"}]}, {"choices": {"0": {}}}], ids=str)
 def test_chat_answers_without_choices(body):
     with pytest.raises(UpstreamUnavailable):
         reply(CHAT, body)
@@ -840,9 +838,7 @@ def test_a_generate_stream():
     assert {chunk.model for chunk in made} == {"acme/tgi"}
 
 
-@pytest.mark.parametrize(
-    "word, reason", [("length", "length"), ("eos_token", "stop"), ("stop_sequence", "stop")]
-)
+@pytest.mark.parametrize("word, reason", [("length", "length"), ("eos_token", "stop"), ("stop_sequence", "stop")])
 def test_finish_reasons_of_generate_streams(word, reason):
     made, _ = chunks(GENERATE, [token("a"), last("b", "ab", finish_reason=word, generated_tokens=2)])
     assert (text(made), finishes(made)) == ("ab", [(0, reason)])
@@ -854,9 +850,7 @@ def test_a_generate_stream_without_details():
 
 
 def test_special_tokens_are_not_text():
-    made, _ = chunks(
-        GENERATE, [token("<s>", True), token("a"), token("<unk>", True), last("</s>", "a", True)]
-    )
+    made, _ = chunks(GENERATE, [token("<s>", True), token("a"), token("<unk>", True), last("</s>", "a", True)])
     assert text(made) == "a"
 
 
@@ -911,9 +905,7 @@ def test_streamed_and_whole_answers_are_cut_alike(tokens, stops, said):
 
 def test_what_cannot_be_a_stop_is_not_held_back():
     reader = task_for(GENERATE).events(GENERATE, with_stops("###"))
-    sent = [
-        text([chunk]) if (chunk := reader.feed(token(piece))) else "" for piece in ("one two", "three four")
-    ]
+    sent = [text([chunk]) if (chunk := reader.feed(token(piece))) else "" for piece in ("one two", "three four")]
     assert "".join(sent).startswith("one twothree fo")
 
 

@@ -197,8 +197,7 @@ VALIDATION = [
     ({"stop": ["a", "b", "c", "d", "e"]}, "`stop` supports up to 4 stop sequences. Given: 5"),
     (
         {"max_new_tokens": 10000},
-        "`inputs` tokens + `max_new_tokens` must be <= 2048. "
-        "Given: 2 `inputs` tokens and 10000 `max_new_tokens`",
+        "`inputs` tokens + `max_new_tokens` must be <= 2048. Given: 2 `inputs` tokens and 10000 `max_new_tokens`",
     ),
 ]
 
@@ -405,9 +404,7 @@ def stream_of(up, name, **fields):
 def test_endings(up):
     assert stream_of(up, "no-done")[-1]["choices"][0]["finish_reason"] == "stop"
     assert stream_of(up, "done-only") == ["[DONE]"]
-    assert (
-        text_of(stream_of(up, "eof-no-finish")) == "Hello from" and len(stream_of(up, "eof-no-finish")) == 3
-    )
+    assert text_of(stream_of(up, "eof-no-finish")) == "Hello from" and len(stream_of(up, "eof-no-finish")) == 3
     no_finish = stream_of(up, "done-no-finish")
     assert no_finish[-1] == "[DONE]" and not any(e["choices"][0]["finish_reason"] for e in no_finish[:-1])
     assert stream_of(up, "stop-sequence")[-2]["choices"][0]["finish_reason"] == "stop_sequence"
@@ -435,9 +432,7 @@ def test_error_events(up):
     assert stream_of(up, "error-first-429")[0]["error"]["code"] == 429
     assert set(stream_of(up, "tgi-error-first")[0]) == {"error", "error_type"}
     found = stream_of(up, "malformed-event")
-    assert [e for e in found if isinstance(e, str)] == ['{"choices": [{"del', "[DONE]"] and text_of(
-        found
-    ) == TEXT
+    assert [e for e in found if isinstance(e, str)] == ['{"choices": [{"del', "[DONE]"] and text_of(found) == TEXT
 
 
 def test_unusual_deltas(up):
@@ -473,9 +468,7 @@ def test_streams_refused_or_ignored(up):
 
 
 def test_framings(up):
-    parts = {
-        name: chunks(up, f"test/{name}") for name in ("no-space", "crlf", "comments", "packed", "bytewise")
-    }
+    parts = {name: chunks(up, f"test/{name}") for name in ("no-space", "crlf", "comments", "packed", "bytewise")}
     plain = b"".join(chunks(up, "test/ok")).replace(b"test/ok", b"")
     assert all(part.startswith(b'data:{"') for part in parts["no-space"][:-1])
     assert all(part.endswith(b"\r\n\r\n") for part in parts["crlf"])
@@ -534,9 +527,7 @@ def test_reset_and_close_before_headers(up):
     assert chat(up, "test/reset-once")[0] == 200
 
 
-@pytest.mark.parametrize(
-    "name", ["silent", "headers-only", "header-dribble", "body-dribble", "slow", "paced"]
-)
+@pytest.mark.parametrize("name", ["silent", "headers-only", "header-dribble", "body-dribble", "slow", "paced"])
 @pytest.mark.parametrize("reset", [False, True])
 def test_a_client_who_leaves_is_seen(up, name, reset):
     with closing(open_raw(up, f"test/{name}")) as sock:

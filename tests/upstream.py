@@ -151,9 +151,7 @@ class Exchange:
     def send_json(self, status: int, obj: Any, headers: dict[str, str] | None = None) -> None:
         self.send_raw(status, json.dumps(obj, ensure_ascii=False).encode(), JSON, headers)
 
-    def send_raw(
-        self, status: int, body: bytes, content_type: str, headers: dict[str, str] | None = None
-    ) -> None:
+    def send_raw(self, status: int, body: bytes, content_type: str, headers: dict[str, str] | None = None) -> None:
         fields = {"Content-Type": content_type, "Content-Length": str(len(body)), **(headers or {})}
         self.wire(self.head(status, {k: v for k, v in fields.items() if v}) + body, last=True)
 
@@ -793,9 +791,7 @@ def fault(
     **beside: Any,
 ) -> Fault:
     """A JSON fault: `error` and whatever stands beside it."""
-    return Fault(
-        status, JSON, json.dumps({"error": error, **beside}, ensure_ascii=False), headers or {}, skins
-    )
+    return Fault(status, JSON, json.dumps({"error": error, **beside}, ensure_ascii=False), headers or {}, skins)
 
 
 def text_fault(status: int, text: str, skins: tuple[str, ...] = EVERY, content_type: str = PLAIN) -> Fault:
@@ -962,9 +958,7 @@ def saying(text: str, pause: float = 0) -> Behaviour:
 
 
 def loading(estimated_time: float) -> Behaviour:
-    return lambda x: fault(503, f"Model {x.model} is currently loading", estimated_time=estimated_time).send(
-        x
-    )
+    return lambda x: fault(503, f"Model {x.model} is currently loading", estimated_time=estimated_time).send(x)
 
 
 def once(first: Behaviour, times: int = 1) -> Behaviour:
@@ -1008,9 +1002,7 @@ def rate(headers: dict[str, str]) -> Fault:
 @behaviour("body-truncated")
 def body_truncated(x: Exchange) -> None:
     body = payload(chat_whole(x, PIECES, "stop") if x.skin == "chat" else [{"generated_text": TEXT}])
-    x.wire(
-        x.head(200, {"Content-Type": JSON, "Content-Length": str(len(body) + 100)}) + body[: len(body) // 2]
-    )
+    x.wire(x.head(200, {"Content-Type": JSON, "Content-Length": str(len(body) + 100)}) + body[: len(body) // 2])
     x.sleep(0.02)
     x.close()
 
@@ -1302,9 +1294,7 @@ def send_packets(x: Exchange, packets: Iterable[bytes], pause: float = 0) -> Non
     x.end()
 
 
-def framed(
-    frame: Callable[[list[Any]], list[bytes]], pieces: Sequence[str] = PIECES, pause: float = 0
-) -> Behaviour:
+def framed(frame: Callable[[list[Any]], list[bytes]], pieces: Sequence[str] = PIECES, pause: float = 0) -> Behaviour:
     def send(x: Exchange) -> None:
         if not x.stream:
             return whole(x, pieces)
@@ -1319,9 +1309,7 @@ U2028_TEXT = "one\u2028two\u0085three"
 BYTES: dict[str, Behaviour] = {
     "no-space": framed(lambda events: data_lines(events, b"data:")),
     "crlf": framed(lambda events: data_lines(events, after=b"\r\n\r\n")),
-    "crlf-split": framed(
-        lambda events: [p for e in data_lines(events) for p in (e[:-2] + b"\r", b"\n\r", b"\n")]
-    ),
+    "crlf-split": framed(lambda events: [p for e in data_lines(events) for p in (e[:-2] + b"\r", b"\n\r", b"\n")]),
     "comments": framed(lambda events: data_lines(events, b": keep-alive\n\ndata: ")),
     "event-fields": framed(lambda events: data_lines(events, b"event: message\nid: 1\nretry: 10\ndata: ")),
     "several-data-lines": framed(several_data_lines),

@@ -84,9 +84,7 @@ class HuggingFace:
         if card.is_chat and card.url is None:
             self._listing.check(card, job)
 
-    def _open(
-        self, task: Task, card: ModelCard, job: ChatJob, call: Call, until: float
-    ) -> "Waiting[Reply | _Stream]":
+    def _open(self, task: Task, card: ModelCard, job: ChatJob, call: Call, until: float) -> "Waiting[Reply | _Stream]":
         """A stream whose first event has come, or the whole answer of an upstream that does not stream."""
         exchange = self._transport.start(task.request(self._base, card, job, stream=True), call)
         try:
@@ -121,9 +119,7 @@ class HuggingFace:
                 said += [c["delta"].get("content") or "" for c in chunk.choices]
                 yield chunk
         if not events.complete:
-            raise UpstreamUnavailable(
-                f"The answer of '{card.id}' was cut: its stream ended before it was finished."
-            )
+            raise UpstreamUnavailable(f"The answer of '{card.id}' was cut: its stream ended before it was finished.")
         yield events.end()
         usage = events.usage or estimated(job.messages, "".join(said))
         yield Chunk(model=card.id, usage=usage)
@@ -186,9 +182,7 @@ class _Stream:
         except (ValueError, RecursionError):
             event = None
         if not isinstance(event, dict):
-            log.warning(
-                "%s: an event that is no JSON object was skipped (%d bytes)", self._card.id, len(data)
-            )
+            log.warning("%s: an event that is no JSON object was skipped (%d bytes)", self._card.id, len(data))
             return None
         if refusal := error_in(event):
             raise verdict(self._card, refusal)

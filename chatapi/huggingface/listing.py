@@ -79,16 +79,8 @@ class Listing:
             )
 
     def _able(self, ability: str, least: int = 1) -> str:
-        ids = [
-            m["id"]
-            for m in self._models.values()
-            if any((p.get(ability) or 0) >= least for p in _providers(m))
-        ]
-        return (
-            f"Models that could serve it: {', '.join(ids[:NAMED])}."
-            if ids
-            else "No listed model could serve it."
-        )
+        ids = [m["id"] for m in self._models.values() if any((p.get(ability) or 0) >= least for p in _providers(m))]
+        return f"Models that could serve it: {', '.join(ids[:NAMED])}." if ids else "No listed model could serve it."
 
     def _fetch(self) -> None:
         due_s = RETRY_S
@@ -97,9 +89,7 @@ class Listing:
             answer = finish(self._transport.fetch(Request(self._url), call, call.ends_at))
             listed = json.loads(answer.body)["data"] if answer.status == 200 else None
             if isinstance(listed, list):
-                self._models = {
-                    m["id"]: m for m in listed if isinstance(m, dict) and isinstance(m.get("id"), str)
-                }
+                self._models = {m["id"]: m for m in listed if isinstance(m, dict) and isinstance(m.get("id"), str)}
                 due_s = FRESH_S
         except (ChatError, ValueError, KeyError, TypeError, RecursionError) as error:
             log.info("the upstream's model list could not be read: %s", type(error).__name__)

@@ -17,27 +17,32 @@ class Events:
     """
 
     def __init__(self) -> None:
-        self._rest = b""
-        self._data: list[bytes] = []
+        self._rest: list[bytes] = []  # pieces of a line whose end has not come
+        self._data: list[bytes] = []  # lines of an event whose end has not come
+        self._size = 0  # bytes of both
 
     def feed(self, received: bytes) -> Iterator[bytes]:
         """The data of each event that `received` completes. Comments and other fields are passed over."""
-        lines = (self._rest + received).split(b"\n")
-        self._rest = lines.pop()
-        if len(self._rest) > MAX_EVENT:
+        self._rest.append(received)
+        self._size += len(received)
+        if b"\n" in received:
+            lines = b"".join(self._rest).split(b"\n")
+            self._rest = [lines.pop()]
+            for line in lines:
+                if line.endswith(b"\r"):
+                    line = line[:-1]
+                if line.startswith(b"data:"):
+                    # One space after the colon belongs to the syntax; older TGI leaves it out.
+                    self._data.append(line[6:] if line[5:6] == b" " else line[5:])
+                elif not line and self._data:
+                    yield self._take()
+            self._size = sum(map(len, self._data)) + len(self._rest[0])
+        if self._size > MAX_EVENT:
             raise EventTooLarge(f"an event of more than {MAX_EVENT} bytes")
-        for line in lines:
-            if line.endswith(b"\r"):
-                line = line[:-1]
-            if line.startswith(b"data:"):
-                # One space after the colon belongs to the syntax; older TGI leaves it out.
-                self._data.append(line[6:] if line[5:6] == b" " else line[5:])
-            elif not line and self._data:
-                yield self._take()
 
     def end(self) -> Iterator[bytes]:
         """At the end of the stream: an event whose closing blank line, or even whose line end, was left out."""
-        yield from self.feed(b"\n\n") if self._rest or self._data else ()
+        yield from self.feed(b"\n\n") if any(self._rest) or self._data else ()
 
     def _take(self) -> bytes:
         data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)

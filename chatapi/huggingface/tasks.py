@@ -6,16 +6,16 @@ reader of its stream, or None where the upstream cannot stream and its whole ans
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 from urllib.parse import quote
 
 from ..catalogue import ModelCard
 from ..chat import ChatJob, Choice, Chunk, Json, Message, Reply, Usage, estimate_tokens, has_image, text_of
-from ..errors import BadRequest, UpstreamUnavailable
+from ..errors import BadRequest, UpstreamRejected, UpstreamUnavailable
 from ..prompts import Prompt, prompt_for
 from .transport import Request
 
-FINISH_REASONS = {  # leaks to OpenAI's words (HF§4.3)
+FINISH_REASONS: dict[Any, str] = {  # leaks to OpenAI's words (HF§4.3)
     "stop_sequence": "stop",
     "eos_token": "stop",
     "eos": "stop",
@@ -92,22 +92,25 @@ class Chat:
     def reply(self, card: ModelCard, job: ChatJob, body: Any, headers: Mapping[str, str]) -> Reply:
         choices = body.get("choices") if isinstance(body, dict) else None
         if not isinstance(choices, list) or not choices or not all(map(_has_message, choices)):
-            raise UpstreamUnavailable(
-                f"The upstream of '{card.id}' sent an answer without choices. Try again."
-            )
+            raise UpstreamUnavailable(f"The upstream of '{card.id}' sent an answer without choices. Try again.")
         choices = [_whole_choice(i, choice) for i, choice in enumerate(choices)]
+        if len(choices) < (job.options.get("n") or 1):
+            raise UpstreamRejected(
+                f"The upstream of '{card.id}' gave {len(choices)} of {job.options['n']} answers. Ask for n=1.",
+                details={"n": ["more than this upstream can do"]},
+            )
         texts = "".join(_said(choice["message"]) for choice in choices)
         return Reply(
             model=card.id,
             choices=choices,
             usage=usage_in(body) or estimated(job.messages, texts),
-            system_fingerprint=body.get("system_fingerprint"),
+            system_fingerprint=_fingerprint(body),
             extra={"service_tier": body["service_tier"]} if body.get("service_tier") else {},
             ignored=_unread_images(card, job),
         )
 
     def events(self, card: ModelCard, job: ChatJob) -> "ChatEvents":
-        return ChatEvents(card, _unread_images(card, job))
+        return ChatEvents(card, job.options.get("n") or 1, _unread_images(card, job))
 
 
 class ChatEvents:
@@ -116,8 +119,9 @@ class ChatEvents:
     The finish goes out only when the stream has ended well: an error event may still follow it (TGI).
     """
 
-    def __init__(self, card: ModelCard, ignored: tuple[str, ...]) -> None:
+    def __init__(self, card: ModelCard, n: int, ignored: tuple[str, ...]) -> None:
         self._model = card.id
+        self._n = n
         self._ignored = ignored
         self._begun: set[int] = set()
         self._finished: dict[int, Choice] = {}
@@ -126,41 +130,41 @@ class ChatEvents:
 
     @property
     def complete(self) -> bool:
-        """Whether every choice that began has given its finish reason."""
-        return bool(self._finished) and self._begun <= self._finished.keys()
+        """Whether every choice asked for or begun has given its finish reason."""
+        return len(self._finished) >= self._n and self._begun <= self._finished.keys()
 
     def feed(self, event: Json) -> Chunk | None:
-        self.usage = (
-            usage_in(event) or self.usage
-        )  # cumulative where it is in every chunk: the last one counts
-        self._fingerprint = event.get("system_fingerprint") or self._fingerprint
+        self.usage = usage_in(event) or self.usage  # cumulative where it is in every chunk: the last one counts
+        self._fingerprint = _fingerprint(event) or self._fingerprint
         given = event.get("choices")
         choices = [c for c in map(self._choice, given) if c] if isinstance(given, list) else []
         return self._chunk(choices) if choices else None
 
     def end(self) -> Chunk:
         """The finish chunk."""
+        for index in self._finished.keys() - self._begun:
+            self._finished[index]["delta"] = {"role": "assistant", "content": ""}
         return self._chunk([self._finished[index] for index in sorted(self._finished)])
 
     def _chunk(self, choices: list[Choice]) -> Chunk:
-        return Chunk(
-            model=self._model, choices=choices, system_fingerprint=self._fingerprint, ignored=self._ignored
-        )
+        return Chunk(model=self._model, choices=choices, system_fingerprint=self._fingerprint, ignored=self._ignored)
 
     def _choice(self, given: Any) -> Choice | None:
         if not isinstance(given, dict):
             return None
-        index = given.get("index") or 0
-        reason = given.get("finish_reason")
+        index = _index(given, 0)
+        reason = finish_reason(given.get("finish_reason"))
         delta = given.get("delta")
         # Role is ours to say, once; null, "" and [] are how providers write "nothing".
         delta = {k: v for k, v in delta.items() if v and k != "role"} if isinstance(delta, dict) else {}
+        if not isinstance(delta.get("content", ""), str):
+            del delta["content"]
         if reason and index not in self._finished:
             self._finished[index] = {
                 "index": index,
                 "delta": {},
                 "logprobs": None,
-                "finish_reason": FINISH_REASONS.get(reason, "stop"),
+                "finish_reason": reason,
             }
         logprobs = given.get("logprobs")
         if index not in self._begun and (delta or not reason):
@@ -171,8 +175,24 @@ class ChatEvents:
         return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": None}
 
 
+def finish_reason(given: Any) -> str | None:
+    """OpenAI's word for an upstream's, or None where it has not finished."""
+    return FINISH_REASONS.get(given, "stop") if isinstance(given, str) and given else None
+
+
 def _has_message(choice: Any) -> bool:
-    return isinstance(choice, dict) and isinstance(choice.get("message"), dict)
+    message = choice.get("message") if isinstance(choice, dict) else None
+    return isinstance(message, dict) and isinstance(message.get("content"), str | None)
+
+
+def _index(choice: Json, place: int) -> int:
+    index = choice.get("index")
+    return index if type(index) is int and index >= 0 else place
+
+
+def _fingerprint(body: Json) -> str | None:
+    given = body.get("system_fingerprint")
+    return given if isinstance(given, str) and given else None
 
 
 def _whole_choice(place: int, choice: Json) -> Choice:
@@ -181,10 +201,10 @@ def _whole_choice(place: int, choice: Json) -> Choice:
         if not message.get(key, True):
             del message[key]  # some providers send null or [] for "none"
     return {
-        "index": choice.get("index", place),
+        "index": _index(choice, place),
         "message": message,
         "logprobs": choice.get("logprobs"),
-        "finish_reason": FINISH_REASONS.get(choice.get("finish_reason") or "stop", "stop"),
+        "finish_reason": finish_reason(choice.get("finish_reason")) or "stop",
     }
 
 
@@ -232,12 +252,12 @@ class Classic:
         prompt = _prompt(card, job)
         text = generated_text(body)
         if text is None:
-            raise UpstreamUnavailable(
-                f"The upstream of '{card.id}' sent an answer without generated text. Try again."
-            )
-        text, cut = _cut_at_stop(text.removeprefix(prompt.text), _stops(prompt, job))
+            raise UpstreamUnavailable(f"The upstream of '{card.id}' sent an answer without generated text. Try again.")
+        if card.task == "text-generation":
+            text = text.removeprefix(prompt.text)  # an echo, where return_full_text was not honoured
+        text, cut = _cut_at_stop(text, _stops(prompt, job))
         details = _details(body)
-        reason = "stop" if cut else FINISH_REASONS.get(details.get("finish_reason", "stop"), "stop")
+        reason = "stop" if cut else finish_reason(details.get("finish_reason")) or "stop"
         return Reply(
             model=card.id,
             choices=[text_choice(text, reason)],
@@ -272,9 +292,7 @@ class Generate(Classic):
 class GenerateEvents:
     """TGI token events → chunks; the last one is marked by its `generated_text` (HF§4.2)."""
 
-    def __init__(
-        self, card: ModelCard, prompt: Prompt, stops: Sequence[str], ignored: tuple[str, ...]
-    ) -> None:
+    def __init__(self, card: ModelCard, prompt: Prompt, stops: Sequence[str], ignored: tuple[str, ...]) -> None:
         self._model = card.id
         self._ignored = ignored
         self._prompt = prompt
@@ -282,6 +300,7 @@ class GenerateEvents:
         self._hold = max(map(len, stops), default=1) - 1
         self._text = ""
         self._sent = 0
+        self._cut = False
         self._reason: str | None = None
         self.usage: Usage | None = None
 
@@ -292,16 +311,18 @@ class GenerateEvents:
 
     def feed(self, event: Json) -> Chunk | None:
         token = event.get("token")
-        if isinstance(token, dict) and not token.get("special") and isinstance(token.get("text"), str):
-            self._text += token["text"]
-        self._text, cut = _cut_at_stop(self._text, self._stops)
-        if cut:
-            self._reason = "stop"
+        if (
+            isinstance(token, dict)
+            and not token.get("special")
+            and isinstance(token.get("text"), str)
+            and not self._cut
+        ):
+            self._text, self._cut = _cut_at_stop(self._text + token["text"], self._stops)
+            self._reason = "stop" if self._cut else None
         details = _details(event)
         if details or event.get("generated_text") is not None:
             self.usage = _generate_usage(details, {}, self._prompt.text, self._text)
-            reason = details.get("finish_reason", "stop")
-            self._reason = "stop" if cut else FINISH_REASONS.get(reason, "stop")
+            self._reason = "stop" if self._cut else finish_reason(details.get("finish_reason")) or "stop"
         # What may be the beginning of a stop string waits until it is clear that it is none.
         upto = len(self._text) if self.complete else len(self._text) - self._hold
         piece = self._text[self._sent : upto] if upto > self._sent else ""
@@ -389,7 +410,7 @@ def _unheeded(card: ModelCard, job: ChatJob, can: frozenset[str] = frozenset()) 
             details={"messages": ["at least one user message must have text"]},
         )
     asked = {**_CANNOT, **_ADVISORY}
-    wrong = [k for k in asked.keys() - can if k in job.options and job.options[k] not in asked[k]]
+    wrong = [k for k in asked if k in job.options and k not in can and not _is_one_of(job.options[k], asked[k])]
     wrong += job.extra
     refused = wrong if job.strict else [name for name in wrong if name in _CANNOT]
     if refused:
@@ -399,6 +420,10 @@ def _unheeded(card: ModelCard, job: ChatJob, can: frozenset[str] = frozenset()) 
             details={name: [f"not possible with a {card.task} model"] for name in refused},
         )
     return (*wrong, *ignored)
+
+
+def _is_one_of(value: Any, harmless: tuple[Any, ...]) -> bool:
+    return any(value == other and isinstance(value, bool) == isinstance(other, bool) for other in harmless)
 
 
 def _prompt(card: ModelCard, job: ChatJob) -> Prompt:
@@ -430,7 +455,7 @@ def usage_in(body: Json) -> Usage | None:
     if not isinstance(given, dict):
         return None
     prompt, completion = given.get("prompt_tokens"), given.get("completion_tokens")
-    if type(prompt) is not int or type(completion) is not int:
+    if not (_is_count(prompt) and _is_count(completion)):
         return None
     known = ("prompt_tokens", "completion_tokens", "total_tokens")
     return Usage(prompt, completion, details={k: v for k, v in given.items() if k not in known})
@@ -443,13 +468,17 @@ def estimated(messages: Sequence[Message], text: str) -> Usage:
 
 
 def _generate_usage(details: Json, headers: Mapping[str, str], prompt: str, text: str) -> Usage:
+    prefill = details.get("prefill")
+    read = len(prefill) if isinstance(prefill, list) and prefill else _number(headers.get("x-prompt-tokens"))
+    given = details.get("input_length", read)
     completion = details.get("generated_tokens", _number(headers.get("x-generated-tokens")))
-    given = details.get(
-        "input_length", len(details.get("prefill") or ()) or _number(headers.get("x-prompt-tokens"))
-    )
-    if completion is None or given is None:
-        return Usage(estimate_tokens(prompt), estimate_tokens(text), source="estimate")
-    return Usage(given, completion)
+    if _is_count(given) and _is_count(completion):
+        return Usage(given, completion)
+    return Usage(estimate_tokens(prompt), estimate_tokens(text), source="estimate")
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return type(value) is int and value >= 0
 
 
 def _number(text: str | None) -> int | None:

@@ -259,9 +259,7 @@ class Exchange:
 
 def silence() -> UpstreamTimeout:
     """The error of a limit that passed while the upstream said nothing."""
-    return UpstreamTimeout(
-        "The upstream did not answer in time. Try again, or allow more time with max_time."
-    )
+    return UpstreamTimeout("The upstream did not answer in time. Try again, or allow more time with max_time.")
 
 
 def _translated(error: Exception, begun: bool) -> UpstreamError:
@@ -277,9 +275,8 @@ def _translated(error: Exception, begun: bool) -> UpstreamError:
             else next((a for a in at.args if isinstance(a, BaseException)), None)
         )
         at = inner or at.__cause__ or at.__context__
-    for kind, said, transient in _CAUSES:
-        if any(isinstance(cause, kind) for cause in causes):
-            break
+    rows = ((said, again) for kind, said, again in _CAUSES if any(isinstance(cause, kind) for cause in causes))
+    said, transient = next(rows)
     unavailable = UpstreamUnavailable(f"{said} Try again in a moment.")
     unavailable.transient = transient and not begun
     return unavailable
@@ -384,9 +381,7 @@ _POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
 
 
 class _Adapter(HTTPAdapter):
-    def init_poolmanager(
-        self, connections: int, maxsize: int, block: bool = DEFAULT_POOLBLOCK, **kwargs: Any
-    ) -> None:
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = DEFAULT_POOLBLOCK, **kwargs: Any) -> None:
         super().init_poolmanager(connections, maxsize, block, **kwargs)
         self.poolmanager.pool_classes_by_scheme = _POOLS
 

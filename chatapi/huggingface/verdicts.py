@@ -81,7 +81,8 @@ _RULES: tuple[tuple[set[int], str, type[UpstreamError], str], ...] = (
     ),
     (
         {400, 403, 422, 451, 500, 502},
-        r"^[^:]*content_filter|content policy|content_policy_violation|ResponsibleAIPolicy|content management policy|data_inspection_failed",
+        r"^[^:]*content_filter|content policy|content_policy_violation|ResponsibleAIPolicy|content management policy"
+        r"|data_inspection_failed",
         ContentFiltered,
         "The provider's content filter refused this request; change its text.",
     ),
@@ -224,9 +225,7 @@ def error_in(body: Any) -> Refusal | None:
     places = (error, body) if isinstance(error, dict) else (body,)
     named = (place.get(key) for place in places for key in ("http_status_code", "code", "status"))
     status = next((_status(value) for value in named if _status(value)), None)
-    return Refusal(
-        status or (422 if body.get("error_type") == "validation" else 502), {}, body, words_of(body)
-    )
+    return Refusal(status or (422 if body.get("error_type") == "validation" else 502), {}, body, words_of(body))
 
 
 def _status(value: Any) -> int | None:

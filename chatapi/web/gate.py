@@ -52,9 +52,7 @@ def read_json() -> Json:
         raise UnsupportedMediaType("A compressed body is not accepted. Send it without Content-Encoding.")
     if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
         given = request.mimetype or "none"
-        raise UnsupportedMediaType(
-            f"The Content-Type is {given[:64]!r}. Send 'Content-Type: application/json'."
-        )
+        raise UnsupportedMediaType(f"The Content-Type is {given[:64]!r}. Send 'Content-Type: application/json'.")
     return parse_json(_body(parts().settings.max_body))
 
 
@@ -72,9 +70,7 @@ def _body(limit: int) -> bytes:
         _discard(source, DISCARD_FACTOR * limit)
         raise _too_large(limit)
     if length is not None and len(body) < length:
-        raise BadRequest(
-            f"The body ended after {len(body)} of {length} bytes.", details={"body": ["is incomplete"]}
-        )
+        raise BadRequest(f"The body ended after {len(body)} of {length} bytes.", details={"body": ["is incomplete"]})
     return cast(bytes, body)
 
 
@@ -84,9 +80,7 @@ def _discard(source: Any, most: int) -> None:
 
 
 def _too_large(limit: int) -> PayloadTooLarge:
-    return PayloadTooLarge(
-        f"The body is larger than {limit} bytes. Shorten the messages, or send smaller images."
-    )
+    return PayloadTooLarge(f"The body is larger than {limit} bytes. Shorten the messages, or send smaller images.")
 
 
 def cork() -> Callable[[], None]:
@@ -96,11 +90,7 @@ def cork() -> Callable[[], None]:
     socket of gunicorn's (a unix socket behind nginx, TLS, a test client) nothing is held back.
     """
     client = request.environ.get("gunicorn.socket")
-    if (
-        not isinstance(client, socket.socket)
-        or client.family == socket.AF_UNIX
-        or not hasattr(socket, "TCP_CORK")
-    ):
+    if not isinstance(client, socket.socket) or client.family == socket.AF_UNIX or not hasattr(socket, "TCP_CORK"):
         return _nothing
     corked: socket.socket = client
 

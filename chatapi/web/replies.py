@@ -175,9 +175,7 @@ class EventStream:
         self._items = items
         self._unwatch = unwatch
         self._request_id = g.request_id
-        self._head = (
-            f'{{"id":"{_completion_id()}","object":"chat.completion.chunk","created":{int(time.time())},'
-        )
+        self._head = f'{{"id":"{_completion_id()}","object":"chat.completion.chunk","created":{int(time.time())},'
         self._ready: Chunk | str | None = None
         self._done = False
 
