@@ -284,15 +284,15 @@ def _translated(error: Exception, begun: bool) -> UpstreamError:
 
 # The first row of which an error or one of its causes is an instance decides; True: worth another attempt.
 _CAUSES: tuple[tuple[type[BaseException], str, bool], ...] = (
+    (urllib3.exceptions.NameResolutionError, "The upstream's host name cannot be resolved.", False),
+    (urllib3.exceptions.ProxyError, "The proxy to the upstream failed.", False),
+    (urllib3.exceptions.SSLError, "The upstream's TLS certificate or handshake failed.", False),
+    (urllib3.exceptions.NewConnectionError, "The upstream refused the connection.", True),
     (
         urllib3.exceptions.ConnectTimeoutError,
         f"The upstream did not accept a connection within {CONNECT_TIMEOUT_S:g} s.",
         False,
     ),
-    (urllib3.exceptions.NameResolutionError, "The upstream's host name cannot be resolved.", False),
-    (urllib3.exceptions.ProxyError, "The proxy to the upstream failed.", False),
-    (urllib3.exceptions.SSLError, "The upstream's TLS certificate or handshake failed.", False),
-    (urllib3.exceptions.NewConnectionError, "The upstream refused the connection.", True),
     (http.client.IncompleteRead, "The upstream's answer was cut.", False),
     (ConnectionError, "The upstream closed the connection.", True),
     (BaseException, "The upstream's answer could not be read.", False),
