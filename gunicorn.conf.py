@@ -1,6 +1,9 @@
 """gunicorn's settings, picked up by a bare `gunicorn wsgi:app`. A command line option outranks each of them."""
 
 import os
+import signal
+
+import gevent
 
 import chatapi.circuit
 from chatapi.embedded import model_id
@@ -11,7 +14,7 @@ worker_class = "gevent"
 workers = int(os.environ.get("WEB_CONCURRENCY", "0")) or os.cpu_count()
 worker_connections = 2000  # streams open at once in each worker; 38 KB each
 timeout = 60  # a worker whose event loop has not moved for so long is replaced; open streams do not count
-graceful_timeout = 125  # longer than any call may take, so that a stop cuts none
+graceful_timeout = 60  # how long a stop or reload waits for open calls; see post_worker_init
 keepalive = 75  # longer than nginx keeps its idle connections, so that it never finds one closed
 backlog = 2048
 
@@ -19,6 +22,20 @@ backlog = 2048
 def on_starting(server):
     """Before the first fork: the memory in which the workers share their circuits."""
     chatapi.circuit.shared = chatapi.circuit.Board()
+
+
+def post_worker_init(worker):
+    """On SIGTERM, end the calls that are still open shortly before gunicorn would cut them without a word."""
+    engine = worker.wsgi.extensions["chatapi"].engine
+    gunicorns_own = signal.getsignal(signal.SIGTERM)
+    grace_s = worker.cfg.graceful_timeout
+    patience_s = max(grace_s - 2.0, grace_s / 2)
+
+    def stop(number, frame):
+        gevent.spawn_later(patience_s, engine.stop)
+        gunicorns_own(number, frame)
+
+    signal.signal(signal.SIGTERM, stop)
 
 
 def when_ready(server):

@@ -7,7 +7,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from .errors import ClientLeft
+from .errors import ChatError, ClientLeft
 
 Json = dict[str, Any]
 Message = Json  # {"role": …, "content": str | [parts] | None, …}, OpenAI's shape, already validated
@@ -119,7 +119,7 @@ def estimate_tokens(text: str) -> int:
 
 
 BEAT = object()
-_LEFT = object()
+_WAKE = object()
 
 
 class Call:
@@ -127,7 +127,8 @@ class Call:
 
     `beat_s` is the silence after which a comment is due (infinite for whole answers);
     `request_id` goes along to the upstream. Whoever works for the call
-    puts `(sender, item)` into `inbox`; `leave()` may come from any thread or from the event loop itself.
+    puts `(sender, item)` into `inbox`; `leave()` and `stop()` may come from any thread or the event loop itself.
+    `drain_s` is how long the answer of a caller who left is still read, for the books; as a rule it is not.
     """
 
     def __init__(self, seconds: float, beat_s: float = math.inf, request_id: str = "") -> None:
@@ -136,15 +137,25 @@ class Call:
         self.ends_at = self.started_at + seconds
         # `queue.SimpleQueue` is looked up here, not imported: gevent replaces it when a worker starts.
         self.inbox: queue.SimpleQueue[tuple[object, Any]] = queue.SimpleQueue()
-        self.left = False
+        self.attempts = 0
+        self.drain_s = 0.0
+        self._ended: ChatError | None = None
         self.eager = False  # set: `receive` does not wait, and gives BEAT when nothing is there
         self._beat_s = beat_s
         self._beat_at = self.started_at + beat_s
 
     def leave(self) -> None:
         """The caller has closed the connection: whatever waits for this call ends with ClientLeft."""
-        self.left = True
-        self.inbox.put((_LEFT, None))
+        if self.drain_s:
+            self.ends_at = min(self.ends_at, time.monotonic() + self.drain_s)
+            self.inbox.put((_WAKE, None))
+        else:
+            self.stop(ClientLeft("The caller closed the connection."))
+
+    def stop(self, error: ChatError) -> None:
+        """Whatever waits for this call ends with `error`."""
+        self._ended = error
+        self.inbox.put((_WAKE, None))
 
     def spoke(self) -> None:
         """The caller has been sent something: the next comment is due a whole heartbeat later."""
@@ -153,11 +164,12 @@ class Call:
     def receive(self, sender: object, until: float) -> Any:
         """The next item from `sender`; BEAT when a comment is due; None when `until` (monotonic) has passed.
 
-        Raises ClientLeft once the caller is gone.
+        Raises ClientLeft once the caller is gone, or the error of `stop`.
         """
         while True:
-            if self.left:
-                raise ClientLeft("The caller closed the connection.")
+            if self._ended:
+                raise self._ended
+            until = min(until, self.ends_at)
             if self.eager and self.inbox.empty():
                 return BEAT
             limit = min(until, self._beat_at)
@@ -168,7 +180,7 @@ class Call:
                     return None
                 self.spoke()
                 return BEAT
-            if source is sender and not self.left:
+            if source is sender and not self._ended:
                 return item
 
     def pause(self, seconds: float, comment: str) -> Waiting[None]:

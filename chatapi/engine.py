@@ -2,6 +2,7 @@
 
 import math
 import time
+import weakref
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from .errors import (
     UpstreamError,
     UpstreamTimeout,
     UpstreamUnavailable,
+    WorkerStopped,
 )
 
 SINCE = 1795305600  # `created` of our own model objects: the gateway's first day, in Unix seconds
@@ -58,12 +60,20 @@ class Engine:
         self.catalogue = catalogue
         self.circuit = circuit
         self._client = client
+        self._open: weakref.WeakSet[Call] = weakref.WeakSet()
         self._budget = budget
 
     def call_for(self, job: ChatJob, request_id: str) -> Call:
         """A new call with the time that `job` and the operator allow."""
         seconds = min(job.max_time_s or math.inf, self._budget.max_time_s)
-        return Call(seconds, self._budget.heartbeat_s if job.stream else math.inf, request_id)
+        call = Call(seconds, self._budget.heartbeat_s if job.stream else math.inf, request_id)
+        self._open.add(call)
+        return call
+
+    def stop(self) -> None:
+        """End every open call with WorkerStopped: this process has no more time."""
+        for call in list(self._open):
+            call.stop(WorkerStopped("The gateway is being restarted. Send the request again."))
 
     def models(self) -> dict[str, Json]:
         """Model objects by id: the catalogue's, then those that the upstream lists."""
@@ -87,7 +97,7 @@ class Engine:
         for card in line:
             until = line.until(self._budget.reply_s)
             try:
-                with self._judged(card, job):
+                with self._judged(card, job, call):
                     return (yield from self._client.reply(card, job, call, until))
             except (UpstreamError, BadRequest) as error:
                 line.note(error)
@@ -118,7 +128,7 @@ class Engine:
         raise line.failure
 
     def _asked(self, card: ModelCard, job: ChatJob, call: Call, until: float) -> Generator[Chunk | str]:
-        with self._judged(card, job):
+        with self._judged(card, job, call):
             yield from self._client.stream(card, job, call, until)
 
     def _cards(self, job: ChatJob) -> list[ModelCard]:
@@ -133,8 +143,9 @@ class Engine:
         return list(cards.values())
 
     @contextmanager
-    def _judged(self, card: ModelCard, job: ChatJob) -> Iterator[None]:
+    def _judged(self, card: ModelCard, job: ChatJob, call: Call) -> Iterator[None]:
         """Ask only where the circuit is closed, and tell it how it went. A caller who left is no verdict."""
+        call.drain_s = card.drain_s
         name = f"{card.id} at {card.url}" if card.url else card.id
         if wait_s := self.circuit.closed_for(name):
             raise UpstreamUnavailable(

@@ -10,6 +10,7 @@ ChatError
 │   ├── UpstreamRejected ── ContextLengthExceeded  ContentFiltered
 │   └── UpstreamRateLimited  ModelLoading  UpstreamUnavailable  UpstreamTimeout
 ├── ClientLeft            nobody is there any more; never rendered
+├── WorkerStopped         this process ends before the call does
 └── InternalError         a fault of ours
 """
 
@@ -195,6 +196,13 @@ class UpstreamTimeout(UpstreamError):
 
     code, status = "upstream_timeout", 504
     retryable = fallback = True
+
+
+class WorkerStopped(ChatError):
+    """The worker is told to stop, and this call has had its time to finish."""
+
+    # No upstream has failed, and so no fallback is asked; to the caller it is the same: try again.
+    code, type, status, retryable = "upstream_unavailable", "upstream_error", 502, True
 
 
 class ClientLeft(ChatError):

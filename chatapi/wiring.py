@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from . import circuit
+from . import circuit, telemetry
 from .access import Access
 from .catalogue import Catalogue, ModelCard
 from .embedded import model_id
@@ -22,6 +22,7 @@ class Parts:
 
 def build(settings: Settings) -> Parts:
     """All parts. Raises SettingsError when the catalogue cannot be used."""
+    telemetry.configure(settings.log_level)
     catalogue = Catalogue.load(settings.catalogue, _embedded_card(settings))
     transport = Transport(settings.huggingface_api_key, user_agent=f"chatapi/{VERSION}")
     client = HuggingFace(transport, settings.base_url, settings.idle_timeout_s)

@@ -32,16 +32,18 @@ def upstream(upstream_server):
 
 
 @pytest.fixture(scope="session")
-def catalogue(upstream_server, tmp_path_factory) -> Path:
-    return catalogue_for(upstream_server.url, tmp_path_factory.mktemp("catalogue"))
+def wide_catalogue(upstream_server, tmp_path_factory) -> Path:
+    """Every behaviour of the fault server behind every kind of model."""
+    return catalogue_for(upstream_server.url, tmp_path_factory.mktemp("wide"))
 
 
-@pytest.fixture
-def settings(upstream, catalogue) -> Settings:
+@pytest.fixture(scope="session")
+def base_settings(upstream_server, tmp_path_factory) -> Settings:
     return Settings(
         huggingface_api_key=TOKEN,
-        huggingface_base_url=upstream.url,
-        catalogue=catalogue,
+        huggingface_base_url=upstream_server.url,
+        # Most tests make an app of their own: one that starts fast, so with few models.
+        catalogue=catalogue_for(upstream_server.url, tmp_path_factory.mktemp("few"), ["ok", "silent"]),
         max_time_s=5,
         reply_timeout_s=2,
         first_token_timeout_s=1,
@@ -49,6 +51,11 @@ def settings(upstream, catalogue) -> Settings:
         heartbeat_s=0.3,
         max_body=65_536,
     )
+
+
+@pytest.fixture
+def settings(base_settings, upstream) -> Settings:
+    return base_settings
 
 
 @pytest.fixture
@@ -69,12 +76,12 @@ def runner(app):
 
 
 @pytest.fixture(scope="session")
-def gateway_env(upstream_server, catalogue) -> dict[str, str]:
+def gateway_env(upstream_server, wide_catalogue) -> dict[str, str]:
     """The gateway's settings, for tests that start one of their own with some of them changed."""
     return {
         "HUGGINGFACE_API_KEY": TOKEN,
         "HUGGINGFACE_BASE_URL": upstream_server.url,
-        "CHATAPI_CATALOGUE": str(catalogue),
+        "CHATAPI_CATALOGUE": str(wide_catalogue),
         "CHATAPI_IDLE_TIMEOUT": "1",
         "CHATAPI_HEARTBEAT": "0.5",
         "CHATAPI_MAX_TIME": "6",

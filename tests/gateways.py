@@ -15,12 +15,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import requests
@@ -30,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "gunicorn.conf.py"
 KEPT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "LD_LIBRARY_PATH", "COVERAGE_PROCESS_START")
 READY_WITHIN_S, STOPPED_WITHIN_S = 20, 10
+T = TypeVar("T")
 LOG_TAIL = 6000  # characters of the log that a failing test shows
 
 
@@ -130,14 +132,23 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def catalogue_for(url: str, directory: Path) -> Path:
+def side_by_side(function: Callable[..., T], cases: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], T]:
+    """function(*case) of every case, all at once."""
+    with ThreadPoolExecutor(max(1, len(cases))) as pool:
+        return dict(zip(cases, pool.map(lambda case: function(*case), cases), strict=True))
+
+
+EVERY_BEHAVIOUR = sorted(id.removeprefix("test/") for id in BEHAVIOURS)
+
+
+def catalogue_for(url: str, directory: Path, behaviours: Iterable[str] = EVERY_BEHAVIOUR) -> Path:
     """A catalogue with the fault server at `url` behind every kind of model.
 
     `tgi/x` is a text model on its own server and `own/x` a chat model on one, both with behaviour `test/x`;
     `classic/x` are text models of hf-inference whose behaviour a test sets; `conversation/x` get all turns.
     """
     entries = []
-    for name in sorted(id.removeprefix("test/") for id in BEHAVIOURS):
+    for name in behaviours:
         at = f'url = "{url}/at/test/{name}"'
         entries.append(entry(f"tgi/{name}", 'task = "text-generation"', at))
         entries.append(entry(f"own/{name}", 'task = "chat-completion"', at))

@@ -3,6 +3,7 @@
 import json
 import socket
 import time
+from math import nextafter
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -156,11 +157,11 @@ def test_finding_a_duplicate_among_many_names_takes_no_time():
 # --- S1's fields: bounds, types
 
 BOUNDS = [
-    ("temperature", 0.0, 2.0, -0.001, 2.001),
+    ("temperature", 0.0, 2.0, nextafter(0, -1), nextafter(2, 3)),
     ("max_tokens", 1, 4096, 0, 4097),
-    ("top_p", 0.0, 1.0, -0.001, 1.001),
+    ("top_p", 0.0, 1.0, nextafter(0, -1), nextafter(1, 2)),
     ("top_k", 1, 100, 0, 101),
-    ("repetition_penalty", 0.1, 2.0, 0.0999, 2.001),
+    ("repetition_penalty", 0.1, 2.0, nextafter(0.1, 0), nextafter(2, 3)),
     ("max_time", 1, 120, 0, 121),
 ]
 FIELDS = [row[0] for row in BOUNDS]
@@ -809,10 +810,10 @@ def test_faulty_tools_are_named_one_by_one(field):
 @pytest.mark.parametrize(
     "field, low, high, below, above",
     [
-        ("temperature", 0, 2, -0.01, 2.01),
-        ("top_p", 0, 1, -0.01, 1.01),
-        ("presence_penalty", -2, 2, -2.01, 2.01),
-        ("frequency_penalty", -2, 2, -2.01, 2.01),
+        ("temperature", 0, 2, nextafter(0, -1), nextafter(2, 3)),
+        ("top_p", 0, 1, nextafter(0, -1), nextafter(1, 2)),
+        ("presence_penalty", -2, 2, nextafter(-2, -3), nextafter(2, 3)),
+        ("frequency_penalty", -2, 2, nextafter(-2, -3), nextafter(2, 3)),
         ("top_logprobs", 0, 20, -1, 21),
         ("max_time", 1, 120, 0, 121),
     ],
@@ -852,7 +853,7 @@ def test_v1_accepts_what_openai_python_sends_for_its_own_defaults():
 
 @pytest.mark.parametrize("dialect", ["openai", "s1"])
 @pytest.mark.parametrize(
-    "stop, sent", [("\n", ["\n"]), (["\n"], ["\n"]), (["a", "b"], ["a", "b"]), (list("abcde"), list("abcde"))]
+    "stop, sent", [("END", ["END"]), (["\n"], ["\n"]), (["a", "b"], ["a", "b"]), (list("abcde"), list("abcde"))]
 )
 def test_stop_becomes_a_list(dialect, stop, sent):
     assert job_of(dialect, stop=stop).options == {"stop": sent}

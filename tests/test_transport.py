@@ -2,7 +2,6 @@
 
 import json
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from email.utils import formatdate
@@ -12,6 +11,7 @@ import pytest
 import requests
 import responses
 import urllib3
+from gateways import side_by_side
 from upstream import TEXT, fault, say
 
 from chatapi import create_app
@@ -191,12 +191,6 @@ def outcome(hub, model, stream=False, seconds=5.0):
         return asked(hub, model, stream, seconds)
     except ChatError as error:
         return error
-
-
-def side_by_side(function, cases):
-    """function(*case) of every case, all at once."""
-    with ThreadPoolExecutor(max(1, len(cases))) as pool:
-        return dict(zip(cases, pool.map(lambda case: function(*case), cases), strict=True))
 
 
 def own(upstream, model):

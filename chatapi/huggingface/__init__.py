@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Generator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from ..catalogue import ModelCard
@@ -17,7 +18,7 @@ from ..errors import UpstreamError, UpstreamRejected, UpstreamUnavailable
 from .listing import Listing
 from .sse import Events, EventTooLarge
 from .tasks import EventReader, Task, estimated, task_for
-from .transport import Answer, Exchange, Transport, attempts, silence
+from .transport import Answer, Exchange, Request, Transport, attempts, silence
 from .verdicts import Refusal, error_in, verdict
 
 __all__ = ["HuggingFace", "Transport"]
@@ -47,7 +48,7 @@ class HuggingFace:
         """
         task = task_for(card)
         self._check(card, job)
-        request = task.request(self._base, card, job, stream=False)
+        request = _awaiting(card, until, task.request(self._base, card, job, stream=False))
 
         def once() -> Waiting[Reply]:
             answer = yield from self._transport.fetch(request, call, until)
@@ -86,7 +87,8 @@ class HuggingFace:
 
     def _open(self, task: Task, card: ModelCard, job: ChatJob, call: Call, until: float) -> "Waiting[Reply | _Stream]":
         """A stream whose first event has come, or the whole answer of an upstream that does not stream."""
-        exchange = self._transport.start(task.request(self._base, card, job, stream=True), call)
+        request = _awaiting(card, until, task.request(self._base, card, job, stream=True))
+        exchange = self._transport.start(request, call)
         try:
             head = yield from exchange.head(until)
             if head.status != 200 or "text/event-stream" not in head.headers.get("Content-Type", ""):
@@ -192,6 +194,12 @@ class _Stream:
         # The end of the body is in the same packet as [DONE] as a rule: reading it lets the connection be used again.
         self._ended = True
         self._exchange.settle()
+
+
+def _awaiting(card: ModelCard, until: float, request: Request) -> Request:
+    # Asks the proxy of a sleeping Inference Endpoint to hold the request while it wakes, instead of a 503 (HF§5.2).
+    seconds = int(until - time.monotonic())
+    return replace(request, headers={"X-Scale-Up-Timeout": str(seconds)}) if card.url and seconds > 0 else request
 
 
 def _in_mid_stream(error: UpstreamError) -> UpstreamError:

@@ -89,6 +89,7 @@ class Transport:
         if call.request_id:
             prepared.headers["X-Request-Id"] = call.request_id
         prepared.hooks = {}
+        call.attempts += 1
         exchange = Exchange(self._adapter, prepared, self._route(request.url), call, self._settling)
         self._end_unsettled()
         _thread.start_new_thread(exchange.run, ())
@@ -314,8 +315,8 @@ def attempts(call: Call, until: float, once: Callable[[], Waiting[T]]) -> Waitin
             wait = _wait_before_next(number, error)
             if wait is None or time.monotonic() + wait >= until:
                 raise
-            comment = error.code.replace("_", " ")
-        yield from call.pause(wait, f"{comment}, next attempt in {wait:.0f} s")
+            comment = f"{error.code.replace('_', ' ')}, about {max(1, round(wait))} s"
+        yield from call.pause(wait, comment)
     raise AssertionError("unreachable")
 
 

@@ -14,6 +14,7 @@ from ..access import Caller, is_local
 from ..chat import Call, Json
 from ..errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
 from ..schemas import parse_json
+from ..telemetry import Record
 from ..wiring import Parts
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}", re.ASCII)
@@ -33,6 +34,7 @@ def begin() -> None:
     g.started_at = time.perf_counter()
     given = request.headers.get("X-Request-Id", "")
     g.request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+    g.record = Record(g.request_id, request.path[:128])
 
 
 def parts() -> Parts:
@@ -43,7 +45,9 @@ def parts() -> Parts:
 def admit() -> Caller:
     """Who calls. Raises AccessError."""
     local = is_local(request.remote_addr, request.environ.get("HTTP_HOST", ""), cast(Any, request.headers))
-    return parts().access.admit(request.headers.get("Authorization"), local)
+    caller = parts().access.admit(request.headers.get("Authorization"), local)
+    g.record.key_id = caller.key_id
+    return caller
 
 
 def read_json() -> Json:

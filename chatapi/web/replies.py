@@ -1,5 +1,6 @@
 """After a view: replies, streams and errors in the dialect of the route, with the headers every answer has."""
 
+import _thread
 import json
 import logging
 import math
@@ -12,8 +13,9 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from .. import errors
-from ..chat import Call, ChatJob, Chunk, Json, Reply, finish
+from ..chat import Call, ChatJob, Chunk, Json, Reply, Usage, finish
 from ..errors import ChatError, ClientLeft, InternalError
+from ..telemetry import Record
 from . import gate
 
 log = logging.getLogger(__name__)
@@ -118,16 +120,27 @@ def answer(job: ChatJob) -> Response:
     """What `job` is answered with: one body, or a stream of events. Raises ChatError."""
     engine = gate.parts().engine
     call = engine.call_for(job, g.request_id)
+    g.record.model, g.record.stream = job.model, job.stream
     if job.stream:
         return _streamed(job, call, engine.stream(job, call))
-    with gate.watched(call):
-        reply = finish(engine.reply(job, call))
+    try:
+        with gate.watched(call):
+            reply = finish(engine.reply(job, call))
+    finally:
+        g.record.attempts = call.attempts
     g.upstream_s = time.monotonic() - call.started_at
+    g.record.served = reply.model
+    _count(g.record, reply.usage)
     response = json_response(dialect().whole(reply))
     response.headers["X-Usage-Source"] = reply.usage.source
     _name_differences(response, job, reply.model, reply.ignored)
     response.call_on_close(gate.cork())
     return response
+
+
+def _count(record: Record, usage: Usage) -> None:
+    record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
+    record.usage_source = usage.source
 
 
 def json_response(body: Any, status: int = 200) -> Response:
@@ -140,9 +153,10 @@ def _streamed(job: ChatJob, call: Call, items: Generator[Chunk | str]) -> Respon
     try:
         first = stream.open()
     except BaseException:
-        stream.close()
+        stream.abandon()
         raise
     g.upstream_s = time.monotonic() - call.started_at
+    g.deferred = True  # the stream writes the record when it ends
     response = Response(stream, mimetype="text/event-stream", direct_passthrough=True)
     response.call_on_close(stream.close)
     response.headers["Cache-Control"] = "no-cache, no-store"
@@ -174,7 +188,7 @@ class EventStream:
         self._call = call
         self._items = items
         self._unwatch = unwatch
-        self._request_id = g.request_id
+        self._record: Record = g.record
         self._head = f'{{"id":"{_completion_id()}","object":"chat.completion.chunk","created":{int(time.time())},'
         self._ready: Chunk | str | None = None
         self._done = False
@@ -211,26 +225,48 @@ class EventStream:
                 return self._event(item)
             return b"" if self._call.eager else f": {item}\n\n".encode()
         except StopIteration:
-            self._done = True
+            self._end("completed")
             return b"data: [DONE]\n\n"
-        except ClientLeft:
-            self._done = True
-            return b""
         except ChatError as error:
-            self._done = True
             return self._error(error)
         except Exception:
-            log.exception("request %s: a stream failed", self._request_id)
-            self._done = True
+            log.exception("request %s: a stream failed", self._record.request_id)
             return self._error(InternalError("An internal error occurred; the answer is not complete."))
 
-    def close(self) -> None:
-        """End the work for this stream, and the upstream's connection with it."""
+    def abandon(self) -> None:
+        """The status has not gone out: the failure becomes an ordinary answer, which keeps the record."""
         self._done = True
         self._unwatch()
         self._items.close()
+        self._record.attempts = self._call.attempts
+
+    def close(self) -> None:
+        """End the work for this stream, and the upstream's connection with it."""
+        self._unwatch()
+        if not self._done and self._call.drain_s:
+            self._call.leave()
+            _thread.start_new_thread(self._drain, ())
+            return
+        self._items.close()
+        self._end("client_left")
+
+    def _drain(self) -> None:
+        """Read on for the books, where the model's card says so; nobody reads what is made of it."""
+        self._call.eager = False
+        while not self._done:
+            self._next_event()
+        self._items.close()
+
+    def _end(self, ending: str) -> None:
+        self._done = True
+        self._record.attempts = self._call.attempts
+        self._record.close(ending)
 
     def _event(self, item: Chunk) -> bytes:
+        self._record.first_token()
+        self._record.served = item.model
+        if item.usage:
+            _count(self._record, item.usage)
         if item.usage and not self._job.include_usage:
             return b""
         body: Json = {"model": item.model}
@@ -242,7 +278,11 @@ class EventStream:
         return b"data: " + self._head.encode() + to_json(body)[1:] + b"\n\n"
 
     def _error(self, error: ChatError) -> bytes:
-        return b"data: " + to_json(self._dialect.error(error, self._request_id)) + b"\n\n"
+        self._record.fail(error)
+        self._end("failed")
+        if isinstance(error, ClientLeft):
+            return b""
+        return b"data: " + to_json(self._dialect.error(error, self._record.request_id)) + b"\n\n"
 
 
 def _name_differences(response: Response, job: ChatJob, model: str, ignored: tuple[str, ...]) -> None:
@@ -271,6 +311,7 @@ def init_app(app: Flask) -> None:
 
 def error_response(error: ChatError) -> Response:
     """`error` in the route's dialect."""
+    g.record.fail(error)
     if isinstance(error, ClientLeft):
         return Response(status=499)  # nginx's word for it; nobody reads this
     kind = dialect()
@@ -325,6 +366,9 @@ EXPOSED = "X-Request-Id, X-Requested-Model, X-Usage-Source, X-Ignored-Fields, Re
 
 def complete(response: Response) -> Response:
     """The headers that every answer has."""
+    g.record.status = response.status_code
+    if request.method == "POST" and not g.get("deferred"):
+        g.record.close("completed")
     response.headers["X-Request-Id"] = g.request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
     _allow_origin(response)
