@@ -3,8 +3,8 @@
     check(COMPLETION, response.json())
     check_stream(chunks, include_usage=True)
 
-An object may hold further keys where OpenAI's own clients allow for them (messages, deltas, usage, models: providers add
-reasoning, prices and the like); where a stray key would mean that something of ours leaked, it may not.
+An object may hold further keys where OpenAI's own clients allow for them (messages, deltas, usage, models: providers
+add reasoning, prices and the like); where a stray key would mean that something of ours leaked, it may not.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from flask import Flask
 
 from ..wiring import Parts
-from . import completions, gate, legacy, openai, ops, replies
+from . import completions, gate, legacy, openai, ops, pages, replies
 
 
 def create(parts: Parts) -> Flask:
@@ -12,6 +12,6 @@ def create(parts: Parts) -> Flask:
     app.extensions["chatapi"] = parts
     gate.init_app(app)
     replies.init_app(app)
-    for module in (completions, legacy, openai, ops):
+    for module in (completions, legacy, openai, ops, pages):
         app.register_blueprint(module.blueprint)
     return app

@@ -1,7 +1,8 @@
-"""For operators: is it alive."""
+"""For operators: is it alive, is it ready."""
 
 from flask import Blueprint, Response
 
+from . import gate
 from .replies import json_response
 
 blueprint = Blueprint("ops", __name__)
@@ -11,3 +12,11 @@ blueprint = Blueprint("ops", __name__)
 def healthz() -> Response:
     """Alive: the process answers."""
     return json_response({"status": "ok"})
+
+
+@blueprint.get("/readyz")
+def readyz() -> Response:
+    """Ready: it takes calls. `circuit` names the models whose circuit is open; their fallbacks answer meanwhile."""
+    opened = gate.parts().engine.circuit.opened()
+    circuit = {"open": {name: {"failed_s_ago": round(ago, 1)} for name, ago in opened.items()}}
+    return json_response({"status": "ok", "circuit": circuit})
