@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatapi.chat import BEAT, Call, ChatJob, Reply, Usage, estimate_tokens, finish, has_image, text_of
-from chatapi.errors import ClientLeft
+from chatapi.errors import ClientLeft, UpstreamTimeout
 
 IMAGE = {"type": "image_url", "image_url": {"url": "https://x.test/a.png"}}
 
@@ -153,7 +153,6 @@ def test_a_call_ends_when_its_seconds_are_over():
     began = time.monotonic()
     call = Call(30)
     assert began + 30 <= call.ends_at <= time.monotonic() + 30
-    assert call.left is False
 
 
 def test_what_a_sender_put_is_received_in_order():
@@ -230,7 +229,6 @@ def test_a_caller_who_leaves_ends_the_wait():
     with pytest.raises(ClientLeft):
         call.receive(object(), soon(5))
     assert time.monotonic() - began < 1
-    assert call.left is True
 
 
 def test_who_has_left_gets_nothing_more():
@@ -250,6 +248,42 @@ def test_who_has_left_stays_away():
         with pytest.raises(ClientLeft):
             call.receive(object(), soon(1))
     assert time.monotonic() - began < 0.9
+
+
+def test_a_call_that_is_stopped_ends_every_wait_with_that_error():
+    call, error = Call(5), UpstreamTimeout("The gateway stops.")
+    threading.Timer(0.05, call.stop, [error]).start()
+    for _ in range(3):
+        with pytest.raises(UpstreamTimeout) as caught:
+            call.receive(object(), soon(5))
+        assert caught.value is error
+
+
+def test_no_wait_is_longer_than_the_call():
+    call, began = Call(0.05), time.monotonic()
+    assert call.receive(object(), soon(5)) is None
+    assert list(call.pause(5, "x")) == []
+    assert time.monotonic() - began < 1
+
+
+def test_an_eager_call_takes_what_is_there_and_does_not_wait():
+    call, sender, began = Call(5), object(), time.monotonic()
+    call.eager = True
+    assert call.receive(sender, soon(5)) is BEAT
+    call.inbox.put((sender, b"a"))
+    assert call.receive(sender, soon(5)) == b"a"
+    assert call.receive(sender, soon(5)) is BEAT
+    assert time.monotonic() - began < 1
+
+
+def test_an_answer_may_be_read_on_for_a_while_after_its_caller_has_left():
+    call, sender, began = Call(5), object(), time.monotonic()
+    call.drain_s = 0.1
+    call.leave()
+    call.inbox.put((sender, b"a"))
+    assert call.receive(sender, soon(5)) == b"a"
+    assert call.receive(sender, soon(5)) is None
+    assert 0.08 <= time.monotonic() - began < 1
 
 
 def test_a_pause_waits_with_a_comment_at_each_beat():

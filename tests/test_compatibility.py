@@ -133,8 +133,8 @@ def outcome(client, upstream, kind, fields):
 
 def refusal(text, name):
     error = json.loads(text)["error"]
-    assert error["param"].split(".")[0] == name, error
-    assert name in error["message"]
+    assert error["code"] == "invalid_request", error
+    assert name in error["message"].partition(":")[0].replace(".", ", ").split(", "), error
     return REFUSED
 
 
@@ -199,14 +199,14 @@ def column(client, upstream, kind):
 
 
 @pytest.fixture(scope="module")
-def columns(upstream_server, catalogue):
+def columns(upstream_server, wide_catalogue):
     """Kind of upstream → row → what happened."""
     upstream_server.reset()
     upstream_server.behave("classic/any", "test/classic-list")
-    client = app_over(upstream_server, catalogue)
+    client = app_over(upstream_server, wide_catalogue)
     found = {kind.title: column(client, upstream_server, kind) for kind in KINDS}
     if engine_is_here():
-        found[EMBEDDED.title] = embedded_column(upstream_server, catalogue)
+        found[EMBEDDED.title] = embedded_column(upstream_server, wide_catalogue)
     return found
 
 

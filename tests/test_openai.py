@@ -691,8 +691,8 @@ def router():
 
 
 @pytest.fixture(scope="module")
-def routed(router, catalogue):
-    with behind(router, catalogue) as gateway:
+def routed(router, wide_catalogue):
+    with behind(router, wide_catalogue) as gateway:
         listed(gateway)
         yield gateway
 
@@ -765,8 +765,8 @@ def test_a_fallback_answers_for_a_prompt_that_is_too_long(routed):
     assert whole(routed, "acme/poor", long, fallbacks=["acme/rich"])["model"] == "acme/rich"
 
 
-def test_a_list_that_hangs_fails_or_is_not_there_delays_nobody(catalogue):
-    with Router() as router, behind(router, catalogue) as gateway:
+def test_a_list_that_hangs_fails_or_is_not_there_delays_nobody(wide_catalogue):
+    with Router() as router, behind(router, wide_catalogue) as gateway:
         for _ in range(2):
             began = time.monotonic()
             assert "microsoft/DialoGPT-medium" in listed(gateway)
@@ -777,16 +777,16 @@ def test_a_list_that_hangs_fails_or_is_not_there_delays_nobody(catalogue):
         assert "acme/rich" not in listed(gateway)
 
 
-def test_without_a_network_the_list_is_the_catalogue(catalogue):
+def test_without_a_network_the_list_is_the_catalogue(wide_catalogue):
     dead = Upstream()
     dead.stop()
-    with behind(dead, catalogue) as gateway:
+    with behind(dead, wide_catalogue) as gateway:
         assert "microsoft/DialoGPT-medium" in listed(gateway)
         assert check(MODEL, gateway.request("GET", "/v1/models/google/flan-t5-base").json())
 
 
-def test_the_list_is_fetched_once_and_outlives_the_router(catalogue):
-    with Router() as router, behind(router, catalogue) as gateway:
+def test_the_list_is_fetched_once_and_outlives_the_router(wide_catalogue):
+    with Router() as router, behind(router, wide_catalogue) as gateway:
         router.listed = ROWS
         before = listed(gateway)
         for _ in range(20):
@@ -818,12 +818,14 @@ def test_a_refresh_that_fails_leaves_the_last_good_list(answer):
         {**row("acme/odd"), "providers": "none"},
     ],
 )
-def test_odd_rows_of_the_router_do_not_spoil_the_list(catalogue, odd):
+def test_odd_rows_of_the_router_do_not_spoil_the_list(wide_catalogue, odd):
     with Router() as router:
         router.listed = [*ROWS, odd]
         router.behave(odd["id"], "test/ok")
         app = create_app(
-            Settings(huggingface_api_key="hf_x", huggingface_base_url=router.url, catalogue=catalogue, max_time_s=5)
+            Settings(
+                huggingface_api_key="hf_x", huggingface_base_url=router.url, catalogue=wide_catalogue, max_time_s=5
+            )
         )
         client = app.test_client()
         check(MODEL_LIST, client.get("/v1/models").get_json())
@@ -890,9 +892,9 @@ def test_auto_trusts_this_machine_only(gateway, headers, status):
     assert ask(gateway, headers=headers).status_code == status
 
 
-def test_off_asks_nobody(upstream, catalogue):
+def test_off_asks_nobody(upstream, wide_catalogue):
     app = create_app(
-        Settings(huggingface_api_key="x", huggingface_base_url=upstream.url, catalogue=catalogue, auth="off")
+        Settings(huggingface_api_key="x", huggingface_base_url=upstream.url, catalogue=wide_catalogue, auth="off")
     )
     body = {"model": "test/ok", "messages": HELLO}
     answer = app.test_client().post(PATH, json=body, environ_base={"REMOTE_ADDR": "203.0.113.9"})

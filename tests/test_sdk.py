@@ -332,7 +332,11 @@ HOST = "https://api.amazoniaia.com.br"
 
 def shell(command, **env):
     ran = subprocess.run(
-        ["sh", "-c", command], capture_output=True, timeout=60, env={**clean_environment("/nowhere"), **env}
+        ["sh", "-c", command],
+        capture_output=True,
+        check=False,
+        timeout=60,
+        env={**clean_environment("/nowhere"), **env},
     )
     assert ran.returncode == 0, ran.stderr
     return ran.stdout.decode()

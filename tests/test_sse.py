@@ -130,10 +130,10 @@ def test_a_line_that_does_not_end_is_refused():
 
 @pytest.mark.parametrize("line", [b"data: " + b"x" * (1024 * 1024), b"data: x", b"data:"], ids=lambda line: line[:8])
 def test_an_event_that_does_not_end_is_refused(line):
-    """Many lines and never a blank one: they are kept too, and be it as empty strings in a list."""
+    """Many lines and never a blank one: each is kept, and costs memory even when there is nothing in it."""
     packet = (line + b"\n") * max(1, 1024 * 1024 // len(line))
     with pytest.raises(EventTooLarge):
-        read(*[packet] * (MAX_EVENT // (1024 * 1024) * 8))
+        read(*[packet] * (MAX_EVENT // len(packet) + 2))
 
 
 def test_many_events_may_be_more_than_one_may():
@@ -150,5 +150,5 @@ def test_finished_events_do_not_add_up_wherever_the_packets_are_cut():
 @pytest.mark.parametrize("packet", [b"x" * 1400, b"data: x\n" * 175], ids=["one line", "many lines"])
 def test_a_long_event_in_small_packets_is_not_quadratic(packet):
     began = time.perf_counter()
-    assert len(read(b"data: ", *[packet] * 2000, b"\n\n")) == 1
-    assert time.perf_counter() - began < 2
+    assert len(read(b"data: ", *[packet] * 1000, b"\n\n")) == 1
+    assert time.perf_counter() - began < 1
