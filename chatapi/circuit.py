@@ -10,6 +10,7 @@ import mmap
 import os
 import struct
 import tempfile
+import threading
 import time
 import weakref
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ class Board:
         self._lock, path = tempfile.mkstemp()
         os.unlink(path)
         weakref.finalize(self, os.close, self._lock)
+        self._among_threads = threading.Lock()  # a file lock is the process's: its threads all hold it
 
     @property
     def used(self) -> int:
@@ -41,11 +43,12 @@ class Board:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Nobody else writes meanwhile. Held for microseconds, never over an await."""
-        fcntl.lockf(self._lock, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.lockf(self._lock, fcntl.LOCK_UN)
+        with self._among_threads:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.lockf(self._lock, fcntl.LOCK_UN)
 
     def read(self) -> "dict[bytes, Slot]":
         """The slots in use, by digest."""

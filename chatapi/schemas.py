@@ -7,6 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from marshmallow import INCLUDE, Schema, ValidationError, validate, validates_schema
@@ -17,6 +18,7 @@ from .errors import BadRequest, InvalidJSON
 from .settings import is_model_id
 
 MAX_DEPTH = 128  # arrays and objects within each other; a tool's JSON Schema needs a dozen
+MAX_FAULTS = 100  # faulty messages, and faulty parts of each, that are looked for: a body may hold millions
 NAMED_FAULTS = 20  # how many faulty fields a message spells out; `details` always has all of them
 
 
@@ -218,8 +220,14 @@ class Messages(Strict):
         errors: dict[int, Any] = {}
         messages = []
         for i, item in enumerate(given):
+            if len(errors) == MAX_FAULTS:
+                errors[i] = ["this message and those after it were not checked"]
+                break
+            if not isinstance(item, dict):
+                errors[i] = ["must be an object"]
+                continue
             # What nearly every message looks like needs no schema: ten thousand of them pass in milliseconds.
-            if type(item) is dict and len(item) == 2 and type(item.get("content")) is str and self._plain(item):
+            if len(item) == 2 and type(item.get("content")) is str and self._plain(item):
                 messages.append(item)
                 continue
             try:
@@ -266,7 +274,7 @@ class MessageSchema(Schema):
                     "is required" if "content" not in original_data else "must not be null", "content"
                 )
         elif isinstance(content, list):
-            if errors := dict(_part_errors(content, self._parts)):
+            if errors := dict(islice(_part_errors(content, self._parts), MAX_FAULTS)):
                 raise ValidationError({"content": errors})
             data["content"] = [_normal_part(part) for part in content]
         elif not isinstance(content, str):
@@ -383,6 +391,12 @@ class OpenAISchema(OpenAIFields):
     max_time = Integer(1, 120, allow_none=True)
 
     @validates_schema(skip_on_field_errors=False)
+    def check_stream_options(self, data: Json, **kwargs: Any) -> None:
+        """`include_usage` is a JSON boolean."""
+        if not isinstance((data.get("stream_options") or {}).get("include_usage"), bool | None):
+            raise ValidationError({"stream_options": {"include_usage": ["must be true or false"]}})
+
+    @validates_schema(skip_on_field_errors=False)
     def check_penalty(self, data: Json, **kwargs: Any) -> None:
         """The bound of `repetition_penalty` is open: above zero."""
         penalty = data.get("repetition_penalty")
@@ -433,12 +447,12 @@ def completions_job(body: Json) -> ChatJob:
 
 def legacy_job(body: Json, default_model: str) -> ChatJob:
     """The legacy dialect's job, its older spellings and `parameters` folded in."""
-    flat, paths, errors = _flattened(body)
+    flat, paths, unused, errors = _flattened(body)
     data = _load(_legacy, flat, paths, errors=errors)
     messages = [{"role": "user", "content": data["message"]}]
     data.setdefault("model", default_model)
-    unknown = tuple(paths[name] for name in flat if name not in _legacy.fields)
-    return _job(_legacy, data, messages=messages, include_usage=True, ignored=unknown)
+    unknown = [paths[name] for name in flat if name not in _legacy.fields]
+    return _job(_legacy, data, messages=messages, include_usage=True, ignored=(*unknown, *unused))
 
 
 def openai_job(body: Json) -> ChatJob:
@@ -511,19 +525,24 @@ def _known_message_keys(messages: list[Json]) -> tuple[list[Json], list[str]]:
     return [{k: v for k, v in m.items() if k in known} for m in messages], dropped
 
 
-def _flattened(body: Json) -> tuple[Json, dict[str, str], Json]:
-    """The legacy body with one spelling for each field, canonical name → the path the caller wrote, and faults."""
+def _flattened(body: Json) -> tuple[Json, dict[str, str], list[str], Json]:
+    """The legacy body with one spelling for each field; canonical name → the path the caller wrote; the paths of
+    spellings that lost against another; faults."""
     parameters = body.get("parameters", {})
     errors: Json = {}
     if not isinstance(parameters, dict):
         parameters, errors = {}, {"parameters": ["must be an object"]}
     flat: Json = {}
     paths: dict[str, str] = {}
+    unused: list[str] = []
     given = [(name, name, value) for name, value in body.items() if name != "parameters"]
     given += [(f"parameters.{name}", name, value) for name, value in parameters.items()]
     for path, name, value in given:
         # The documented spelling wins over an older one, the top level over `parameters`.
         canonical = _LEGACY_SPELLINGS.get(name, name)
-        if canonical not in flat or (name == canonical and path == name):
+        wins = canonical not in flat or (name == canonical and path == name)
+        if canonical in flat:
+            unused.append(paths[canonical] if wins else path)
+        if wins:
             flat[canonical], paths[canonical] = value, path
-    return flat, paths, errors
+    return flat, paths, unused, errors

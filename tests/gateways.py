@@ -67,10 +67,10 @@ class Gateway:
 
 
 @contextmanager
-def serve(env: Mapping[str, str], *gunicorn_args: str, dotenv: str | None = None) -> Iterator[Gateway]:
+def serve(env: Mapping[str, str], *gunicorn_args: str) -> Iterator[Gateway]:
     """gunicorn with one worker and these settings, ready to answer; stopped at the end.
 
-    `gunicorn_args` come last, so they win. Its working directory is new and empty but for `dotenv`'s `.env`.
+    `gunicorn_args` come last, so they win. Its working directory is new and empty: no `.env`.
     """
     port = free_port()
     config = ["-c", str(CONFIG)] if CONFIG.exists() else ["-k", "gevent"]
@@ -78,8 +78,6 @@ def serve(env: Mapping[str, str], *gunicorn_args: str, dotenv: str | None = None
     with TemporaryDirectory(prefix="gateway-") as scratch:
         log = Path(scratch, "gunicorn.log")
         Path(scratch, "cwd").mkdir()
-        if dotenv is not None:
-            Path(scratch, "cwd", ".env").write_text(dotenv)
         with log.open("wb") as out:
             process = subprocess.Popen(
                 [*command, *gunicorn_args, "wsgi:app"],

@@ -132,7 +132,9 @@ def test_what_is_no_model_id(text):
 
 
 def test_s1s_six_models_are_text_tasks():
-    assert {model: card.task for model, card in Catalogue.load().cards.items()} == S1_MODELS
+    cards = Catalogue.load().cards
+    assert {model: cards[model].task for model in S1_MODELS} == S1_MODELS
+    assert list(cards)[:6] == list(S1_MODELS)
 
 
 @pytest.mark.parametrize("model", S1_MODELS)
@@ -168,6 +170,7 @@ def test_an_overlay_adds_entries_with_every_key(overlaid):
         images = false
         prefill = true
         context_tokens = 4096
+        drain_s = 30
     """)
     assert catalogue.find("org/own") == ModelCard(
         id="org/own",
@@ -178,14 +181,15 @@ def test_an_overlay_adds_entries_with_every_key(overlaid):
         images=False,
         prefill=True,
         context_tokens=4096,
+        drain_s=30,
     )
-    assert set(catalogue.cards) == {*S1_MODELS, "org/own"}
+    assert set(catalogue.cards) == {*Catalogue.load().cards, "org/own"}
 
 
 def test_an_overlay_replaces_entries_whole(overlaid):
     catalogue = overlaid('[models."google/flan-t5-base"]\ntask = "chat-completion"')
     assert catalogue.find("google/flan-t5-base") == ModelCard(id="google/flan-t5-base")
-    assert catalogue.cards.keys() == S1_MODELS.keys()
+    assert catalogue.cards.keys() == Catalogue.load().cards.keys()
 
 
 def test_an_empty_overlay_changes_nothing(overlaid):
@@ -267,6 +271,10 @@ ENTRY = '[models."org/name"]\ntask = "text-generation"\n'
         (ENTRY + "context_tokens = 1024.0", ["context_tokens"]),
         (ENTRY + 'context_tokens = "1024"', ["context_tokens"]),
         (ENTRY + "context_tokens = true", ["context_tokens"]),
+        (ENTRY + "drain_s = -1", ["drain_s"]),
+        (ENTRY + "drain_s = 601", ["drain_s"]),
+        (ENTRY + "drain_s = 1.5", ["drain_s"]),
+        (ENTRY + "drain_s = true", ["drain_s"]),
     ],
     ids=lambda value: value[-24:] if isinstance(value, str | bytes) else "",
 )

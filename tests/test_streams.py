@@ -501,23 +501,32 @@ def comments_and_chunks(body):
 
 
 @pytest.mark.parametrize("model", ["test/ok", "tgi/ok", "classic/any"])
-@pytest.mark.parametrize("route", ROUTES)
-def test_heartbeats(upstream, beating, route, model):
+def test_heartbeats(upstream, beating, model):
     name = "test/ok" if model == "tgi/ok" else model
     upstream.behave(name, pausing(0.7, 0.7))
-    with Caller(beating, route, model) as caller:
+    callers = [Caller(beating, route, model) for route in ROUTES]
+    for caller in callers:
         caller.read_until(b": ")
         assert b"200 OK" in caller.received
-        assert upstream.calls_for(name)[0].status is None, "the status went out before the upstream answered"
-        body = caller.body()
-    told = check_whole_stream(body, model, TEXT)
-    seen = comments_and_chunks(body)
-    first = seen.index(".")
-    assert 2 <= first <= 6
-    if model != "classic/any":
-        assert 2 <= seen[first:].count(":") <= 6
-        assert seen[first + 1 : first + 3] == "::", "in the silence after the first token"
-    assert all(comment.strip() for comment in told.comments)
+    assert [call.status for call in upstream.calls_for(name)] == [None, None], "before the upstream's own status"
+    for caller in callers:
+        with caller:
+            body = caller.body()
+        told = check_whole_stream(body, model, TEXT)
+        seen = comments_and_chunks(body)
+        first = seen.index(".")
+        assert 2 <= first <= 6
+        if model != "classic/any":
+            assert 2 <= seen[first:].count(":") <= 6
+            assert seen[first + 1 : first + 3] == "::", "in the silence after the first token"
+        assert all(comment.strip() for comment in told.comments)
+
+
+def test_an_alias_is_named_also_when_the_status_goes_out_early(upstream, beating):
+    upstream.behave("test/ok", pausing(0.5, 0))
+    answer = beating.post(NEW, asking(NEW, "old/retired", stream=True))
+    assert check_whole_stream(answer.content, "test/ok", TEXT).comments
+    assert answer.headers["X-Requested-Model"] == "old/retired"
 
 
 def test_no_heartbeat_while_tokens_flow(upstream, beating):

@@ -1,8 +1,9 @@
 """Sending: what goes out, connections, attempts, waits and limits in every phase of an exchange."""
 
 import json
+import socket
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from email.utils import formatdate
 from http.client import IncompleteRead
@@ -12,7 +13,7 @@ import requests
 import responses
 import urllib3
 from gateways import side_by_side
-from upstream import TEXT, fault, say
+from upstream import TEXT, fault, say, script
 
 from chatapi import create_app
 from chatapi.catalogue import ModelCard
@@ -438,6 +439,35 @@ def test_the_operators_limit_holds_too(settings, stream):
     body = {"model": "own/silent", "messages": MESSAGES, "max_time": 120, "stream": stream}
     assert client.post(ENDPOINT, json=body).json["error"]["code"] == "upstream_timeout"
     assert 0.3 < time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_max_time_holds_while_connecting(transport, stream):
+    """A listener whose queue is full answers no SYN: the connection hangs."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf, ExitStack() as stack:
+        for _ in range(3):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(deaf.getsockname())
+        hub = HuggingFace(transport, f"http://127.0.0.1:{deaf.getsockname()[1]}", 1)
+        began = time.monotonic()
+        assert outcome(hub, "test/ok", stream, seconds=0.5).code == "upstream_timeout"
+        assert 0.4 < time.monotonic() - began < 3
+
+
+SSE_TYPES = ["text/event-stream", "text/event-stream; charset=utf-8", "Text/Event-Stream"]
+
+
+@pytest.mark.parametrize("content_type", SSE_TYPES)
+def test_how_a_stream_is_known(upstream, hub, content_type):
+    def typed(x):
+        x.start_stream(content_type=content_type)
+        for item in script(x).whole():
+            x.event(item)
+        x.end()
+
+    upstream.behave("test/typed", typed)
+    assert asked(hub, "test/typed", stream=True) == TEXT
 
 
 def test_silence_within_a_stream_is_limited(upstream, hub):

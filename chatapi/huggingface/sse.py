@@ -19,7 +19,7 @@ class Events:
     def __init__(self) -> None:
         self._rest: list[bytes] = []  # pieces of a line whose end has not come
         self._data: list[bytes] = []  # lines of an event whose end has not come
-        self._size = 0  # bytes of both
+        self._size = 0  # bytes received since the last event ended
 
     def feed(self, received: bytes) -> Iterator[bytes]:
         """The data of each event that `received` completes. Comments and other fields are passed over."""
@@ -35,8 +35,9 @@ class Events:
                     # One space after the colon belongs to the syntax; older TGI leaves it out.
                     self._data.append(line[6:] if line[5:6] == b" " else line[5:])
                 elif not line and self._data:
+                    # What this packet still holds of later events is counted when those go on.
+                    self._size = len(self._rest[0])
                     yield self._take()
-            self._size = sum(map(len, self._data)) + len(self._rest[0])
         if self._size > MAX_EVENT:
             raise EventTooLarge(f"an event of more than {MAX_EVENT} bytes")
 

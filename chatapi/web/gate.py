@@ -34,7 +34,8 @@ def begin() -> None:
     g.started_at = time.perf_counter()
     given = request.headers.get("X-Request-Id", "")
     g.request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
-    g.record = Record(g.request_id, request.path[:128])
+    # The rule, not the path: a path that leads nowhere is the caller's text.
+    g.record = Record(g.request_id, request.url_rule.rule if request.url_rule else "-")
 
 
 def parts() -> Parts:
@@ -69,7 +70,13 @@ def _body(limit: int) -> bytes:
         _discard(source, min(length, DISCARD_FACTOR * limit))
         raise _too_large(limit)
     # Read by hand: werkzeug cuts a chunked body at its limit without an error.
-    body = source.read(limit + 1 if length is None else length)
+    try:
+        body = source.read(limit + 1 if length is None else length)
+    except Exception as error:
+        # gunicorn's classes for bad chunks are known by their module: importing it would tie us to that server.
+        if not isinstance(error, OSError) and type(error).__module__ != "gunicorn.http.errors":
+            raise
+        raise BadRequest("The body could not be read to its end.", details={"body": ["is broken"]}) from None
     if len(body) > limit:
         _discard(source, DISCARD_FACTOR * limit)
         raise _too_large(limit)

@@ -1,0 +1,118 @@
+"""What callers of the gateway hear, in any dialect and with its time, and what the gateway itself says of each call."""
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from test_api import LEGACY, NEW, V1, asking
+from test_streams import choices, take_apart
+
+DIALECTS = {"legacy": LEGACY, "s1": NEW, "v1": V1}
+
+
+class Heard(NamedTuple):
+    """One answer as it reached the caller."""
+
+    status: int
+    headers: dict
+    body: bytes
+    seconds: float
+
+    @property
+    def is_stream(self):
+        return self.headers["Content-Type"].startswith("text/event-stream")
+
+    @property
+    def told(self):
+        return take_apart(self.body)
+
+    @property
+    def error(self):
+        """The error, be it the whole answer or a stream's last event; None for an answer."""
+        return self.told.error if self.is_stream else json.loads(self.body).get("error")
+
+    @property
+    def code(self):
+        return self.error["code"] if self.error else None
+
+    @property
+    def text(self):
+        if self.is_stream:
+            return "".join(choice["delta"].get("content") or "" for choice in choices(self.told))
+        whole = json.loads(self.body)
+        return whole["choices"][0]["message"]["content"] if "choices" in whole else whole["data"]["response"]
+
+    @property
+    def models(self):
+        """The models named, in their order, each once in a row."""
+        if not self.is_stream:
+            whole = json.loads(self.body)
+            return [whole.get("model") or whole["data"]["model"]]
+        named = [chunk["model"] for chunk in self.told.chunks]
+        return [name for i, name in enumerate(named) if i == 0 or named[i - 1] != name]
+
+    @property
+    def usage(self):
+        if self.is_stream:
+            return self.told.chunks[-1]["usage"]
+        whole = json.loads(self.body)
+        return whole.get("usage") or whole["data"]["usage"]
+
+    @property
+    def tokens(self):
+        return self.usage["prompt_tokens"], self.usage["completion_tokens"]
+
+
+def hear(gateway, route, model, text="hi there", headers=None, **fields):
+    """Ask and read the answer to its end."""
+    if route == V1 and fields.get("stream"):
+        fields["stream_options"] = {"include_usage": True}
+    began = time.monotonic()
+    answer = gateway.post(route, asking(route, model, text, **fields), headers=headers)
+    return Heard(answer.status_code, answer.headers, answer.content, time.monotonic() - began)
+
+
+def check_one_answer(heard, text):
+    """A stream that is one complete answer: one id, one role, one finish, usage, [DONE]."""
+    told = heard.told
+    assert (told.error, told.done) == (None, True)
+    assert heard.text == text
+    assert len({chunk["id"] for chunk in told.chunks}) == 1
+    assert ["role" in choice["delta"] for choice in choices(told)].count(True) == 1
+    assert "role" in choices(told)[0]["delta"]
+    assert [choice["finish_reason"] for choice in choices(told)][-1] == "stop"
+    assert [choice["finish_reason"] for choice in choices(told) if choice["finish_reason"]] == ["stop"]
+
+
+def check_failed_stream(heard, code):
+    """A stream that says it failed: the error is its last event, nothing looks like an end."""
+    told = heard.told
+    assert told.error is not None, heard.body[-300:]
+    assert told.error["code"] == code
+    assert told.error["message"]
+    assert not told.done
+    assert not any(choice["finish_reason"] for choice in choices(told))
+
+
+def records(gateway):
+    """The gateway's line of each call, in the order they ended."""
+    return [json.loads(line) for line in gateway.log_text().splitlines() if line.startswith('{"time"')]
+
+
+def records_of(gateway, request_id):
+    return [record for record in records(gateway) if record["request_id"] == request_id]
+
+
+def wait_until(true, within_s=5.0):
+    """The first true value of `true()`; what it gave last when the time is over."""
+    until = time.monotonic() + within_s
+    while not (value := true()) and time.monotonic() < until:
+        time.sleep(0.01)
+    return value
+
+
+def all_at_once(function, cases, threads=60):
+    """function(case) of every case by case, side by side."""
+    with ThreadPoolExecutor(threads) as pool:
+        return dict(zip(cases, pool.map(function, cases), strict=True))
