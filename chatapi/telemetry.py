@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 
 from .errors import (
     AccessError,
@@ -92,8 +92,11 @@ class _Line(logging.Formatter):
             what = f"{call.served or call.model or '-'} {call.ending} {call.total_ms:.0f} ms"
             tokens = f", {call.prompt_tokens}+{call.completion_tokens} tokens" if call.completion_tokens else ""
             return f"{at} {call.route} {call.status} {what}{tokens}{f' ({call.code})' if call.code else ''}"
-        shown = {name: value for name, value in asdict(call).items() if value is not None and name[0] != "_"}
-        return json.dumps({"time": round(record.created, 3), **shown}, ensure_ascii=False)
+        shown = {name: value for name in _SHOWN if (value := getattr(call, name)) is not None}
+        return json.dumps({"time": round(record.created, 3), **shown})
+
+
+_SHOWN = [f.name for f in fields(Record) if not f.name.startswith("_")]
 
 
 def configure(level: str) -> None:

@@ -110,6 +110,11 @@ def post(client, body):
     return response.status_code, response.get_data(as_text=True)
 
 
+def last_post(upstream):
+    # The list of models may be fetched at any time.
+    return [call for call in upstream.calls if call.method == "POST"][-1]
+
+
 def outcome(client, upstream, kind, fields):
     """What becomes of the first of `fields`: a word, and for translations what was sent in its place."""
     name, value = next(iter(fields.items()))
@@ -120,14 +125,14 @@ def outcome(client, upstream, kind, fields):
     if status == 400:
         return refusal(text, name)
     assert status == 200, text
-    sent = upstream.calls[-1].body
+    sent = last_post(upstream).body
     parameters = sent.get("parameters") or {}
     if value in (sent.get(name), parameters.get(name)):
         return FORWARDED
     if name == "stop" and '"content":"Hello from up"' in text:
         return HONOURED
     post(client, {"model": kind.model, "messages": QUESTION, **rest})
-    changed = difference(upstream.calls[-1].body, sent)
+    changed = difference(last_post(upstream).body, sent)
     return f"{TRANSLATED}: {changed}" if changed else IGNORED
 
 
@@ -168,7 +173,7 @@ def takes_messages(client, upstream, kind, fields):
     if status == 400:
         return refusal(text, "messages")
     assert status == 200, text
-    sent, messages = upstream.calls[-1].body, fields["messages"]
+    sent, messages = last_post(upstream).body, fields["messages"]
     if sent.get("messages") == messages:
         return FORWARDED
     first = next(m["content"] for m in messages if m["role"] == "user")

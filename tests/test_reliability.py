@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import pytest
 from gateways import ROOT, serve
-from heard import DIALECTS, all_at_once, check_failed_stream, check_one_answer, hear, wait_until
+from heard import DIALECTS, all_at_once, check_failed_stream, check_one_answer, hear
 from test_verdicts import ATTEMPTED_AGAIN, CODES, ROWS
 from upstream import BEHAVIOURS, ERRORS, TEXT, Upstream
 
 PAGE = ROOT / "docs" / "reliability.md"
-MAX_TIME_S, IDLE_S, SLACK_S = 4.0, 0.5, 1.0
+MAX_TIME_S, IDLE_S, SLACK_S = 5.0, 0.5, 1.0
 BACKOFF_S = 2.0  # both waits between three attempts, at their longest
 LIMITS = {
     "CHATAPI_MAX_TIME": f"{MAX_TIME_S:g}",
@@ -29,8 +29,11 @@ LIMITS = {
 
 
 class Row(NamedTuple):
-    """What a fault comes to: codes (None: a good answer) of the whole answer and of the stream, and how often the
-    upstream is asked. `mid`: the stream fails after tokens have gone out."""
+    """What a fault comes to.
+
+    `whole` and `stream` are the codes of either answer, None for a good one; `attempts` is how often the upstream is
+    asked, `whole_attempts` too where a whole answer differs. `mid`: the stream fails after tokens have gone out.
+    """
 
     words: str
     whole: str | None
@@ -38,6 +41,10 @@ class Row(NamedTuple):
     attempts: int = 1
     mid: bool = False
     within_s: float = 0.0
+    whole_attempts: int | None = None
+
+    def asked(self, mode):
+        return self.whole_attempts if mode == "whole" and self.whole_attempts else self.attempts
 
 
 GONE, AWAY, LATE, LIMITED = "model_not_found", "upstream_unavailable", "upstream_timeout", "upstream_rate_limited"
@@ -50,7 +57,7 @@ def refusal(slug):
     if slug == "waking":
         code = AWAY  # only a server of one's own is woken
     if slug == "stream-unsupported":
-        return Row("400, streaming is not supported", code, code, 1)
+        return Row("400, streaming is not supported (nor is anything else)", code, code, 2, whole_attempts=1)
     again = fault.status in ATTEMPTED_AGAIN and slug not in PATIENCE
     return Row(f"{fault.status}, {said(fault)}", code, code, *((3, False, BACKOFF_S) if again else ()))
 
@@ -80,7 +87,7 @@ def before(words, code, attempts=1, within_s=0.0):
 
 def only_streams(words, code, attempts=1, within_s=0.0):
     """A stream that fails at its first event; asked for a whole answer the upstream gives one."""
-    return Row(words, None, code, attempts, within_s=within_s)
+    return Row(words, None, code, attempts, within_s=within_s, whole_attempts=1)
 
 
 def mid(words, code=AWAY, within_s=0.0):
@@ -108,8 +115,8 @@ OTHERS = {
     "overloaded": before("429 of an overloaded TGI, always", LIMITED, **AGAIN),
     "rate-bare": before("429 without a hint, always", LIMITED, **AGAIN),
     "rate-retry-after": before("429 with Retry-After: 1, always", LIMITED, **AGAIN),
-    "rate-retry-after-date": before("429 with Retry-After as a date, always", LIMITED, 2, MAX_TIME_S),
-    "rate-ratelimit": before("429 with RateLimit: t=1, always", LIMITED, 2, MAX_TIME_S),
+    "rate-retry-after-date": before("429 with Retry-After as a date, always", LIMITED, 3, 2 * 2.0),
+    "rate-ratelimit": before("429 with RateLimit: t=1, always", LIMITED, 3, 2 * 2.0),
     "loading": before("503, loading for another 20 s", ASLEEP),
     "waking": before("503 of a waking endpoint, asked through the router", AWAY, **AGAIN),
     "gone": before("410, retired", GONE),
@@ -147,7 +154,7 @@ OTHERS = {
     "no-done": healed("no [DONE] after the finish", 1),
     "slow-first": healed("1.5 s of silence, then the answer", 1),
     "keepalive-then-ok": healed("comments for 1 s, then the answer", 1),
-    "no-stream-support": Row("refuses to stream, answers whole", None, None, 2),
+    "no-stream-support": Row("refuses to stream, answers whole", None, None, 2, whole_attempts=1),
     "whole-for-stream": healed("asked for a stream, answers whole", 1),
     "loading-2": healed("503 twice, loading for 0.2 s", 3),
     "rate-ratelimit-once": healed("429 once, RateLimit: t=1", 2, 2.0),
@@ -199,7 +206,6 @@ class Outcome(NamedTuple):
 
     heard: object
     attempts: int
-    finished_s: float
 
 
 MODES = ("whole", "stream")
@@ -221,12 +227,7 @@ def outcome(gateway, upstream, fault, dialect, mode):
     model = model_for(fault, dialect, mode)
     upstream.behave(model, fault)
     heard = hear(gateway, DIALECTS[dialect], model, stream=mode == "stream")
-    calls = upstream.calls_for(model)
-    wait_until(lambda: all(call.finished or call.client_closed_at or fault in UNWATCHED for call in calls), 1.0)
-    return Outcome(heard, len(calls), heard.seconds)
-
-
-UNWATCHED = {name for name in TABLE if name.startswith(("reset", "close", "cut", "body-truncated"))}
+    return Outcome(heard, len(upstream.calls_for(model)))
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +243,7 @@ def expected_code(fault, mode):
 
 @pytest.mark.parametrize("fault, dialect, mode", CASES, ids=lambda part: part)
 def test_the_matrix(outcomes, fault, dialect, mode):
-    heard, row, code = outcomes[fault, dialect, mode].heard, TABLE[fault], expected_code(fault, mode)
+    (heard, attempts), row, code = outcomes[fault, dialect, mode], TABLE[fault], expected_code(fault, mode)
     if code is None:
         assert heard.status == 200, heard.body
         assert heard.text == TEXT
@@ -253,8 +254,8 @@ def test_the_matrix(outcomes, fault, dialect, mode):
         check_failed_stream(heard, code)
     else:
         check_refused(heard, code, dialect)
-    if not (row.whole is None and row.stream and mode == "whole"):
-        check_effort(outcomes[fault, dialect, mode], row)
+    assert attempts == row.asked(mode)
+    assert heard.seconds < (row.within_s or 0.5) + SLACK_S
 
 
 def check_refused(heard, code, dialect):
@@ -266,13 +267,6 @@ def check_refused(heard, code, dialect):
     assert heard.error["request_id"] == heard.headers["X-Request-Id"]
     if code == ASLEEP:
         assert int(heard.headers["Retry-After"]) == 20
-
-
-def check_effort(found, row):
-    """How often the upstream was asked, and how long the caller waited."""
-    assert found.attempts == row.attempts or (row.whole is None and row.stream is None and row.attempts == 2)
-    assert found.attempts <= 3
-    assert found.finished_s < (row.within_s or 0.5) + SLACK_S
 
 
 def test_a_whole_and_a_streamed_failure_have_the_same_status(outcomes):
@@ -325,7 +319,8 @@ INTRODUCTION = """# Reliability
 What a caller hears when Hugging Face, or a server that speaks like it, fails. Every cell below is what happened when
 `tests/test_reliability.py` last ran against real gunicorn, in all three dialects; the test holds this page to it.
 
-- A failure before the first token is a plain HTTP error. Two statuses stand for `/api/*` and `/v1`.
+- A failure before the first token is a plain HTTP error. Of two statuses the first is that of `/api/*`, the second
+  that of `/v1`.
 - A failure in mid-stream is the stream's last event, in the error shape of the dialect, and no `[DONE]` follows it.
   Where a fallback is left it takes over first, and the caller sees one complete answer.
 - *Attempts* is how often the upstream was asked, without a fallback and with patience of {max_time:g} s in all.
@@ -364,7 +359,8 @@ def status_of(found, fault, mode):
     heard = {dialect: found[fault, dialect, mode].heard for dialect in DIALECTS}
     if heard["v1"].code is None or heard["v1"].is_stream:
         return ""
-    return f"{heard['s1'].status} · {heard['v1'].status} "
+    statuses = dict.fromkeys((heard["s1"].status, heard["v1"].status))
+    return f"{' · '.join(map(str, statuses))} "
 
 
 def test_the_page_says_what_happens(outcomes):

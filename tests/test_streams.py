@@ -427,7 +427,7 @@ def test_what_comes_after_the_answer_is_not_waited_for(upstream, gateway):
             x.event(item)
         x.sleep(30)
 
-    for model, limit in (("test/with-done", 1.5), ("test/without-done", 5)):
+    for model, limit in (("test/with-done", 1.9), ("test/without-done", 8)):
         upstream.behave(model, lingering)
         began = time.monotonic()
         answer = gateway.post(NEW, asking(NEW, model, stream=True))
