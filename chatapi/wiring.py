@@ -40,6 +40,7 @@ def _embedded_card(settings: Settings) -> ModelCard | None:
         id=model_id(settings.embedded_model),
         url=settings.embedded_url,
         images=False,
+        tools=False if settings.embedded_model is None else None,  # SmolLM2's template has no place for them
         prefill=True,
         renames={"repetition_penalty": "repeat_penalty"},  # llama.cpp's word
     )

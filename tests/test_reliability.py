@@ -187,10 +187,37 @@ OTHERS = {
 }
 TABLE = {**{f"err-{slug}": refusal(slug) for slug in ERRORS}, **OTHERS}
 # Healthy answers of unusual looks: test_streams, test_openai and test_tasks hold them.
-HEALTHY = set("ok slow echo paced continue tool-calls reasoning close-delimited finish-only role-only".split())
-HEALTHY |= set("null-content finish-with-text usage-in-finish usage-every-chunk usage-nowhere stop-sequence".split())
-HEALTHY |= set("eos-token finish-length no-space crlf crlf-split comments event-fields several-data-lines".split())
-HEALTHY |= set("no-final-blank utf8-split u2028 packed bytewise".split())
+HEALTHY = {
+    "ok",
+    "slow",
+    "echo",
+    "paced",
+    "continue",
+    "tool-calls",
+    "reasoning",
+    "close-delimited",
+    "finish-only",
+    "role-only",
+}
+HEALTHY |= {
+    "null-content",
+    "finish-with-text",
+    "usage-in-finish",
+    "usage-every-chunk",
+    "usage-nowhere",
+    "stop-sequence",
+}
+HEALTHY |= {
+    "eos-token",
+    "finish-length",
+    "no-space",
+    "crlf",
+    "crlf-split",
+    "comments",
+    "event-fields",
+    "several-data-lines",
+}
+HEALTHY |= {"no-final-blank", "utf8-split", "u2028", "packed", "bytewise"}
 
 
 def test_the_table_names_every_fault():

@@ -66,7 +66,7 @@ class Listing:
         ):
             if _asks(job, field) and providers and all(p.get(ability) is False for p in providers):
                 raise BadRequest(
-                    f"{field}: no provider of '{card.id}' supports this. {self._able(ability)}",
+                    f"{field}: no provider of '{card.id}' supports this. {self.able(ability)}",
                     details={field: [f"not supported by {', '.join(p['provider'] for p in providers)}"]},
                 )
         windows = [p["context_length"] for p in providers if type(p.get("context_length")) is int]
@@ -74,11 +74,14 @@ class Listing:
         if windows and len(windows) == len(providers) and least > max(windows):
             raise ContextLengthExceeded(
                 f"The messages have more than {least} tokens; '{card.id}' reads {max(windows)}. Shorten them. "
-                f"{self._able('context_length', least)}",
+                f"{self.able('context_length', least)}",
                 details={"messages": ["too long for this model"]},
             )
 
-    def _able(self, ability: str, least: int = 1) -> str:
+    def able(self, ability: str, least: int = 1) -> str:
+        """Which listed models have `ability`, in words for an error."""
+        if not self._models:
+            return "Chat models of Hugging Face's router can; with HUGGINGFACE_API_KEY set, GET /v1/models lists them."
         ids = [m["id"] for m in self._models.values() if any((p.get(ability) or 0) >= least for p in _providers(m))]
         return f"Models that could serve it: {', '.join(ids[:NAMED])}." if ids else "No listed model could serve it."
 

@@ -397,7 +397,9 @@ _ADVISORY: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
     "seed": (),
     "reasoning_effort": (),
-    "parallel_tool_calls": (True, False),
+    "parallel_tool_calls": (),
+    "user": (),
+    "metadata": (),
 }
 
 
