@@ -24,7 +24,7 @@ class ModelCard:
     fallbacks: tuple[str, ...] = ()
     context: str = "first-user"
     images: bool | None = None
-    tools: bool | None = None
+    cannot: tuple[str, ...] = ()
     prefill: bool = False
     context_tokens: int | None = None
     drain_s: int = 0
@@ -127,7 +127,10 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "fallbacks": (lambda v: isinstance(v, list) and all(map(_is_id, v)), "a list of model ids"),
     "context": (lambda v: v in CONTEXTS, f"one of {', '.join(CONTEXTS)}"),
     "images": (lambda v: isinstance(v, bool), "true or false"),
-    "tools": (lambda v: isinstance(v, bool), "true or false"),
+    "cannot": (
+        lambda v: isinstance(v, list) and all(isinstance(name, str) for name in v),
+        "a list of request fields",
+    ),
     "prefill": (lambda v: isinstance(v, bool), "true or false"),
     "drain_s": (lambda v: type(v) is int and 0 <= v <= 600, "a whole number of seconds, at most 600"),
     "context_tokens": (lambda v: type(v) is int and v > 0, "a whole number above 0"),

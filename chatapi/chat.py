@@ -33,6 +33,7 @@ class ChatJob:
     extra: Mapping[str, Any] = field(default_factory=dict)
     stream: bool = False
     include_usage: bool = False
+    stream_options: Mapping[str, Any] = field(default_factory=dict)
     max_time_s: float | None = None
     fallbacks: tuple[str, ...] | None = None
     strict: bool = False

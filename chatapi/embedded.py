@@ -120,7 +120,9 @@ def serve(path: str) -> None:
     params.port = 0
     params.n_parallel = SLOTS
     params.n_ctx = SLOTS * CONTEXT_TOKENS
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = os.cpu_count() or 1
+    # One core is left to the gateway: llama.cpp's threads wait by spinning, and a thread that is held up holds up all
+    # (24 tokens took 0.3 s with a thread per core on an idle machine, but 5 to 15 s on a busy one; with one less 0.4).
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = max(1, (os.cpu_count() or 1) - 1)
     params.cache_ram_mib = 0  # finished prompts are not kept: several hundred MB for little
     params.endpoint_slots = False  # it would show one caller's prompt to another
     params.ui = False

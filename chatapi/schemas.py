@@ -5,6 +5,7 @@ All faults of a body are reported together, keyed by dotted path (`messages.1.co
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -44,7 +45,7 @@ def parse_json(raw: bytes) -> Json:
         raise InvalidJSON(f"The body is not JSON: {error}.") from None
     except ValueError:  # Python's own limit on the digits of an integer
         raise InvalidJSON("The body has a number with more than 4300 digits. Send an ordinary number.") from None
-    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(raw) > MAX_DEPTH:
         raise _too_deep()
     # JSON can spell half a character ("\ud800"); it cannot be encoded again, and no upstream would take it.
     if b"\\ud" in raw or b"\\uD" in raw:
@@ -84,11 +85,16 @@ def _too_deep() -> InvalidJSON:
     return InvalidJSON(f"The body is nested more than {MAX_DEPTH} levels deep. Flatten it.")
 
 
-def _depth(value: Any) -> int:
-    depth, level = 0, [value]
-    while level := [v for v in level if isinstance(v, dict | list)]:
-        depth += 1
-        level = [inner for v in level for inner in (v.values() if isinstance(v, dict) else v)]
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_OTHERS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def _depth(raw: bytes) -> int:
+    """How deep valid JSON is nested, up to one more than MAX_DEPTH: each round takes the innermost brackets away."""
+    brackets, depth = _STRINGS.sub(b"", raw).translate(_BRACKETS, _OTHERS), 0
+    while brackets and depth <= MAX_DEPTH:
+        brackets, depth = brackets.replace(b"[]", b""), depth + 1
     return depth
 
 
@@ -227,7 +233,7 @@ class Messages(Strict):
                 errors[i] = ["must be an object"]
                 continue
             # What nearly every message looks like needs no schema: ten thousand of them pass in milliseconds.
-            if len(item) == 2 and type(item.get("content")) is str and self._plain(item):
+            if len(item) == 2 and self._plain(item):
                 messages.append(item)
                 continue
             try:
@@ -239,8 +245,10 @@ class Messages(Strict):
         return messages
 
     def _plain(self, item: Json) -> bool:
-        role = item.get("role")
-        return type(role) is str and role in self._roles
+        role, content = item.get("role"), item.get("content")
+        if type(role) is not str or role not in self._roles:
+            return False
+        return type(content) is str or (type(content) is list and all(map(_is_plain_text, content)))
 
 
 class MessageSchema(Schema):
@@ -279,6 +287,10 @@ class MessageSchema(Schema):
             data["content"] = [_normal_part(part) for part in content]
         elif not isinstance(content, str):
             raise ValidationError("must be a string or an array of parts", "content")
+
+
+def _is_plain_text(part: Any) -> bool:
+    return type(part) is dict and len(part) == 2 and part.get("type") == "text" and type(part.get("text")) is str
 
 
 def _part_errors(content: list[Any], kinds: tuple[str, ...]) -> Iterator[tuple[int, Any]]:
@@ -475,6 +487,7 @@ def _job(schema: Schema, data: Json, *, messages: list[Json], **more: Any) -> Ch
         messages=messages,
         options=options,
         stream=bool(data.get("stream")),
+        stream_options=data.get("stream_options") or {},
         max_time_s=data.get("max_time"),
         fallbacks=data.get("fallbacks"),
         **more,

@@ -40,7 +40,8 @@ def _embedded_card(settings: Settings) -> ModelCard | None:
         id=model_id(settings.embedded_model),
         url=settings.embedded_url,
         images=False,
-        tools=False if settings.embedded_model is None else None,  # SmolLM2's template has no place for them
+        # llama.cpp counts the tokens of one choice only, and SmolLM2's template has no place for tools.
+        cannot=("n",) if settings.embedded_model else ("n", "tools", "tool_choice", "functions", "function_call"),
         prefill=True,
         renames={"repetition_penalty": "repeat_penalty"},  # llama.cpp's word
     )

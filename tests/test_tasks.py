@@ -941,7 +941,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5),
     max_leaves=6,
 )
-FUZZ = settings(max_examples=150, phases=[Phase.explicit, Phase.generate])  # a find is small as it is
+FUZZ = settings(max_examples=100, phases=[Phase.explicit, Phase.generate])  # a find is small as it is
 MESSAGES = st.dictionaries(st.sampled_from(["role", "content", "tool_calls", "refusal"]), VALUES, max_size=4)
 CHOICES = st.fixed_dictionaries(
     {}, optional={"index": VALUES, "message": MESSAGES, "delta": MESSAGES, "finish_reason": VALUES}

@@ -14,10 +14,10 @@ from typing import Any
 
 from ..catalogue import ModelCard
 from ..chat import BEAT, Call, ChatJob, Chunk, Json, Reply, Waiting
-from ..errors import BadRequest, UpstreamError, UpstreamRejected, UpstreamUnavailable
+from ..errors import UpstreamError, UpstreamRejected, UpstreamUnavailable
 from .listing import Listing
 from .sse import Events, EventTooLarge
-from .tasks import EventReader, Task, estimated, task_for
+from .tasks import EventReader, Task, estimated, refuse_impossible, task_for
 from .transport import Answer, Exchange, Request, Transport, attempts, silence
 from .verdicts import Refusal, error_in, verdict
 
@@ -84,12 +84,7 @@ class HuggingFace:
     def _check(self, card: ModelCard, job: ChatJob) -> None:
         if card.is_chat and card.url is None:
             self._listing.check(card, job)
-        asked = [name for name in ("tools", "functions") if job.options.get(name)]
-        if asked and (card.tools is False or not card.is_chat):
-            raise BadRequest(
-                f"{', '.join(asked)}: '{card.id}' cannot call tools. {self._listing.able('supports_tools')}",
-                details={name: ["this model cannot call tools"] for name in asked},
-            )
+        refuse_impossible(card, job, self._listing.able)
 
     def _open(self, task: Task, card: ModelCard, job: ChatJob, call: Call, until: float) -> "Waiting[Reply | _Stream]":
         """A stream whose first event has come, or the whole answer of an upstream that does not stream."""

@@ -4,7 +4,7 @@ import _thread
 import json
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..catalogue import ModelCard
@@ -91,14 +91,21 @@ class Listing:
             call = Call(FETCH_S)
             answer = finish(self._transport.fetch(Request(self._url), call, call.ends_at))
             listed = json.loads(answer.body)["data"] if answer.status == 200 else None
-            if isinstance(listed, list):
-                self._models = {m["id"]: m for m in listed if isinstance(m, dict) and isinstance(m.get("id"), str)}
+            if isinstance(listed, list) and (models := dict(_rows(listed))):
+                self._models = models
                 due_s = FRESH_S
         except (ChatError, ValueError, KeyError, TypeError, RecursionError) as error:
             log.info("the upstream's model list could not be read: %s", type(error).__name__)
         finally:
             self._due_at = time.monotonic() + due_s
             self._fetching = False
+
+
+def _rows(listed: list[Any]) -> Iterator[tuple[str, Json]]:
+    """The usable rows, each a model object by OpenAI's rules."""
+    for row in listed:
+        if isinstance(row, dict) and isinstance(model := row.get("id"), str) and model:
+            yield model, {"object": "model", "created": 0, "owned_by": model.partition("/")[0], **row}
 
 
 def _providers(entry: Json, pinned: str = "") -> list[Json]:

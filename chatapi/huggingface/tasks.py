@@ -5,7 +5,8 @@ reader of its stream, or None where the upstream cannot stream and its whole ans
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeGuard
 from urllib.parse import quote
 
@@ -78,15 +79,19 @@ class Chat:
     """OpenAI's dialect, as the router, TGI, vLLM and llama.cpp speak it."""
 
     def request(self, base: str, card: ModelCard, job: ChatJob, stream: bool) -> Request:
+        refuse_impossible(card, job)
         messages = job.messages
         if _unread_images(card, job):
             messages = [{**m, "content": text_of(m)} if has_image(m) else m for m in messages]
         # `model` goes first: a router can then read it from a small prefix of the body.
         payload: Json = {"model": card.id, "messages": messages}
-        payload |= {card.renames.get(name, name): value for name, value in job.options.items()}
+        payload |= {card.renames.get(k, k): v for k, v in job.options.items()}
         payload |= job.extra
         if stream:
-            payload |= {"stream": True, "stream_options": {"include_usage": True}}
+            payload |= {
+                "stream": True,
+                "stream_options": {**job.options.get("stream_options", {}), "include_usage": True},
+            }
         return Request(f"{card.url or base}/v1/chat/completions", payload)
 
     def reply(self, card: ModelCard, job: ChatJob, body: Any, headers: Mapping[str, str]) -> Reply:
@@ -238,10 +243,9 @@ def _unread_images(card: ModelCard, job: ChatJob) -> tuple[str, ...]:
 class Classic:
     """Hugging Face's classic task API: `{"inputs", "parameters"}`, whole answers only (HF§2)."""
 
-    can: frozenset[str] = frozenset()
-
     def request(self, base: str, card: ModelCard, job: ChatJob, stream: bool) -> Request:
-        _unheeded(card, job, self.can)
+        refuse_impossible(card, job)
+        _unheeded(card, job)
         parameters = sampling(job)
         if card.task == "text-generation":
             parameters["return_full_text"] = False  # text2text models refuse it, and never echo
@@ -253,8 +257,10 @@ class Classic:
         text = generated_text(body)
         if text is None:
             raise UpstreamUnavailable(f"The upstream of '{card.id}' sent an answer without generated text. Try again.")
-        if card.task == "text-generation":
-            text = text.removeprefix(prompt.text)  # an echo, where return_full_text was not honoured
+        if card.task == "text-generation" and (card.url is None or len(prompt.text.split()) > 2):
+            # An echo: not every backend honours return_full_text. TGI does, so that there a word or two at the
+            # beginning of an answer are the answer's own.
+            text = text.removeprefix(prompt.text)
         text, cut = _cut_at_stop(text, _stops(prompt, job))
         details = _details(body)
         reason = "stop" if cut else finish_reason(details.get("finish_reason")) or "stop"
@@ -262,7 +268,7 @@ class Classic:
             model=card.id,
             choices=[text_choice(text, reason)],
             usage=_generate_usage(details, headers, prompt.text, text),
-            ignored=_unheeded(card, job, self.can),
+            ignored=_unheeded(card, job),
         )
 
     def events(self, card: ModelCard, job: ChatJob) -> "EventReader | None":
@@ -272,21 +278,20 @@ class Classic:
 class Generate(Classic):
     """TGI's `/generate` and `/generate_stream`, on the entry's own `url` (HF§5)."""
 
-    can = frozenset({"seed", "frequency_penalty"})
-
     def request(self, base: str, card: ModelCard, job: ChatJob, stream: bool) -> Request:
-        _unheeded(card, job, self.can)
+        refuse_impossible(card, job)
+        _unheeded(card, job)
         prompt = _prompt(card, job)
         parameters = {**sampling(job), "return_full_text": False, "details": True}
         if stops := _stops(prompt, job)[:4]:
             parameters["stop"] = stops  # at most four; `_cut_at_stop` sees to the others
-        parameters |= {name: job.options[name] for name in self.can if name in job.options}
+        parameters |= {name: job.options[name] for name in GENERATE_CAN if name in job.options}
         path = "generate_stream" if stream else "generate"
         return Request(f"{card.url}/{path}", {"inputs": prompt.text, "parameters": parameters})
 
     def events(self, card: ModelCard, job: ChatJob) -> "GenerateEvents":
         prompt = _prompt(card, job)
-        return GenerateEvents(card, prompt, _stops(prompt, job), _unheeded(card, job, self.can))
+        return GenerateEvents(card, prompt, _stops(prompt, job), _unheeded(card, job))
 
 
 class GenerateEvents:
@@ -392,6 +397,7 @@ _CANNOT: dict[str, tuple[Any, ...]] = {
     "top_logprobs": (0,),
     "logit_bias": ({},),
 }
+GENERATE_CAN = ("seed", "frequency_penalty")  # what TGI's /generate takes and the classic API does not
 _ADVISORY: dict[str, tuple[Any, ...]] = {
     "presence_penalty": (0,),
     "frequency_penalty": (0,),
@@ -403,25 +409,45 @@ _ADVISORY: dict[str, tuple[Any, ...]] = {
 }
 
 
-def _unheeded(card: ModelCard, job: ChatJob, can: frozenset[str] = frozenset()) -> tuple[str, ...]:
-    """The request fields that a text model leaves out. Raises BadRequest where that would be no answer."""
+def _unheeded(card: ModelCard, job: ChatJob) -> tuple[str, ...]:
+    """The request fields that a text model leaves out. Raises BadRequest where there is nothing to ask it."""
     ignored = _unread_images(card, job)
     if not any(m["role"] == "user" and text_of(m).strip() for m in job.messages):
         raise BadRequest(
             f"messages: '{card.id}' is a {card.task} model and answers a user message; send one that has text.",
             details={"messages": ["at least one user message must have text"]},
         )
-    asked = {**_CANNOT, **_ADVISORY}
-    wrong = [k for k in asked if k in job.options and k not in can and not _is_one_of(job.options[k], asked[k])]
-    wrong += job.extra
-    refused = wrong if job.strict else [name for name in wrong if name in _CANNOT]
+    can = GENERATE_CAN if card.url else ()
+    return (*(name for name in _asked(_ADVISORY, job) if name not in can), *job.extra, *ignored)
+
+
+def refuse_impossible(card: ModelCard, job: ChatJob, able: Callable[[str], str] = lambda ability: "") -> None:
+    """Raises BadRequest where `card` cannot honour a field without which the answer would be another one.
+
+    `able` says in words which models have an ability.
+    """
+    if card.is_chat:
+        refused = _asked({name: _NOTHING[name] for name in card.cannot}, job)
+    else:
+        can = GENERATE_CAN if card.url else ()
+        advisory = [name for name in _asked(_ADVISORY, job) if name not in can]
+        refused = [*_asked(_CANNOT, job), *(advisory if job.strict else ()), *(job.extra if job.strict else ())]
     if refused:
+        who = able("supports_tools") if {"tools", "functions"} & set(refused) else ""
         raise BadRequest(
-            f"{', '.join(refused)}: '{card.id}' is a {card.task} model and cannot honour this. Remove it, or ask a "
-            "chat-completion model.",
-            details={name: [f"not possible with a {card.task} model"] for name in refused},
+            f"{', '.join(refused)}: '{card.id}' is a {card.task} model that cannot honour this. "
+            f"Remove it, or ask a model that can. {who}".rstrip(),
+            details={name: [f"not possible with this {card.task} model"] for name in refused},
         )
-    return (*wrong, *ignored)
+
+
+def _asked(fields: Mapping[str, tuple[Any, ...]], job: ChatJob) -> list[str]:
+    """Those of `fields` that the caller set to a value that asks for something."""
+    given = job.options
+    return [name for name, nothing in fields.items() if name in given and not _is_one_of(given[name], nothing)]
+
+
+_NOTHING: dict[str, tuple[Any, ...]] = defaultdict(tuple, {**_CANNOT, **_ADVISORY})
 
 
 def _is_one_of(value: Any, harmless: tuple[Any, ...]) -> bool:

@@ -119,6 +119,12 @@ _RULES: tuple[tuple[set[int], str, type[UpstreamError], str], ...] = (
         'The model has no chat template: give it task = "text-generation" in the catalogue.',
     ),
     (
+        {500},
+        r"failed to parse (?:tools|messages)|unsupported tool|missing tool|image input is not supported",
+        UpstreamRejected,
+        "Change what it names: this is llama.cpp's way to refuse a request.",
+    ),
+    (
         {404, 410},
         r"api-inference\.huggingface\.co is no longer",
         ModelNotFound,
