@@ -90,7 +90,7 @@ class Chat:
         if stream:
             payload |= {
                 "stream": True,
-                "stream_options": {**job.options.get("stream_options", {}), "include_usage": True},
+                "stream_options": {**job.stream_options, "include_usage": True},
             }
         return Request(f"{card.url or base}/v1/chat/completions", payload)
 
