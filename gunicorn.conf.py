@@ -2,12 +2,14 @@
 
 import os
 import signal
+import sys
 
 import gevent
 
 import chatapi.circuit
+from chatapi.catalogue import Catalogue
 from chatapi.embedded import model_id
-from chatapi.settings import Settings
+from chatapi.settings import ROUTER_URL, Settings, SettingsError
 
 # Loaded by the master, before a worker's gevent has patched anything: neither Flask nor requests may come in here.
 worker_class = "gevent"
@@ -17,10 +19,15 @@ timeout = 60  # a worker whose event loop has not moved for so long is replaced;
 graceful_timeout = 60  # how long a stop or reload waits for open calls; see post_worker_init
 keepalive = 75  # longer than nginx keeps its idle connections, so that it never finds one closed
 backlog = 2048
+control_socket_disable = True  # its default path in the home directory would be shared by every gateway of a user
 
 
 def on_starting(server):
-    """Before the first fork: the memory in which the workers share their circuits."""
+    """Before anything listens: are the settings usable? Then the memory in which the workers share their circuits."""
+    try:
+        Catalogue.load(Settings.from_env().catalogue)
+    except SettingsError as error:
+        sys.exit(f"chatapi: {error}")
     chatapi.circuit.shared = chatapi.circuit.Board()
 
 
@@ -42,8 +49,11 @@ def when_ready(server):
     """Say who answers, and how to try it."""
     settings = Settings.from_env()
     address = next((str(s) for s in server.LISTENERS), "http://127.0.0.1:8000").replace("0.0.0.0", "127.0.0.1")
+    # The documented models are no longer served by the router; this one is.
+    model = "openai/gpt-oss-120b" if settings.base_url == ROUTER_URL else settings.default_model
     if settings.embedded_url:
         who = f"{model_id(settings.embedded_model)}, on this machine (no HUGGINGFACE_API_KEY is set)"
+        model = settings.default_model
     else:
         who = f"the models of {settings.base_url}"
         if settings.wants_embedded:
@@ -53,7 +63,7 @@ def when_ready(server):
 chatapi answers at {address} from {who}. Try it:
 
   curl {address}/api/chat/completions -H 'Content-Type: application/json' \\
-    -d '{{"model": "microsoft/DialoGPT-medium", "messages": [{{"role": "user", "content": "What is Brazil?"}}]}}'
+    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "What is Brazil?"}}]}}'
 """,
         flush=True,
     )

@@ -17,6 +17,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+from .catalogue import Catalogue
 from .settings import Settings, SettingsError
 
 MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -39,6 +40,7 @@ def main(arguments: list[str]) -> None:
         serve(arguments[1])
     try:
         settings = Settings.from_env()
+        Catalogue.load(settings.catalogue)  # its mistakes are told before a model is loaded
         environment = settings.with_embedded(_start(settings)) if settings.wants_embedded else None
     except (SettingsError, EngineError) as error:
         sys.exit(f"chatapi: {error}")

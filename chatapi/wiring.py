@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from . import circuit, telemetry
 from .access import Access
 from .catalogue import Catalogue, ModelCard
-from .embedded import model_id
+from .embedded import CONTEXT_TOKENS, model_id
 from .engine import Budget, Engine
 from .huggingface import HuggingFace, Transport
 from .settings import VERSION, Settings
@@ -43,5 +43,6 @@ def _embedded_card(settings: Settings) -> ModelCard | None:
         # llama.cpp counts the tokens of one choice only, and SmolLM2's template has no place for tools.
         cannot=("n",) if settings.embedded_model else ("n", "tools", "tool_choice", "functions", "function_call"),
         prefill=True,
+        context_tokens=CONTEXT_TOKENS,
         renames={"repetition_penalty": "repeat_penalty"},  # llama.cpp's word
     )

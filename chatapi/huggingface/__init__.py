@@ -23,7 +23,7 @@ from .verdicts import Refusal, error_in, verdict
 
 __all__ = ["HuggingFace", "Transport"]
 
-AFTER_FINISH_S = 2.0  # how long usage and [DONE] may take once every choice has finished
+AFTER_FINISH_S = 1.0  # how long usage and [DONE] may take once every choice has finished
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class HuggingFace:
         exchange = self._transport.start(request, call)
         try:
             head = yield from exchange.head(until)
-            if head.status != 200 or "text/event-stream" not in head.headers.get("Content-Type", ""):
+            if head.status != 200 or "text/event-stream" not in head.headers.get("Content-Type", "").lower():
                 body = yield from exchange.rest(until)
                 return _reply(task, card, job, Answer(head.status, head.headers, body))
             stream = _Stream(card, exchange)
@@ -110,7 +110,7 @@ class HuggingFace:
             silence_s = AFTER_FINISH_S if events.complete else self._idle_timeout_s
             until = min(time.monotonic() + silence_s, call.ends_at)
             try:
-                event = yield from stream.next(until)
+                event = yield from stream.next(until, silence_s)
             except UpstreamError as error:
                 # A finished answer whose [DONE] never comes is whole; one that an error event follows is not.
                 if events.complete and not error.upstream_status:
@@ -145,8 +145,11 @@ class _Stream:
         if self._first is None:
             raise UpstreamUnavailable(f"The upstream of '{self._card.id}' sent an empty stream. Try again.")
 
-    def next(self, until: float) -> Waiting[Any]:
-        """The next event, or None at the end. Raises UpstreamError for an error event, UpstreamTimeout at `until`."""
+    def next(self, until: float, silence_s: float = 0.0) -> Waiting[Any]:
+        """The next event, or None at the end. Raises UpstreamError for an error event, UpstreamTimeout at `until`.
+
+        A comment is a sign of life (TGI sends one every 15 s): after it another `silence_s` may pass.
+        """
         if first := self._first:
             self._first = None
             return first
@@ -165,19 +168,22 @@ class _Stream:
                 yield "waiting for the model"
             elif received is None:
                 raise silence()
-            else:
-                self._take(received)
+            elif self._take(received) and silence_s:
+                until = time.monotonic() + silence_s
 
     def close(self) -> None:
         """Close the connection, if the stream has not ended by itself."""
         self._exchange.close()
 
-    def _take(self, received: bytes) -> None:
+    def _take(self, received: bytes) -> bool:
+        """Read what arrived; whether a comment was among it."""
+        comments = self._events.comments
         try:
             self._ready.extend(self._events.feed(received) if received else self._events.end())
         except EventTooLarge as error:
             raise UpstreamUnavailable(f"The upstream of '{self._card.id}' sent {error}.") from None
         self._ended = not received
+        return self._events.comments > comments
 
     def _parsed(self, data: bytes) -> Any:
         try:

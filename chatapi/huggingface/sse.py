@@ -19,6 +19,7 @@ class Events:
     def __init__(self) -> None:
         self._rest: list[bytes] = []  # pieces of a line whose end has not come
         self._data: list[bytes] = []  # lines of an event whose end has not come
+        self.comments = 0
         self._size = 0  # bytes received since the last event ended
 
     def feed(self, received: bytes) -> Iterator[bytes]:
@@ -34,6 +35,8 @@ class Events:
                 if line.startswith(b"data:"):
                     # One space after the colon belongs to the syntax; older TGI leaves it out.
                     self._data.append(line[6:] if line[5:6] == b" " else line[5:])
+                elif line.startswith(b":"):
+                    self.comments += 1
                 elif not line and self._data:
                     # What this packet still holds of later events is counted when those go on.
                     self._size = len(self._rest[0])

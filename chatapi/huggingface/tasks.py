@@ -303,8 +303,8 @@ class GenerateEvents:
         self._prompt = prompt
         self._stops = stops
         self._hold = max(map(len, stops), default=1) - 1
-        self._text = ""
-        self._sent = 0
+        self._held = ""  # what may be the beginning of a stop string
+        self._sent: list[str] = []
         self._cut = False
         self._reason: str | None = None
         self.usage: Usage | None = None
@@ -316,27 +316,23 @@ class GenerateEvents:
 
     def feed(self, event: Json) -> Chunk | None:
         token = event.get("token")
-        if (
-            isinstance(token, dict)
-            and not token.get("special")
-            and isinstance(token.get("text"), str)
-            and not self._cut
-        ):
-            self._text, self._cut = _cut_at_stop(self._text + token["text"], self._stops)
-            self._reason = "stop" if self._cut else None
+        token = token if isinstance(token, dict) and not token.get("special") else {}
+        if isinstance(token.get("text"), str) and not self._cut:
+            self._held, self._cut = _cut_at_stop(self._held + token["text"], self._stops)
         details = _details(event)
+        if self._cut:
+            self._reason = "stop"
+        elif details or event.get("generated_text") is not None:
+            self._reason = finish_reason(details.get("finish_reason")) or "stop"
+        upto = len(self._held) if self.complete else len(self._held) - self._hold
+        piece, self._held = (self._held[:upto], self._held[upto:]) if upto > 0 else ("", self._held)
+        role = {} if self._sent else {"role": "assistant"}
+        if piece:
+            self._sent.append(piece)
         if details or event.get("generated_text") is not None:
-            self.usage = _generate_usage(details, {}, self._prompt.text, self._text)
-            self._reason = "stop" if self._cut else finish_reason(details.get("finish_reason")) or "stop"
-        # What may be the beginning of a stop string waits until it is clear that it is none.
-        upto = len(self._text) if self.complete else len(self._text) - self._hold
-        piece = self._text[self._sent : upto] if upto > self._sent else ""
-        if not piece:
-            return None
-        first = self._sent == 0
-        self._sent = upto
-        delta = {"role": "assistant", "content": piece} if first else {"content": piece}
-        return self._chunk({"index": 0, "delta": delta, "logprobs": None, "finish_reason": None})
+            self.usage = _generate_usage(details, {}, self._prompt.text, "".join(self._sent))
+        choice = {"index": 0, "delta": {**role, "content": piece}, "logprobs": None, "finish_reason": None}
+        return self._chunk(choice) if piece else None
 
     def end(self) -> Chunk:
         """The finish chunk."""

@@ -227,7 +227,9 @@ class Exchange:
         self._begun = True
         try:
             self._put(Head(response.status_code, response.headers))
-            while (data := raw.read1(READ_SIZE)) and not self._closed:
+            while (data := raw.read1(READ_SIZE, decode_content=True)) and not self._closed:
+                if raw.connection is None:
+                    self._socket = None  # the body is read: the connection may be another exchange's by now
                 self._waiting_bytes += len(data)
                 self._put(data)
                 if self._waiting_bytes > HIGH_WATER:
@@ -278,25 +280,33 @@ def _translated(error: Exception, begun: bool) -> UpstreamError:
         at = inner or at.__cause__ or at.__context__
     rows = ((said, again) for kind, said, again in _CAUSES if any(isinstance(cause, kind) for cause in causes))
     said, transient = next(rows)
-    unavailable = UpstreamUnavailable(f"{said} Try again in a moment.")
+    unavailable = UpstreamUnavailable(said)
     unavailable.transient = transient and not begun
     return unavailable
 
 
 # The first row of which an error or one of its causes is an instance decides; True: worth another attempt.
 _CAUSES: tuple[tuple[type[BaseException], str, bool], ...] = (
-    (urllib3.exceptions.NameResolutionError, "The upstream's host name cannot be resolved.", False),
-    (urllib3.exceptions.ProxyError, "The proxy to the upstream failed.", False),
-    (urllib3.exceptions.SSLError, "The upstream's TLS certificate or handshake failed.", False),
-    (urllib3.exceptions.NewConnectionError, "The upstream refused the connection.", True),
     (
-        urllib3.exceptions.ConnectTimeoutError,
-        f"The upstream did not accept a connection within {CONNECT_TIMEOUT_S:g} s.",
+        urllib3.exceptions.NameResolutionError,
+        "The upstream's host name cannot be resolved. Check HUGGINGFACE_BASE_URL, or the url of its entry.",
         False,
     ),
-    (http.client.IncompleteRead, "The upstream's answer was cut.", False),
-    (ConnectionError, "The upstream closed the connection.", True),
-    (BaseException, "The upstream's answer could not be read.", False),
+    (urllib3.exceptions.ProxyError, "The proxy to the upstream failed. Check HTTPS_PROXY.", False),
+    (
+        urllib3.exceptions.SSLError,
+        "The upstream's TLS certificate or handshake failed. Check its url, or REQUESTS_CA_BUNDLE.",
+        False,
+    ),
+    (urllib3.exceptions.NewConnectionError, "The upstream refused the connection. Try again in a moment.", True),
+    (
+        urllib3.exceptions.ConnectTimeoutError,
+        f"The upstream did not accept a connection within {CONNECT_TIMEOUT_S:g} s. Try again in a moment.",
+        False,
+    ),
+    (http.client.IncompleteRead, "The upstream's answer was cut. Try again in a moment.", False),
+    (ConnectionError, "The upstream closed the connection. Try again in a moment.", True),
+    (BaseException, "The upstream's answer could not be read. Try again in a moment.", False),
 )
 
 

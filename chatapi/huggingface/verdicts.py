@@ -68,7 +68,7 @@ def words_of(body: Any, raw: bytes = b"") -> str:
 
 
 # The first row that fits decides: statuses, a pattern over "code: words", the error, what to do.
-_NOT_SERVED = "Check the model id, and that the model is served: see 'Models' in the README."
+_NOT_SERVED = "Check the model id; GET /v1/models lists the models that are served."
 _SENT = {400, 413, 422, 500, 502}  # statuses under which servers complain about what was sent
 _RULES: tuple[tuple[set[int], str, type[UpstreamError], str], ...] = (
     ({400, 422}, r"^[^:]*(?:model_not_supported|model_not_found)", ModelNotFound, _NOT_SERVED),

@@ -161,7 +161,9 @@ def _streamed(job: ChatJob, call: Call, items: Generator[Chunk | str]) -> Respon
     response.call_on_close(stream.close)
     response.headers["Cache-Control"] = "no-cache, no-store"
     response.headers["X-Accel-Buffering"] = "no"
-    _name_differences(response, job, first.model if first else job.model, first.ignored if first else ())
+    # Where a heartbeat sends the status before the first chunk, the catalogue knows who is being asked.
+    model = first.model if first else gate.parts().engine.catalogue.find(job.model).id
+    _name_differences(response, job, model, first.ignored if first else ())
     return response
 
 
