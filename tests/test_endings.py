@@ -2,8 +2,9 @@
 
 import os
 import signal
+import socket
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 
 import psutil
 import pytest
@@ -52,8 +53,7 @@ def the_record(gateway, model):
     """The one line of the one call to `model`."""
     found = wait_until(lambda: [r for r in records(gateway) if r.get("model") == model])
     assert found, f"no line for {model}"
-    time.sleep(0.05)
-    assert len([r for r in records(gateway) if r.get("model") == model]) == 1
+    assert len(found) == 1
     return found[0]
 
 
@@ -109,25 +109,58 @@ FINISHED_ALREADY = ("waiting-to-ask-again", "waiting-for-a-model-to-load")
 LEAVING = [(phase, dialect, how) for phase in PHASES for dialect in DIALECTS for how in ("fin", "rst")]
 
 
+@pytest.fixture(scope="module")
+def left(gateway, upstream_server):
+    """(phase, dialect, how) → when the caller left, and the upstream's calls."""
+    upstream_server.reset()
+
+    def leave(case):
+        phase, dialect, how = case
+        behaviour, stream, marker = PHASES[phase]
+        model = f"leave-{phase}/{dialect}-{how}"
+        upstream_server.behave(model, behaviour)
+        with Caller(gateway, DIALECTS[dialect], model, stream=stream) as caller:
+            upstream_server.wait_for(lambda: upstream_server.calls_for(model))
+            time.sleep(0.05)
+            if marker:
+                caller.read_until(marker)
+            left_at = time.monotonic()
+            caller.leave(reset=how == "rst")
+        calls = upstream_server.calls_for(model)
+        return left_at, calls
+
+    found = all_at_once(leave, LEAVING, 12)
+    time.sleep(PROMPTLY_S)
+    return found
+
+
 @pytest.mark.parametrize("phase, dialect, how", LEAVING)
-def test_the_caller_leaves(upstream, gateway, phase, dialect, how):
-    behaviour, stream, marker = PHASES[phase]
-    model = f"leave-{phase}/{dialect}-{how}"
-    upstream.behave(model, behaviour)
-    with Caller(gateway, DIALECTS[dialect], model, stream=stream) as caller:
-        upstream.wait_for(lambda: upstream.calls_for(model))
-        time.sleep(0.05)
-        if marker:
-            caller.read_until(marker)
-        left_at = time.monotonic()
-        caller.leave(reset=how == "rst")
-    if phase not in FINISHED_ALREADY:
-        check_closed_after(upstream, model, left_at)
-    record = the_record(gateway, model)
+def test_the_caller_leaves(gateway, left, phase, dialect, how):
+    left_at, calls = left[phase, dialect, how]
+    record = the_record(gateway, f"leave-{phase}/{dialect}-{how}")
     assert record["ending"] == "client_left"
-    assert time.monotonic() - left_at < PROMPTLY_S + 0.5
-    assert len(upstream.calls_for(model)) == 1, "and nobody is asked for them again"
-    assert record["attempts"] == 1
+    assert record["time"] - clock_at(left_at) < PROMPTLY_S
+    assert len(calls) == 1 == record["attempts"], "and nobody is asked for them again"
+    if phase not in FINISHED_ALREADY:
+        assert not calls[0].finished
+        assert calls[0].client_closed_at - left_at < PROMPTLY_S
+
+
+def clock_at(monotonic_at):
+    """That moment as a log line tells it."""
+    return time.time() - (time.monotonic() - monotonic_at)
+
+
+def test_how_soon_the_upstream_hears_of_it(left):
+    took = sorted(
+        calls[0].client_closed_at - left_at
+        for (phase, _, _), (left_at, calls) in left.items()
+        if phase not in FINISHED_ALREADY
+    )
+    print(
+        f"closed after p50 {took[len(took) // 2] * 1000:.0f} ms, at most {took[-1] * 1000:.0f} ms ({len(took)} calls)"
+    )
+    assert took[-1] < PROMPTLY_S
 
 
 def test_nothing_stays_of_those_who_left(upstream, gateway):
@@ -255,17 +288,24 @@ PRECISION = {  # behaviour, stream
 }
 
 
+@pytest.fixture(scope="module")
+def late(gateway, upstream_server):
+    """name → what is heard with max_time 1."""
+
+    def ask(name):
+        behaviour, stream = PRECISION[name]
+        upstream_server.behave(f"late/{len(name)}", behaviour)
+        return hear(gateway, NEW, f"late/{len(name)}", stream=stream, max_time=1)
+
+    upstream_server.reset()
+    return all_at_once(ask, tuple(PRECISION))
+
+
 @pytest.mark.parametrize("name", PRECISION)
-def test_the_deadline(upstream, gateway, name):
-    """max_time, whatever the upstream does."""
-    behaviour, stream = PRECISION[name]
-    upstream.behave(f"late/{len(name)}", behaviour)
-    heard = hear(gateway, NEW, f"late/{len(name)}", stream=stream, max_time=1)
-    assert heard.code == "upstream_timeout"
-    if behaviour is mid_token:
-        check_over(name, heard.seconds - IDLE_S)
-    else:
-        check_over(name, heard.seconds - 1)
+def test_the_deadline(late, name):
+    """max_time, or the limit of silence where tokens have come, whatever the upstream does."""
+    assert late[name].code == "upstream_timeout"
+    check_over(name, late[name].seconds - (IDLE_S if PRECISION[name][0] is mid_token else 1))
 
 
 def check_over(name, over_s):
@@ -305,15 +345,26 @@ def asking_and_leaving(gateway, model, marker, route=NEW, stream=True):
     return time.monotonic()
 
 
+@pytest.fixture(scope="module")
+def drained(gateway, upstream_server):
+    """dialect → the call and the line of one whose caller left, its answer read on to the end."""
+
+    def leave(dialect):
+        model = f"drain-long/{list(DIALECTS).index(dialect)}"
+        upstream_server.behave(model, "slow")
+        asking_and_leaving(gateway, model, b"tok3", DIALECTS[dialect])
+        [call] = upstream_server.calls_for(model)
+        wait_until(lambda: call.finished)
+        return call, the_record(gateway, model)
+
+    upstream_server.reset()
+    return all_at_once(leave, tuple(DIALECTS))
+
+
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_drain_reads_on_for_the_books(upstream, gateway, dialect):
-    """The caller has left, the model's answer is read to its end, its tokens are recorded."""
-    model = f"drain-long/{list(DIALECTS).index(dialect)}"
-    upstream.behave(model, "slow")
-    asking_and_leaving(gateway, model, b"tok3", DIALECTS[dialect])
-    [call] = upstream.calls_for(model)
-    assert wait_until(lambda: call.finished), "read to its end"
-    record = the_record(gateway, model)
+def test_drain_reads_on_for_the_books(drained, dialect):
+    call, record = drained[dialect]
+    assert call.finished
     assert (record["prompt_tokens"], record["completion_tokens"]) == (2, 40)
     assert record["ending"] == "client_left"
 
@@ -357,7 +408,7 @@ def test_a_model_that_loads_within_the_budget(upstream, gateway, dialect):
     upstream.sequence(f"cold/{dialect}", [loading(1.2), "ok"])
     heard = hear(gateway, DIALECTS[dialect], f"cold/{dialect}", stream=True)
     check_one_answer(heard, TEXT)
-    assert heard.told.comments[-1] == "model loading, about 1 s"
+    assert "model loading, about 1 s" in heard.told.comments
     assert len(heard.told.comments) >= 3
     assert 1.2 <= heard.seconds < 1.2 + PROMPTLY_S
     first, second = upstream.calls_for(f"cold/{dialect}")
@@ -529,6 +580,21 @@ def test_a_reload_disturbs_nobody(upstream, env):
             "stop/in-time-whole": "completed",
             "stop/endless": "worker_stopped",
         }
+
+
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGHUP], ids=["stop", "reload"])
+def test_idle_connections_are_closed_without_a_word(env, told):
+    """A kept-alive connection without a call: no reason to wait; an answer on it would be taken for the next one's."""
+    with serve(env, "--graceful-timeout", str(2 * GRACE_S)) as gateway, ExitStack() as stack:
+        [old] = gateway.workers()
+        idle = stack.enter_context(closing(socket.create_connection(("127.0.0.1", gateway.port), timeout=20)))
+        idle.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert idle.recv(65_536).startswith(b"HTTP/1.1 200 ")
+        told_at = time.monotonic()
+        gateway.process.send_signal(told)
+        assert idle.recv(65_536) == b"", "an answer to no request"
+        assert wait_until(lambda: not psutil.pid_exists(old), 3 * GRACE_S)
+        assert time.monotonic() - told_at < GRACE_S + 1
 
 
 def test_a_worker_that_is_killed_leaves_a_cut_body_and_no_status_in_it(upstream, env):
