@@ -1,10 +1,7 @@
 """gunicorn's settings, picked up by a bare `gunicorn wsgi:app`. A command line option outranks each of them."""
 
 import os
-import signal
 import sys
-
-import gevent
 
 import chatapi.circuit
 from chatapi.catalogue import Catalogue
@@ -12,11 +9,11 @@ from chatapi.embedded import model_id
 from chatapi.settings import ROUTER_URL, Settings, SettingsError
 
 # Loaded by the master, before a worker's gevent has patched anything: neither Flask nor requests may come in here.
-worker_class = "gevent"
+worker_class = "chatapi.worker.Worker"
 workers = int(os.environ.get("WEB_CONCURRENCY", "0")) or os.cpu_count()
 worker_connections = 2000  # streams open at once in each worker; 38 KB each
 timeout = 60  # a worker whose event loop has not moved for so long is replaced; open streams do not count
-graceful_timeout = 60  # how long a stop or reload waits for open calls; see post_worker_init
+graceful_timeout = 60  # how long a stop or reload waits for open calls; then they end with an event
 keepalive = 75  # longer than nginx keeps its idle connections, so that it never finds one closed
 backlog = 2048
 control_socket_disable = True  # its default path in the home directory would be shared by every gateway of a user
@@ -29,20 +26,6 @@ def on_starting(server):
     except SettingsError as error:
         sys.exit(f"chatapi: {error}")
     chatapi.circuit.shared = chatapi.circuit.Board()
-
-
-def post_worker_init(worker):
-    """On SIGTERM, end the calls that are still open shortly before gunicorn would cut them without a word."""
-    engine = worker.wsgi.extensions["chatapi"].engine
-    gunicorns_own = signal.getsignal(signal.SIGTERM)
-    grace_s = worker.cfg.graceful_timeout
-    patience_s = max(grace_s - 2.0, grace_s / 2)
-
-    def stop(number, frame):
-        gevent.spawn_later(patience_s, engine.stop)
-        gunicorns_own(number, frame)
-
-    signal.signal(signal.SIGTERM, stop)
 
 
 def when_ready(server):

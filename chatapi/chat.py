@@ -140,6 +140,8 @@ class Call:
         self.inbox: queue.SimpleQueue[tuple[object, Any]] = queue.SimpleQueue()
         self.attempts = 0
         self.drain_s = 0.0
+        self.left = False
+        self.answered = False  # a piece of the answer has gone out
         self._ended: ChatError | None = None
         self.eager = False  # set: `receive` does not wait, and gives BEAT when nothing is there
         self._beat_s = beat_s
@@ -147,6 +149,7 @@ class Call:
 
     def leave(self) -> None:
         """The caller has closed the connection: whatever waits for this call ends with ClientLeft."""
+        self.left = True
         if self.drain_s:
             self.ends_at = min(self.ends_at, time.monotonic() + self.drain_s)
             self.inbox.put((_WAKE, None))

@@ -20,7 +20,8 @@ from typing import NamedTuple
 FAILURES = 5  # in a row
 PROBE_EVERY_S = 10.0
 SLOTS = 256  # failing models at once; beyond that the one that failed longest ago is forgotten
-_SLOT = struct.Struct("16s I d d 92s")  # digest, failures, last failure, next probe, name (for people)
+NAME_SIZE = 92
+_SLOT = struct.Struct(f"16s I d d {NAME_SIZE}s")  # digest, failures, last failure, next probe, name (for people)
 _COUNT = struct.Struct("I")
 
 
@@ -112,7 +113,7 @@ class Circuit:
             slots = self._board.read()
             now = time.monotonic()
             failures = slots[digest].failures + 1 if digest in slots else 1
-            slots[digest] = Slot(digest, failures, now, now + PROBE_EVERY_S, name.encode()[:92])
+            slots[digest] = Slot(digest, failures, now, now + PROBE_EVERY_S, name.encode()[:NAME_SIZE])
             self._board.write(list(slots.values()))
 
     def succeeded(self, name: str) -> None:
@@ -130,12 +131,14 @@ class Circuit:
     def opened(self) -> dict[str, float]:
         """The names whose circuit is open → seconds since their last failure."""
         now = time.monotonic()
-        slots = self._board.read().values() if self._board.used else ()
-        return {
-            slot.name.rstrip(b"\0").decode("utf-8", "replace"): now - slot.failed_at
-            for slot in slots
-            if slot.failures >= FAILURES
-        }
+        slots = [s for s in self._board.read().values() if s.failures >= FAILURES] if self._board.used else []
+        names = [slot.name.rstrip(b"\0").decode("utf-8", "replace") for slot in slots]
+        # Names too long for their slot may look alike: the digest tells them apart.
+        shown = [
+            f"{name}… ({slot.digest.hex()[:8]})" if len(slot.name.rstrip(b"\0")) == NAME_SIZE else name
+            for name, slot in zip(names, slots, strict=True)
+        ]
+        return {name: now - slot.failed_at for name, slot in zip(shown, slots, strict=True)}
 
 
 def _digest(name: str) -> bytes:

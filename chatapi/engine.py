@@ -19,6 +19,7 @@ from .errors import (
     InternalError,
     ModelNotFound,
     UpstreamError,
+    UpstreamRejected,
     UpstreamTimeout,
     UpstreamUnavailable,
     WorkerStopped,
@@ -114,7 +115,7 @@ class Engine:
             yield from self._asked(cards[0], job, call, call.ends_at)
             return
         line = _Line(cards, call)
-        sent = Sent()
+        sent = Sent(plain=job.options.get("n", 1) == 1)
         for card in line:
             for ask in sent.ways(card):
                 try:
@@ -125,6 +126,8 @@ class Engine:
                     line.note(error)
                     if not sent.plain:
                         raise line.failure from None
+                    if not isinstance(error, UpstreamRejected | BadRequest):
+                        break  # only a refused prefill is worth asking the same model afresh
         raise line.failure
 
     def _asked(self, card: ModelCard, job: ChatJob, call: Call, until: float) -> Generator[Chunk | str]:
@@ -155,8 +158,8 @@ class Engine:
         try:
             yield
         except UpstreamTimeout:
-            # A caller in a hurry has not shown that the upstream is ill.
-            if not job.max_time_s or job.max_time_s >= self._budget.first_token_s:
+            # A call whose own time is over has not shown that the upstream is ill, unless nothing ever came.
+            if time.monotonic() < call.ends_at or not (job.max_time_s or call.answered or call.left):
                 self.circuit.failed(name)
             raise
         except UpstreamUnavailable:
@@ -209,8 +212,9 @@ class _Line:
 class Sent:
     """What has gone out of a stream, and how another model can go on from there."""
 
-    def __init__(self) -> None:
-        self.plain = True  # nothing but text of one choice: what another model can go on from
+    def __init__(self, plain: bool) -> None:
+        self._one = plain
+        self.plain = True  # so far nothing but text of one choice: what another model can go on from
         self._pieces: list[str] = []
         self._begun = False  # a chunk has gone out, and the role with it
         self._continues = False  # the model at hand is not the one that began
@@ -249,23 +253,27 @@ class Sent:
                     yield replace(item, choices=choices)
 
     def _new_in(self, choice: Choice) -> Choice | None:
-        delta = choice["delta"]
-        self.plain = self.plain and choice["index"] == 0 and delta.keys() <= {"role", "content"}
-        content = delta.get("content") or ""
+        delta = dict(choice["delta"])
+        content = delta.pop("content", None) or ""
+        if self._continues:
+            delta.pop("role", None)
         if self._awaited:
-            content = self._after_awaited(content, choice["finish_reason"])
+            if delta.keys() & {"tool_calls", "function_call"}:
+                raise _other_answer()
+            # What it thinks before it has repeated the beginning belongs to another answer's beginning.
+            delta, content = {}, self._after_awaited(content, choice["finish_reason"])
+        self.plain = self.plain and self._one and delta.keys() <= {"role"}
         if content:
             self._pieces.append(content)
         if not self._continues:
             return choice
-        return (
-            {**choice, "delta": {"content": content} if content else {}} if content or choice["finish_reason"] else None
-        )
+        delta |= {"content": content} if content else {}
+        return {**choice, "delta": delta} if delta or choice["finish_reason"] else None
 
     def _after_awaited(self, content: str, finish_reason: str | None) -> str:
         both = min(len(content), len(self._awaited))
         if finish_reason or content[:both] != self._awaited[:both]:
-            raise UpstreamUnavailable("The answer was cut, and no other model could go on from where it ended.")
+            raise _other_answer()
         self._awaited = self._awaited[both:]
         return content[both:]
 
@@ -278,3 +286,7 @@ class Sent:
 
 
 TOKEN_LIMITS = ("max_tokens", "max_completion_tokens")
+
+
+def _other_answer() -> UpstreamUnavailable:
+    return UpstreamUnavailable("The answer was cut, and no other model could go on from where it ended.")

@@ -20,7 +20,7 @@ FLOORS = (
     {"prompts", "schemas", "store", "telemetry"},
     {"huggingface", "access", "engine", "embedded"},
     {"wiring"},
-    {"web", "cli"},
+    {"web", "cli", "worker"},
     {"__init__"},
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -42,6 +42,8 @@ DOORS = {
     "limits": ("access.py",),
     "redis": ("access.py",),
     "prometheus_client": ("telemetry.py",),
+    "gunicorn": ("worker.py",),
+    "gevent": ("worker.py",),
     "xllamacpp": ("embedded.py",),
     "dotenv": ("settings.py",),
     "os.environ": ("settings.py",),

@@ -48,10 +48,10 @@ class HuggingFace:
         """
         task = task_for(card)
         self._check(card, job)
-        request = _awaiting(card, until, task.request(self._base, card, job, stream=False))
+        request = task.request(self._base, card, job, stream=False)
 
         def once() -> Waiting[Reply]:
-            answer = yield from self._transport.fetch(request, call, until)
+            answer = yield from self._transport.fetch(_awaiting(card, until, request), call, until)
             return _reply(task, card, job, answer)
 
         return (yield from attempts(call, until, once))

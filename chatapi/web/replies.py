@@ -128,6 +128,8 @@ def answer(job: ChatJob) -> Response:
             reply = finish(engine.reply(job, call))
     finally:
         g.record.attempts = call.attempts
+        if call.left and call.drain_s:
+            g.record.ending = "client_left"  # drained: whatever came of it, nobody was there
     g.upstream_s = time.monotonic() - call.started_at
     g.record.served = reply.model
     _count(g.record, reply.usage)
@@ -247,6 +249,7 @@ class EventStream:
         self._unwatch()
         if not self._done and self._call.drain_s:
             self._call.leave()
+            self._record.ending = "client_left"
             _thread.start_new_thread(self._drain, ())
             return
         self._items.close()
@@ -262,9 +265,10 @@ class EventStream:
     def _end(self, ending: str) -> None:
         self._done = True
         self._record.attempts = self._call.attempts
-        self._record.close(ending)
+        self._record.close("client_left" if self._call.left else ending)
 
     def _event(self, item: Chunk) -> bytes:
+        self._call.answered = True
         self._record.first_token()
         self._record.served = item.model
         if item.usage:
@@ -280,7 +284,8 @@ class EventStream:
         return b"data: " + self._head.encode() + to_json(body)[1:] + b"\n\n"
 
     def _error(self, error: ChatError) -> bytes:
-        self._record.fail(error)
+        if not self._call.left or isinstance(error, ClientLeft):
+            self._record.fail(error)
         self._end("failed")
         if isinstance(error, ClientLeft):
             return b""
