@@ -119,6 +119,12 @@ def estimate_tokens(text: str) -> int:
     return max(1, wide + math.ceil(max(len(text.split()) * 1.3 - (wide > 0), (len(text) - wide) / 4)))
 
 
+def estimated(messages: Sequence[Message], text: str) -> Usage:
+    """Usage nobody reported, estimated from the texts; a chat template adds about four tokens a message."""
+    prompt = sum(estimate_tokens(text_of(m)) + 4 for m in messages)
+    return Usage(prompt, estimate_tokens(text), source="estimate")
+
+
 BEAT = object()
 _WAKE = object()
 
@@ -139,6 +145,7 @@ class Call:
         # `queue.SimpleQueue` is looked up here, not imported: gevent replaces it when a worker starts.
         self.inbox: queue.SimpleQueue[tuple[object, Any]] = queue.SimpleQueue()
         self.attempts = 0
+        self.malformed = 0  # events of upstreams that were no JSON objects, and were skipped
         self.drain_s = 0.0
         self.left = False
         self.answered = False  # a piece of the answer has gone out

@@ -39,6 +39,7 @@ class Record:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     usage_source: str | None = None
+    malformed_events: int | None = None
     first_token_ms: float | None = None
     total_ms: float | None = None
     ending: str | None = None

@@ -4,7 +4,6 @@ Nothing here knows a dialect of ours; the embedded engine is one more server tha
 """
 
 import json
-import logging
 import time
 from collections import deque
 from collections.abc import Generator
@@ -13,19 +12,17 @@ from dataclasses import replace
 from typing import Any
 
 from ..catalogue import ModelCard
-from ..chat import BEAT, Call, ChatJob, Chunk, Json, Reply, Waiting
+from ..chat import BEAT, Call, ChatJob, Chunk, Json, Reply, Waiting, estimated
 from ..errors import UpstreamError, UpstreamRejected, UpstreamUnavailable
 from .listing import Listing
 from .sse import Events, EventTooLarge
-from .tasks import EventReader, Task, estimated, refuse_impossible, task_for
+from .tasks import EventReader, Task, refuse_impossible, task_for
 from .transport import Answer, Exchange, Request, Transport, attempts, silence
 from .verdicts import Refusal, error_in, verdict
 
 __all__ = ["HuggingFace", "Transport"]
 
 AFTER_FINISH_S = 1.0  # how long usage and [DONE] may take once every choice has finished
-
-log = logging.getLogger(__name__)
 
 
 class HuggingFace:
@@ -95,7 +92,7 @@ class HuggingFace:
             if head.status != 200 or "text/event-stream" not in head.headers.get("Content-Type", "").lower():
                 body = yield from exchange.rest(until)
                 return _reply(task, card, job, Answer(head.status, head.headers, body))
-            stream = _Stream(card, exchange)
+            stream = _Stream(card, exchange, call)
             yield from stream.await_first(until)
             return stream
         except BaseException:
@@ -131,8 +128,9 @@ class HuggingFace:
 class _Stream:
     """The events of one exchange, each a JSON object; None at its end."""
 
-    def __init__(self, card: ModelCard, exchange: Exchange) -> None:
+    def __init__(self, card: ModelCard, exchange: Exchange, call: Call) -> None:
         self._card = card
+        self._call = call
         self._exchange = exchange
         self._events = Events()
         self._ready: deque[bytes] = deque()
@@ -191,7 +189,7 @@ class _Stream:
         except (ValueError, RecursionError):
             event = None
         if not isinstance(event, dict):
-            log.warning("%s: an event that is no JSON object was skipped (%d bytes)", self._card.id, len(data))
+            self._call.malformed += 1
             return None
         if refusal := error_in(event):
             raise verdict(self._card, refusal)

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeGuard
 from urllib.parse import quote
 
 from ..catalogue import ModelCard
-from ..chat import ChatJob, Choice, Chunk, Json, Message, Reply, Usage, estimate_tokens, has_image, text_of
+from ..chat import ChatJob, Choice, Chunk, Json, Message, Reply, Usage, estimate_tokens, estimated, has_image, text_of
 from ..errors import BadRequest, UpstreamRejected, UpstreamUnavailable
 from ..prompts import Prompt, prompt_for
 from .transport import Request
@@ -483,12 +483,6 @@ def usage_in(body: Json) -> Usage | None:
         return None
     known = ("prompt_tokens", "completion_tokens", "total_tokens")
     return Usage(prompt, completion, details={k: v for k, v in given.items() if k not in known})
-
-
-def estimated(messages: Sequence[Message], text: str) -> Usage:
-    """Usage nobody reported, estimated from the texts; a chat template adds about four tokens a message."""
-    prompt = sum(estimate_tokens(text_of(m)) + 4 for m in messages)
-    return Usage(prompt, estimate_tokens(text), source="estimate")
 
 
 def _generate_usage(details: Json, headers: Mapping[str, str], prompt: str, text: str) -> Usage:

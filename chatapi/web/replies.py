@@ -13,7 +13,7 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from .. import errors
-from ..chat import Call, ChatJob, Chunk, Json, Reply, Usage, finish
+from ..chat import Call, ChatJob, Chunk, Json, Reply, Usage, estimated, finish
 from ..errors import ChatError, ClientLeft, InternalError
 from ..telemetry import Record
 from . import gate
@@ -195,6 +195,7 @@ class EventStream:
         self._record: Record = g.record
         self._head = f'{{"id":"{_completion_id()}","object":"chat.completion.chunk","created":{int(time.time())},'
         self._ready: Chunk | str | None = None
+        self._tokens = 0
         self._done = False
 
     def open(self) -> Chunk | None:
@@ -265,10 +266,15 @@ class EventStream:
     def _end(self, ending: str) -> None:
         self._done = True
         self._record.attempts = self._call.attempts
+        self._record.malformed_events = self._call.malformed or None
+        if self._record.usage_source is None and self._tokens:
+            # Nobody counted what went out of a stream that was cut or left: a delta is a token as a rule.
+            _count(self._record, Usage(estimated(self._job.messages, "").prompt_tokens, self._tokens, "estimate"))
         self._record.close("client_left" if self._call.left else ending)
 
     def _event(self, item: Chunk) -> bytes:
         self._call.answered = True
+        self._tokens += 1
         self._record.first_token()
         self._record.served = item.model
         if item.usage:
