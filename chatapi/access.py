@@ -4,6 +4,7 @@ import hashlib
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from .errors import InvalidApiKey, MissingApiKey
@@ -53,6 +54,7 @@ def is_local(address: str | None, host: str, headers: Mapping[str, str]) -> bool
     return _names_loopback("//" + host) and (origin is None or _names_loopback(origin))
 
 
+@lru_cache(1024)
 def _names_loopback(url: str) -> bool:
     try:
         name = urlsplit(url).hostname or ""
@@ -61,6 +63,7 @@ def _names_loopback(url: str) -> bool:
     return name == "localhost" or _is_loopback(name)
 
 
+@lru_cache(1024)
 def _is_loopback(address: str) -> bool:
     try:
         found = ipaddress.ip_address(address)

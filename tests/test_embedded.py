@@ -33,6 +33,20 @@ def gone_within(process, seconds):
     return False
 
 
+def parts(process, word):
+    """The processes below `process` that run the engine's `--keep` or `--serve`."""
+    return [child for child in process.children(recursive=True) if word in child.cmdline()]
+
+
+def becomes_true(met, within_s):
+    end = time.monotonic() + within_s
+    while not met():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
 @pytest.fixture(scope="module")
 def gateway():
     with serve_embedded() as running:
@@ -181,3 +195,69 @@ def test_make_run_knows_when_it_needs_the_engine(tmp_path):
     assert needs not in planned("HUGGINGFACE_API_KEY=hf_x # mine\n")
     assert needs not in planned('export HUGGINGFACE_BASE_URL="http://tgi:80"\n')
     assert needs in planned("# HUGGINGFACE_API_KEY=hf_x\n")
+
+
+def test_signals_meant_for_the_gateway_leave_the_engine_alone(gateway):
+    """systemd sends SIGTERM to every process at once, and the gateway has answers to finish."""
+    engine = [
+        *parts(psutil.Process(gateway.process.pid), "--keep"),
+        *parts(psutil.Process(gateway.process.pid), "--serve"),
+    ]
+    assert len(engine) == 2
+    for process in engine:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            process.send_signal(number)
+    assert gateway.post("/api/chat/completions", ASK, timeout=90).status_code == 200
+    assert all(process.is_running() for process in engine)
+
+
+def test_an_engine_that_fell_over_is_started_again_at_the_same_address(gateway):
+    [fallen] = parts(psutil.Process(gateway.process.pid), "--serve")
+    command = fallen.cmdline()
+    fallen.kill()
+    assert becomes_true(lambda: gateway.post("/api/chat/completions", ASK, timeout=90).status_code == 200, 30)
+    [risen] = parts(psutil.Process(gateway.process.pid), "--serve")
+    assert risen.pid != fallen.pid and risen.cmdline() == command
+
+
+def test_the_engine_stays_while_a_worker_does(tmp_path):
+    """A killed master's workers finish what they have; only then is nobody left."""
+    require_engine()
+    script = "import os, time; os.fork() and os._exit(0); print(os.getpid(), flush=True); time.sleep(600)"
+    command = [sys.executable, "-m", "chatapi.embedded", sys.executable, "-c", script]
+    env = clean_environment(str(tmp_path))
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as master:
+        assert master.stdout
+        said = iter(master.stdout.readline, "")
+        next(line for line in said if "is ready" in line)
+        engine = parts(psutil.Process(master.pid), "--serve")
+        worker = psutil.Process(int(next(said)))
+        master.wait(30)
+        time.sleep(1)
+        assert len(engine) == 1 and engine[0].is_running()
+        worker.kill()
+        assert gone_within(engine[0], 15)
+
+
+def test_a_missing_engine_is_named_with_the_way_to_get_it(tmp_path):
+    without = "import importlib.util; importlib.util.find_spec = lambda name: None; from chatapi.embedded import main; "
+    ended = subprocess.run(
+        [sys.executable, "-c", without + "main(['true'])"],
+        check=False,
+        cwd=tmp_path,
+        env=clean_environment(str(tmp_path)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    assert "requirements-embedded.txt" in ended.stderr and "HUGGINGFACE_API_KEY" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_command_that_is_not_there_is_named(tmp_path):
+    command = [sys.executable, "-m", "chatapi.embedded", "no-such-command"]
+    env = {**clean_environment(str(tmp_path)), "HUGGINGFACE_BASE_URL": "http://127.0.0.1:9"}
+    ended = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr == "chatapi: no-such-command cannot be run: No such file or directory\n"

@@ -109,7 +109,7 @@ def gateway():
 @pytest.fixture(scope="module")
 def engine_url(gateway):
     """Where the model's own server listens."""
-    children = psutil.Process(gateway.process.pid).children()
+    children = psutil.Process(gateway.process.pid).children(recursive=True)
     engine = next(child for child in children if "--serve" in child.cmdline())
     port = next(c.laddr.port for c in engine.net_connections() if c.status == psutil.CONN_LISTEN)
     return f"http://127.0.0.1:{port}"

@@ -193,7 +193,9 @@ class EventStream:
         self._items = items
         self._unwatch = unwatch
         self._record: Record = g.record
-        self._head = f'{{"id":"{_completion_id()}","object":"chat.completion.chunk","created":{int(time.time())},'
+        self._id, self._created = _completion_id(), int(time.time())
+        self._of: tuple[str, str | None] | None = None
+        self._prefix = b""
         self._ready: Chunk | str | None = None
         self._tokens = 0
         self._done = False
@@ -281,13 +283,20 @@ class EventStream:
             _count(self._record, item.usage)
         if item.usage and not self._job.include_usage:
             return b""
-        body: Json = {"model": item.model}
-        if item.system_fingerprint:
-            body["system_fingerprint"] = item.system_fingerprint
-        body["choices"] = item.choices
+        if self._of != (item.model, item.system_fingerprint):
+            self._of = (item.model, item.system_fingerprint)
+            self._prefix = self._prefix_of(item)
+        usage = b""
         if self._job.include_usage:
-            body["usage"] = {**item.usage.counts(), **item.usage.details} if item.usage else None
-        return b"data: " + self._head.encode() + to_json(body)[1:] + b"\n\n"
+            usage = b',"usage":' + to_json({**item.usage.counts(), **item.usage.details} if item.usage else None)
+        return b"".join((self._prefix, to_json(item.choices), usage, b"}\n\n"))
+
+    def _prefix_of(self, item: Chunk) -> bytes:
+        """An event up to its choices: the same for all that one model sends."""
+        head = {"id": self._id, "object": "chat.completion.chunk", "created": self._created, "model": item.model}
+        if item.system_fingerprint:
+            head["system_fingerprint"] = item.system_fingerprint
+        return b"data: " + to_json(head)[:-1] + b',"choices":'
 
     def _error(self, error: ChatError) -> bytes:
         if not self._call.left or isinstance(error, ClientLeft):
