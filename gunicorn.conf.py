@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 
 import chatapi.circuit
 from chatapi.catalogue import Catalogue
@@ -26,6 +27,17 @@ def on_starting(server):
     except SettingsError as error:
         sys.exit(f"chatapi: {error}")
     chatapi.circuit.shared = chatapi.circuit.Board()
+    numbers = tempfile.TemporaryDirectory(prefix="chatapi-metrics-")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = numbers.name
+    server.numbers = numbers  # removed with the master
+
+
+def child_exit(server, worker):
+    """A worker has ended: what it counted stays, what it measured at the moment goes."""
+    # Imported here: the library looks for its folder when it is first imported.
+    from prometheus_client import multiprocess
+
+    multiprocess.mark_process_dead(worker.pid)
 
 
 def when_ready(server):

@@ -1,10 +1,15 @@
-"""What is told of each call: one log line, whatever its ending. Never a prompt, an answer or a key."""
+"""What is told of each call: one log line and a few counters, whatever its ending. Never a prompt, answer or key."""
 
 import json
 import logging
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from .errors import (
     AccessError,
@@ -18,6 +23,15 @@ from .errors import (
 )
 
 calls = logging.getLogger("chatapi.calls")
+
+# Labels take few values: models are named by callers, and so are none of them.
+_registry = CollectorRegistry()
+_CALLS = Counter("chatapi_calls", "Calls by their ending", ["route", "ending", "code"], registry=_registry)
+_ATTEMPTS = Counter("chatapi_attempts", "Requests to upstreams", registry=_registry)
+_TOKENS = Counter("chatapi_tokens", "Tokens by kind", ["kind"], registry=_registry)
+_MALFORMED = Counter("chatapi_malformed_events", "Events of upstreams that were skipped", registry=_registry)
+_FIRST = Histogram("chatapi_first_token_seconds", "Time to a stream's first event", registry=_registry)
+_TOTAL = Histogram("chatapi_call_seconds", "Time of a whole call", ["route"], registry=_registry)
 
 
 @dataclass(slots=True)
@@ -61,7 +75,21 @@ class Record:
             return
         self.ending = self.ending or ending
         self.total_ms = self._elapsed_ms()
+        self._count()
         calls.info("", extra={"record": self})
+
+    def _count(self) -> None:
+        _CALLS.labels(self.route, self.ending, self.code or "").inc()
+        _TOTAL.labels(self.route).observe((self.total_ms or 0.0) / 1000)
+        if self.attempts:
+            _ATTEMPTS.inc(self.attempts)
+        if self.first_token_ms is not None:
+            _FIRST.observe(self.first_token_ms / 1000)
+        if self.completion_tokens is not None:
+            _TOKENS.labels("prompt").inc(self.prompt_tokens or 0)
+            _TOKENS.labels("completion").inc(self.completion_tokens)
+        if self.malformed_events:
+            _MALFORMED.inc(self.malformed_events)
 
     def _elapsed_ms(self) -> float:
         return round((time.perf_counter() - self._began) * 1000, 1)
@@ -108,3 +136,28 @@ def configure(level: str) -> None:
         handler.setFormatter(_Line(person=sys.stdout.isatty()))
         calls.addHandler(handler)
         calls.propagate = False
+
+
+class _Circuits:
+    """The open circuits, which all workers share, as they are when somebody asks."""
+
+    def __init__(self, opened: Mapping[str, float]) -> None:
+        self._opened = opened
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """One gauge a model: seconds since its last failure."""
+        gauge = GaugeMetricFamily("chatapi_circuit_open_seconds", "Models whose circuit is open", labels=["model"])
+        for model, seconds in self._opened.items():
+            gauge.add_metric([model], seconds)
+        yield gauge
+
+
+def metrics(opened: Mapping[str, float]) -> bytes:
+    """Prometheus' text format: this process's numbers, or under gunicorn those of all workers together."""
+    registry = CollectorRegistry()
+    try:
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    except ValueError:  # no folder for the numbers of several processes: gunicorn.conf.py makes one
+        registry.register(_registry)
+    registry.register(_Circuits(opened))
+    return generate_latest(registry)

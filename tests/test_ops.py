@@ -2,8 +2,10 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import pytest
+from gateways import serve
 
 from chatapi import create_app
 from chatapi.errors import ClientLeft, InternalError, MissingApiKey, UpstreamTimeout, UpstreamUnavailable, WorkerStopped
@@ -129,3 +131,36 @@ def test_the_line_is_json_for_machines_and_short_for_people():
     assert shown["ending"] == "completed"
     assert "first_token_ms" not in shown
     assert "c/d completed 12 ms, 3+5 tokens" in line_of(True, served="c/d", prompt_tokens=3, completion_tokens=5)
+
+
+# --- numbers
+
+
+def numbers(text):
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if line[:1] != "#"}
+
+
+def test_metrics_of_all_workers_and_the_open_circuits(upstream, gateway_env):
+    ask = {"model": "test/ok", "messages": [{"role": "user", "content": "hi"}]}
+    upstream.behave("metrics/malformed", "test/malformed-event")
+    upstream.behave("metrics/ill", "test/http500")
+    with serve(gateway_env, "-w", "2") as gateway:
+        for _ in range(6):
+            assert gateway.post("/v1/chat/completions", ask).ok
+        assert gateway.post("/v1/chat/completions", {**ask, "model": "metrics/malformed", "stream": True}).ok
+        for _ in range(5):
+            gateway.post("/v1/chat/completions", {**ask, "model": "metrics/ill", "max_time": 1})
+        text = gateway.request("GET", "/metrics").text
+    found = numbers(text)
+    assert found['chatapi_calls_total{code="",ending="completed",route="/v1/chat/completions"}'] == 7
+    assert found["chatapi_malformed_events_total"] == 1
+    assert found["chatapi_attempts_total"] >= 7 + 5
+    assert found['chatapi_tokens_total{kind="completion"}'] > 6
+    assert found['chatapi_circuit_open_seconds{model="metrics/ill"}'] >= 0
+    assert "test/ok" not in text, "models are named by callers: they are no labels"
+
+
+def test_metrics_want_a_key_where_calls_do(settings):
+    client = create_app(replace(settings, auth="required")).test_client()
+    assert client.get("/metrics").status_code == 401
+    assert client.get("/healthz").status_code == 200

@@ -2,6 +2,7 @@
 
 from flask import Blueprint, Response
 
+from ..telemetry import metrics
 from . import gate
 from .replies import json_response
 
@@ -20,3 +21,10 @@ def readyz() -> Response:
     opened = gate.parts().engine.circuit.opened()
     circuit = {"open": {name: {"failed_s_ago": round(ago, 1)} for name, ago in opened.items()}}
     return json_response({"status": "ok", "circuit": circuit})
+
+
+@blueprint.get("/metrics")
+def prometheus() -> Response:
+    """Counters and times in Prometheus' text format, and the open circuits."""
+    gate.admit()
+    return Response(metrics(gate.parts().engine.circuit.opened()), mimetype="text/plain")
