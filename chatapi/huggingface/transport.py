@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import requests
@@ -213,7 +214,7 @@ class Exchange:
         """Run the exchange to its end; every outcome becomes an item of the call."""
         try:
             self._read()
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
             self._put(_translated(error, begun=self._begun))
         except Exception:
             log.exception("reading from an upstream failed")
@@ -227,7 +228,8 @@ class Exchange:
         self._begun = True
         try:
             self._put(Head(response.status_code, response.headers))
-            while (data := raw.read1(READ_SIZE, decode_content=True)) and not self._closed:
+            read = _reader(raw)
+            while (data := read()) and not self._closed:
                 if raw.connection is None:
                     self._socket = None  # the body is read: the connection may be another exchange's by now
                 self._waiting_bytes += len(data)
@@ -258,6 +260,26 @@ class Exchange:
         self._socket = sock
         if self._closed:
             raise ConnectionAbortedError("nobody waits for this exchange any more")
+
+
+def _reader(raw: Any) -> Callable[[], bytes]:
+    """Reads what has arrived of a body, at least one byte; nothing at its end. Raises when it was cut."""
+    body = getattr(raw, "_original_response", None)
+    if not isinstance(body, http.client.HTTPResponse) or raw.headers.get("Content-Encoding"):
+        return partial(raw.read1, READ_SIZE, decode_content=True)
+
+    # The standard library's own reader, without the two layers that urllib3 puts around every read: they were a
+    # fifth of what a token costs.
+    def read() -> bytes:
+        data = body.read1(READ_SIZE)
+        if not data:
+            if body.length:
+                raise http.client.IncompleteRead(b"", body.length)
+            body.close()
+            raw.release_conn()
+        return data
+
+    return read
 
 
 def silence() -> UpstreamTimeout:
