@@ -1,6 +1,6 @@
 """What the gateway costs beside a bare Flask hello, both under the same gunicorn, in the same minute.
 
-    .venv/bin/python bench/footprint.py [--streams 500] [--calls 400]
+    .venv/bin/python bench/footprint.py [--streams 500] [--calls 400] [--pace 0.05]
 
 Prints seconds from start to first answer, memory per worker (RSS and private), time per call at one client, the time
 that the gateway adds to a call of its upstream, calls per second at 8 clients, and how many paced streams stay open
@@ -26,7 +26,6 @@ import requests
 
 ROOT = Path(__file__).resolve().parent.parent
 MESSAGE = {"model": "acme/bench", "messages": [{"role": "user", "content": "Say something."}]}
-PACE_S = 0.05  # between two tokens of a stream
 TOKENS = 60
 
 HELLO = """
@@ -54,7 +53,7 @@ WHOLE = json.dumps({{"id": "x", "object": "chat.completion", "created": 1, "mode
 def stream():
     yield chunk({{"role": "assistant", "content": ""}})
     for i in range({TOKENS}):
-        gevent.sleep({PACE_S})
+        gevent.sleep(float(sys.argv[2]))
         yield chunk({{"content": f"token {{i}} "}})
     yield chunk({{}}, "stop", usage={{"prompt_tokens": 3, "completion_tokens": {TOKENS}, "total_tokens": {TOKENS} + 3}})
     yield b"data: [DONE]\\n\\n"
@@ -74,8 +73,9 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--streams", type=int, default=500)
     arguments.add_argument("--calls", type=int, default=400)
+    arguments.add_argument("--pace", type=float, default=0.05, help="seconds between two tokens of a stream")
     given = arguments.parse_args()
-    with tempfile.TemporaryDirectory() as folder, upstream(folder) as upstream_url:
+    with tempfile.TemporaryDirectory() as folder, upstream(folder, given.pace) as upstream_url:
         (Path(folder) / "hello.py").write_text(HELLO)
         with served("hello:app", folder, {}) as (url, ready_s, worker):
             hello = {"ready_s": ready_s, "call_ms": per_call(url + "/hello", given.calls), "rss_mb": rss(worker)}
@@ -93,16 +93,16 @@ def main() -> None:
     for name, value in hello.items():
         print(f"{name:24}{value:10.2f}{ours[name]:10.2f}{ours[name] / value:8.2f}")
     print(f"added per call: {ours['call_ms'] - direct_ms:.2f} ms (the upstream alone: {direct_ms:.2f} ms)")
-    print(f"{given.streams} streams of {TOKENS} tokens, one every {PACE_S * 1000:.0f} ms: " + json.dumps(streams))
+    print(f"{given.streams} streams of {TOKENS} tokens, one every {given.pace * 1000:.0f} ms: " + json.dumps(streams))
 
 
 @contextlib.contextmanager
-def upstream(folder: str) -> Iterator[str]:
+def upstream(folder: str, pace_s: float) -> Iterator[str]:
     """The model server."""
     port = free_port()
     script = Path(folder) / "upstream.py"
     script.write_text(UPSTREAM)
-    process = subprocess.Popen([sys.executable, str(script), str(port)])
+    process = subprocess.Popen([sys.executable, str(script), str(port), str(pace_s)])
     try:
         wait_for(port)
         yield f"http://127.0.0.1:{port}"
