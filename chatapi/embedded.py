@@ -28,8 +28,9 @@ SLOTS = 4  # callers answered side by side; others wait their turn in the engine
 # Of each slot, not of all together: with one cache for all (kv_unified) llama.cpp ends every answer under way when
 # that is full. 4 x 2048 tokens of SmolLM2 are 189 MB of the engine's 350.
 CONTEXT_TOKENS = 2048
-MAX_TOKENS = 1024  # of an answer whose caller set no limit: a small model may not find an end by itself
+MAX_TOKENS = 512  # of an answer whose caller set no limit: a small model may not find an end by itself
 TEMPERATURE, TOP_P = 0.2, 0.9  # SmolLM2's model card; 69 of 100 easy questions right, 64 with llama.cpp's 0.8 and 0.95
+REPEAT_PENALTY = 1.1  # without it a question in Portuguese is answered by one phrase until the limit
 LOAD_S = 600.0  # a large GGUF from a cold disk takes its time
 RESTART_S = 1.0
 # OpenMP's threads spin while they wait for each other: by default so long that one which another process holds up holds
@@ -168,6 +169,7 @@ def serve(port: int, path: str, name: str) -> NoReturn:
     params.n_predict = MAX_TOKENS
     if name == MODEL_ID:  # any other GGUF may bring its own
         params.sampling.temp, params.sampling.top_p = TEMPERATURE, TOP_P
+        params.sampling.penalty_repeat = REPEAT_PENALTY
     params.fit_params = False  # to a GPU that is not there
     params.verbosity = 1  # errors
     try:
