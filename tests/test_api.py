@@ -8,6 +8,7 @@ from datetime import date
 
 import pytest
 from gateways import serve, side_by_side
+from s1 import S1_EXAMPLE_1, S1_EXAMPLE_2, S1_EXAMPLE_3, S1_FORMAT
 from test_verdicts import ATTEMPTED_AGAIN, CODES, ROWS
 from upstream import CHAT, CLASSIC, ERRORS, OWN, TEXT, Exchange, fault
 
@@ -19,73 +20,6 @@ EOS = "<|endoftext|>"
 
 # ---------------------------------------------------------------- S1, word for word
 
-S1_FORMAT = """{
-    "messages": [
-        {
-            "role": "user",
-            "content": [
-                {
-                    "type": "text",
-                    "text": "Explique o que é inteligência artificial em uma frase."
-                }
-            ]
-        }
-    ],
-    "model": "microsoft/DialoGPT-medium",
-    "stream": false,
-    "temperature": 0.7,
-    "max_tokens": 100
-}"""
-S1_EXAMPLE_1 = """{
-    "messages": [
-        {
-            "role": "user",
-            "content": "Qual é a capital do Brasil?"
-        }
-    ],
-    "model": "microsoft/DialoGPT-medium",
-    "temperature": 0.7
-}"""
-S1_EXAMPLE_2 = """{
-    "messages": [
-        {
-            "role": "user",
-            "content": [
-                {
-                    "type": "text",
-                    "text": "Explique como funciona a inteligência artificial"
-                }
-            ]
-        }
-    ],
-    "model": "microsoft/DialoGPT-large",
-    "stream": false,
-    "temperature": 0.5,
-    "max_tokens": 500
-}"""
-S1_EXAMPLE_3 = """{
-    "messages": [
-        {
-            "role": "system",
-            "content": "Você é um assistente especializado em tecnologia."
-        },
-        {
-            "role": "user",
-            "content": "O que é machine learning?"
-        },
-        {
-            "role": "assistant",
-            "content": "Machine learning é uma área da inteligência artificial..."
-        },
-        {
-            "role": "user",
-            "content": "Quais são os principais tipos?"
-        }
-    ],
-    "model": "microsoft/DialoGPT-medium",
-    "temperature": 0.7,
-    "max_tokens": 300
-}"""
 S1_ANSWER = """{
     "success": true,
     "data": {

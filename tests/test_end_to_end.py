@@ -9,86 +9,16 @@ import pytest
 import requests
 from embedded_gateway import MODEL_ID, serve_embedded
 from gateways import ROOT
+from s1 import S1_EXAMPLE_1, S1_EXAMPLE_2, S1_EXAMPLE_3, S1_FORMAT
 
 COMPLETIONS, LEGACY = "/api/chat/completions", "/api/huggingface-chat"
 
 # The documented request and its three examples, to the letter.
-THE_REQUEST = """{
-    "messages": [
-        {
-            "role": "user",
-            "content": [
-                {
-                    "type": "text",
-                    "text": "Explique o que é inteligência artificial em uma frase."
-                }
-            ]
-        }
-    ],
-    "model": "microsoft/DialoGPT-medium",
-    "stream": false,
-    "temperature": 0.7,
-    "max_tokens": 100
-}"""
-
-PLAIN_TEXT = """{
-    "messages": [
-        {
-            "role": "user",
-            "content": "Qual é a capital do Brasil?"
-        }
-    ],
-    "model": "microsoft/DialoGPT-medium",
-    "temperature": 0.7
-}"""
-
-STRUCTURED = """{
-    "messages": [
-        {
-            "role": "user",
-            "content": [
-                {
-                    "type": "text",
-                    "text": "Explique como funciona a inteligência artificial"
-                }
-            ]
-        }
-    ],
-    "model": "microsoft/DialoGPT-large",
-    "stream": false,
-    "temperature": 0.5,
-    "max_tokens": 500
-}"""
-
-WITH_CONTEXT = """{
-    "messages": [
-        {
-            "role": "system",
-            "content": "Você é um assistente especializado em tecnologia."
-        },
-        {
-            "role": "user",
-            "content": "O que é machine learning?"
-        },
-        {
-            "role": "assistant",
-            "content": "Machine learning é uma área da inteligência artificial..."
-        },
-        {
-            "role": "user",
-            "content": "Quais são os principais tipos?"
-        }
-    ],
-    "model": "microsoft/DialoGPT-medium",
-    "temperature": 0.7,
-    "max_tokens": 300
-}"""
-
 DOCUMENTED = {
-    "request": THE_REQUEST,
-    "plain-text": PLAIN_TEXT,
-    "structured": STRUCTURED,
-    "with-context": WITH_CONTEXT,
+    "request": S1_FORMAT,
+    "plain-text": S1_EXAMPLE_1,
+    "structured": S1_EXAMPLE_2,
+    "with-context": S1_EXAMPLE_3,
 }
 EXAMPLES = pytest.mark.parametrize("name", DOCUMENTED)
 LONG_S = 300  # a slow machine with two cores, and other tests beside this one
@@ -208,14 +138,14 @@ def test_the_documented_requests_are_answered_as_streams(gateway, name):
 
 
 def test_the_old_route_answers_whole_and_leads_to_the_new_one(gateway):
-    response = post_text(gateway, LEGACY, legacy_body(THE_REQUEST))
+    response = post_text(gateway, LEGACY, legacy_body(S1_FORMAT))
     assert_whole(response, "microsoft/DialoGPT-medium")
     assert response.headers["Deprecation"].startswith("@")
     assert '</api/chat/completions>; rel="successor-version"' in response.headers["Link"]
 
 
 def test_the_old_route_answers_as_a_stream(gateway):
-    response = post_text(gateway, LEGACY, streamed(legacy_body(THE_REQUEST)))
+    response = post_text(gateway, LEGACY, streamed(legacy_body(S1_FORMAT)))
     assert_streamed(response, "microsoft/DialoGPT-medium")
     assert response.headers["Deprecation"].startswith("@")
 
@@ -242,7 +172,7 @@ def test_usage_is_the_engines_own_count(gateway, engine_url):
     assert counts.items() <= openai["usage"].items()
 
 
-@pytest.mark.parametrize("body", [THE_REQUEST, WITH_CONTEXT], ids=["one-turn", "conversation"])
+@pytest.mark.parametrize("body", [S1_FORMAT, S1_EXAMPLE_3], ids=["one-turn", "conversation"])
 def test_prompt_tokens_are_those_of_the_whole_conversation_as_the_tokenizer_sees_it(gateway, engine_url, body):
     asked = {**json.loads(body), "max_tokens": 2}
     prompt = requests.post(f"{engine_url}/apply-template", json=asked, timeout=LONG_S).json()["prompt"]

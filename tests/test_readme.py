@@ -5,6 +5,7 @@ import tomllib
 
 import pytest
 from gateways import ROOT
+from s1 import S1_EXAMPLE_1, S1_EXAMPLE_2, S1_EXAMPLE_3, S1_FORMAT
 
 from chatapi import errors
 from chatapi.catalogue import _RULES, Catalogue
@@ -138,3 +139,9 @@ def test_both_readmes_show_the_same_commands_and_outputs():
 def test_both_halves_of_the_migration_guide_show_the_same():
     shown = blocks("docs/migration.md")
     assert shown[: len(shown) // 2] == shown[len(shown) // 2 :]
+
+
+def test_the_documented_requests_are_the_documents_own():
+    document = (ROOT / "docs/chat-completion-api.md").read_text(encoding="utf-8")
+    for text in (S1_FORMAT, S1_EXAMPLE_1, S1_EXAMPLE_2, S1_EXAMPLE_3):
+        assert text.strip() in document

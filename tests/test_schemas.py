@@ -8,6 +8,7 @@ from math import nextafter
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from s1 import S1_EXAMPLE_1, S1_EXAMPLE_2, S1_EXAMPLE_3, S1_FORMAT
 
 from chatapi import create_app
 from chatapi.catalogue import ModelCard
@@ -250,82 +251,6 @@ def test_what_is_not_sent_is_not_in_the_job(dialect):
 
 
 # --- S1's example bodies, verbatim
-
-S1_FORMAT = """
-{
-    "messages": [
-        {
-            "role": "user",
-            "content": [
-                {
-                    "type": "text",
-                    "text": "Explique o que é inteligência artificial em uma frase."
-                }
-            ]
-        }
-    ],
-    "model": "microsoft/DialoGPT-medium",
-    "stream": false,
-    "temperature": 0.7,
-    "max_tokens": 100
-}
-"""
-S1_EXAMPLE_1 = """
-{
-    "messages": [
-        {
-            "role": "user",
-            "content": "Qual é a capital do Brasil?"
-        }
-    ],
-    "model": "microsoft/DialoGPT-medium",
-    "temperature": 0.7
-}
-"""
-S1_EXAMPLE_2 = """
-{
-    "messages": [
-        {
-            "role": "user",
-            "content": [
-                {
-                    "type": "text",
-                    "text": "Explique como funciona a inteligência artificial"
-                }
-            ]
-        }
-    ],
-    "model": "microsoft/DialoGPT-large",
-    "stream": false,
-    "temperature": 0.5,
-    "max_tokens": 500
-}
-"""
-S1_EXAMPLE_3 = """
-{
-    "messages": [
-        {
-            "role": "system",
-            "content": "Você é um assistente especializado em tecnologia."
-        },
-        {
-            "role": "user",
-            "content": "O que é machine learning?"
-        },
-        {
-            "role": "assistant",
-            "content": "Machine learning é uma área da inteligência artificial..."
-        },
-        {
-            "role": "user",
-            "content": "Quais são os principais tipos?"
-        }
-    ],
-    "model": "microsoft/DialoGPT-medium",
-    "temperature": 0.7,
-    "max_tokens": 300
-}
-"""
 
 
 @pytest.mark.parametrize("build", [completions_job, openai_job])
