@@ -12,8 +12,10 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     """The Flask application, with `settings` or those of the environment. Raises SettingsError."""
     # Imported here so that gunicorn's master, which reads the settings only, loads neither Flask nor requests:
     # those must not be imported before a gevent worker has patched the standard library.
-    from . import web
+    from . import cli, web
     from .settings import Settings
     from .wiring import build
 
-    return web.create(build(settings or Settings.from_env()))
+    app = web.create(build(settings or Settings.from_env()))
+    cli.init_app(app)
+    return app

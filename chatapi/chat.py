@@ -5,6 +5,7 @@ import queue
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 from .errors import ChatError, ClientLeft
@@ -133,18 +134,22 @@ class Call:
     """One call's life: its deadline, its caller's presence, and the one place where everything it waits for arrives.
 
     `beat_s` is the silence after which a comment is due (infinite for whole answers);
-    `request_id` goes along to the upstream. Whoever works for the call
+    `headers` go along to the upstream. Whoever works for the call
     puts `(sender, item)` into `inbox`; `leave()` and `stop()` may come from any thread or the event loop itself.
     `drain_s` is how long the answer of a caller who left is still read, for the books; as a rule it is not.
     """
 
-    def __init__(self, seconds: float, beat_s: float = math.inf, request_id: str = "") -> None:
-        self.request_id = request_id
+    def __init__(
+        self, seconds: float, beat_s: float = math.inf, headers: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        self.headers = headers
         self.started_at = time.monotonic()
         self.ends_at = self.started_at + seconds
         # `queue.SimpleQueue` is looked up here, not imported: gevent replaces it when a worker starts.
         self.inbox: queue.SimpleQueue[tuple[object, Any]] = queue.SimpleQueue()
+        self.heard_at: float | None = None  # when the first upstream that was asked began to answer
         self.attempts = 0
+        self.fallbacks = 0  # models asked in place of the first
         self.malformed = 0  # events of upstreams that were no JSON objects, and were skipped
         self.drain_s = 0.0
         self.left = False

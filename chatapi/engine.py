@@ -3,7 +3,7 @@
 import math
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -64,10 +64,13 @@ class Engine:
         self._open: weakref.WeakSet[Call] = weakref.WeakSet()
         self._budget = budget
 
-    def call_for(self, job: ChatJob, request_id: str) -> Call:
-        """A new call with the time that `job` and the operator allow."""
-        seconds = min(job.max_time_s or math.inf, self._budget.max_time_s)
-        call = Call(seconds, self._budget.heartbeat_s if job.stream else math.inf, request_id)
+    def seconds_for(self, job: ChatJob) -> float:
+        """The time that `job` and the operator allow."""
+        return min(job.max_time_s or math.inf, self._budget.max_time_s)
+
+    def call_for(self, job: ChatJob, headers: Mapping[str, str]) -> Call:
+        """A new call; `headers` go along to the upstream."""
+        call = Call(self.seconds_for(job), self._budget.heartbeat_s if job.stream else math.inf, headers)
         self._open.add(call)
         return call
 
@@ -183,6 +186,7 @@ class _Line:
             self._place = place
             if self._larger_than and card.context_tokens and card.context_tokens <= self._larger_than:
                 continue  # the prompt was too long for a model no smaller
+            self._call.fallbacks = place
             yield card
 
     @property

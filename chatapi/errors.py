@@ -12,6 +12,7 @@ ChatError
 ├── ClientLeft            nobody is there any more; never rendered
 ├── WorkerStopped         this process ends before the call does
 └── InternalError         a fault of ours
+    └── StoreUnavailable  the database does not answer
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,6 +57,14 @@ class ChatError(Exception):
 
 class InternalError(ChatError):
     """A fault of ours; its message never carries the cause, the log does."""
+
+
+class StoreUnavailable(InternalError):
+    """The database is away, locked, full or read-only; `cause` is its own word, for the log."""
+
+    def __init__(self, message: str, *, cause: str) -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 class BadRequest(ChatError):
@@ -119,7 +128,7 @@ class ForbiddenModel(AccessError):
 
 
 class RateLimited(AccessError):
-    """Our own limits; `retry_after_s` says when to come back."""
+    """Our own limits; `retry_after_s` says when to come back, and None that such a call can never be made."""
 
     code, type, status, api_status, retryable = "rate_limited", "rate_limit_error", 429, 429, True
 

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
+from .limits import NO_LIMITS, Limits
+
 VERSION = "0.1.0"
 ROUTER_URL = "https://router.huggingface.co"
 
@@ -38,6 +40,10 @@ class Settings:
     default_model: str = "microsoft/DialoGPT-medium"
     auth: str = "auto"
     keys: frozenset[str] = frozenset()
+    anonymous_limits: Limits = NO_LIMITS
+    trusted_proxies: int = 0
+    database_url: str = "sqlite:///instance/chatapi.db"
+    redis_url: str | None = None
     max_time_s: float = 120.0
     reply_timeout_s: float = 45.0
     first_token_timeout_s: float = 10.0
@@ -89,7 +95,7 @@ class Settings:
     def __repr__(self) -> str:
         """As a dataclass prints, without the secrets."""
         shown = {f.name: getattr(self, f.name) for f in fields(self)}
-        secret = {name: "***" for name in ("huggingface_api_key", "keys") if shown[name]}
+        secret = {name: "***" for name in ("huggingface_api_key", "keys", "database_url", "redis_url") if shown[name]}
         return f"Settings({', '.join(f'{k}={v!r}' for k, v in {**shown, **secret}.items())})"
 
 
@@ -192,6 +198,28 @@ def _origins(text: str) -> frozenset[str]:
     return origins
 
 
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= 10):
+        raise ValueError("must be how many proxies stand in front, from 0 to 10")
+    return int(text)
+
+
+def _database(text: str) -> str:
+    scheme, _, rest = text.partition("://")
+    if scheme in ("postgres", "postgresql"):  # as hosts of PostgreSQL write it
+        scheme = "postgresql+psycopg"
+    named = len(rest) > 1 and rest.startswith("/") if scheme == "sqlite" else scheme == "postgresql+psycopg" and rest
+    if not named:
+        raise ValueError("must be sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME")
+    return f"{scheme}://{rest}"
+
+
+def _redis(text: str) -> str:
+    if not text.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("must be redis://HOST:PORT/0")
+    return text
+
+
 def _digests(text: str) -> frozenset[str]:
     digests = frozenset(text.lower().replace(",", " ").split())
     if any(len(d) != 64 or not set(d) <= set("0123456789abcdef") for d in digests):
@@ -210,6 +238,10 @@ FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "CHATAPI_DEFAULT_MODEL": ("default_model", _model_id),
     "CHATAPI_AUTH": ("auth", _one_of("auto", "required", "off")),
     "CHATAPI_KEYS": ("keys", _digests),
+    "CHATAPI_ANONYMOUS_LIMITS": ("anonymous_limits", Limits.parse),
+    "CHATAPI_TRUSTED_PROXIES": ("trusted_proxies", _count),
+    "DATABASE_URL": ("database_url", _database),
+    "REDIS_URL": ("redis_url", _redis),
     "CHATAPI_MAX_TIME": ("max_time_s", _seconds(1, 3600)),
     "CHATAPI_REPLY_TIMEOUT": ("reply_timeout_s", _seconds(0.05, 3600)),
     "CHATAPI_FIRST_TOKEN_TIMEOUT": ("first_token_timeout_s", _seconds(0.05, 3600)),

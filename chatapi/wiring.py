@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 
 from . import circuit, telemetry
-from .access import Access
+from .access import Access, Keys
+from .books import Books, RedisStates
 from .catalogue import Catalogue, ModelCard
 from .embedded import CONTEXT_TOKENS, model_id
 from .engine import Budget, Engine
 from .huggingface import HuggingFace, Transport
 from .settings import VERSION, Settings
+from .store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +18,10 @@ class Parts:
     """What the web layer works with."""
 
     settings: Settings
+    store: Store
+    keys: Keys
     access: Access
+    books: Books
     engine: Engine
 
 
@@ -30,7 +35,11 @@ def build(settings: Settings) -> Parts:
     # Under gunicorn the master made the board before it forked; alone, this process has its own.
     board = circuit.shared or circuit.Board()
     engine = Engine(catalogue, client, budget, circuit.Circuit(board))
-    return Parts(settings, Access(settings.auth, settings.keys), engine)
+    store = Store(settings.database_url)
+    keys = Keys(store)
+    access = Access(settings.auth, settings.keys, keys, settings.anonymous_limits)
+    books = Books(store, RedisStates(settings.redis_url) if settings.redis_url else None)
+    return Parts(settings, store, keys, access, books, engine)
 
 
 def _embedded_card(settings: Settings) -> ModelCard | None:

@@ -1,6 +1,7 @@
 """gunicorn's gevent worker, with an end that disturbs nobody: what `gunicorn.conf.py` names as `worker_class`."""
 
 import socket
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -9,44 +10,40 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from .engine import Engine
 
+# How long a worker told to stop still reads on a connection after its last answer. Longer than `keepalive_timeout` in
+# deploy/nginx.conf: who closes last cannot close onto a request that is on its way, and nginx sends no POST twice.
+IDLE_S = 2.0
+
 
 class Worker(GeventWorker):  # type: ignore[misc]
-    """Told to stop, it closes idle connections at once, lets open calls finish, and ends the rest with an event.
+    """Told to stop, it lets open calls finish, closes connections as they fall idle, and ends the rest with an event.
 
-    gunicorn's own waits the whole `graceful_timeout` while any client keeps an idle connection open, and then writes
-    `HTTP/1.1 500` onto it, which a pooled client takes for its next answer.
+    gunicorn's own closes a connection right behind an answer that promised to keep it, waits the whole
+    `graceful_timeout` for idle ones, and then writes `HTTP/1.1 500` onto them.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._connections: set[Any] = set()
-        self._busy: set[Any] = set()
+        self._idle_since: dict[Any, float] = {}  # connections without a request
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve one connection."""
-        self._connections.add(client)
+        self._idle_since[client] = time.monotonic()
         try:
             super().handle(listener, client, addr)
         finally:
-            self._connections.discard(client)
+            self._idle_since.pop(client, None)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
-        """Serve one request; once told to stop, the connection's last."""
-        self._busy.add(sock)
-        try:
-            super().handle_request(listener_name, req, sock, addr)
-        finally:
-            self._busy.discard(sock)
-        if not self.alive:
-            raise StopIteration
+        """Serve one request; if it comes after the order to stop, its answer says `Connection: close`."""
+        self._idle_since.pop(sock, None)
+        super().handle_request(listener_name, req, sock, addr)
+        self._idle_since[sock] = time.monotonic()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM: a stop, or the reload of a new configuration."""
         super().handle_exit(sig, frame)
-        grace_s = self.cfg.graceful_timeout
-        gevent.spawn(self._close_idle)
-        # Shortly before gunicorn would cut them without a word.
-        gevent.spawn_later(max(grace_s - 2.0, grace_s / 2), self._engine.stop)
+        gevent.spawn(self._drain, time.monotonic() + self.cfg.graceful_timeout)
 
     def run(self) -> None:
         """Serve until told to stop; what is still read for the books then is closed, and recorded."""
@@ -59,8 +56,20 @@ class Worker(GeventWorker):  # type: ignore[misc]
         engine: Engine = self.wsgi.extensions["chatapi"].engine
         return engine
 
-    def _close_idle(self) -> None:
-        for sock in self._connections - self._busy:
-            # A request that has already arrived is still read and answered; after it comes the end.
-            with suppress(OSError):
-                sock.shutdown(socket.SHUT_RD)
+    def _drain(self, ends_at: float) -> None:
+        """Close what is idle; shortly before gunicorn would cut them without a word, end the calls and all the rest."""
+        left_s = ends_at - time.monotonic()
+        calls_end_at = ends_at - min(2 * IDLE_S, left_s / 2)
+        all_close_at = ends_at - min(IDLE_S, left_s / 3)
+        while True:
+            now = time.monotonic()
+            if now >= calls_end_at:
+                self._engine.stop()
+            patience_s = IDLE_S if now < all_close_at else 0
+            for sock, since in list(self._idle_since.items()):
+                if now - since >= patience_s:
+                    # On the system's socket, for gevent's own would break off the read: what has already arrived is
+                    # read and answered, and then comes the end.
+                    with suppress(OSError):
+                        sock._sock.shutdown(socket.SHUT_RD)
+            gevent.sleep(0.1)

@@ -82,13 +82,11 @@ class Transport:
         prepared = requests.PreparedRequest()
         prepared.method = "GET" if request.payload is None else "POST"
         prepared.url = request.url
-        prepared.headers = requests.structures.CaseInsensitiveDict({**self._headers, **request.headers})
+        prepared.headers = requests.structures.CaseInsensitiveDict({**self._headers, **request.headers, **call.headers})
         if request.payload is not None:
             # The caller's strings were checked for unpaired surrogates, so this encodes.
             prepared.body = json.dumps(request.payload, ensure_ascii=False, separators=(",", ":")).encode()
             prepared.headers["Content-Length"] = str(len(prepared.body))
-        if call.request_id:
-            prepared.headers["X-Request-Id"] = call.request_id
         prepared.hooks = {}
         call.attempts += 1
         exchange = Exchange(self._adapter, prepared, self._route(request.url), call, self._settling)
@@ -154,6 +152,7 @@ class Exchange:
     def head(self, until: float) -> Waiting[Head]:
         """Status and headers. Raises UpstreamTimeout when they have not come by `until` (monotonic seconds)."""
         head: Head = yield from self._next(until)
+        self._call.heard_at = self._call.heard_at or time.monotonic()
         return head
 
     def rest(self, until: float) -> Waiting[bytes]:

@@ -1,6 +1,7 @@
 """HTTP in and out: the routes, what happens before them (gate) and after (replies)."""
 
 from flask import Flask
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from ..wiring import Parts
 from . import completions, gate, legacy, openai, ops, pages, replies
@@ -10,6 +11,9 @@ def create(parts: Parts) -> Flask:
     """The Flask application over `parts`."""
     app = Flask("chatapi", static_folder=None)
     app.extensions["chatapi"] = parts
+    if proxies := parts.settings.trusted_proxies:
+        # Only so many entries of X-Forwarded-For count, from its end: the rest is what a caller may have made up.
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=0)  # type: ignore[method-assign]
     gate.init_app(app)
     replies.init_app(app)
     for module in (completions, legacy, openai, ops, pages):

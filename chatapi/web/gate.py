@@ -1,5 +1,6 @@
 """Before a view: request id, clock, key → Caller, body → JSON, and the watch over a caller who may leave."""
 
+import os
 import re
 import socket
 import time
@@ -11,13 +12,17 @@ from typing import Any, cast
 from flask import Flask, current_app, g, request
 
 from ..access import Caller, is_local
-from ..chat import Call, Json
+from ..books import refusal
+from ..chat import Call, ChatJob, Json
 from ..errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
 from ..schemas import parse_json
 from ..telemetry import Record
 from ..wiring import Parts
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}", re.ASCII)
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})(?P<trace>[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-(?P<flags>[0-9a-f]{2})"
+)
 READ_SIZE = 65_536
 # A body over the limit is read and thrown away up to this many times the limit: closing the connection earlier
 # would reset it, and the client would see a broken pipe in place of our 413.
@@ -35,7 +40,19 @@ def begin() -> None:
     given = request.headers.get("X-Request-Id", "")
     g.request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
     # The rule, not the path: a path that leads nowhere is the caller's text.
-    g.record = Record(g.request_id, request.url_rule.rule if request.url_rule else "-")
+    route = request.url_rule.rule if request.url_rule else "-"
+    g.record = Record(g.request_id, route, request.blueprint or "")
+    g.upstream_headers = {"X-Request-Id": g.request_id}
+    if found := _TRACEPARENT.fullmatch(request.headers.get("traceparent", "")):
+        _trace(found["trace"], found["flags"])
+
+
+def _trace(trace: str, flags: str) -> None:
+    """Go on with the caller's trace (W3C Trace Context): our own span is the parent of what upstreams do."""
+    g.record.trace_id = trace
+    g.upstream_headers["traceparent"] = f"00-{trace}-{os.urandom(8).hex()}-{flags}"
+    if state := request.headers.get("tracestate"):
+        g.upstream_headers["tracestate"] = state[:512]
 
 
 def parts() -> Parts:
@@ -45,10 +62,36 @@ def parts() -> Parts:
 
 def admit() -> Caller:
     """Who calls. Raises AccessError."""
+    began = time.perf_counter()
+    record: Record = g.record
     local = is_local(request.remote_addr, request.environ.get("HTTP_HOST", ""), cast(Any, request.headers))
-    caller = parts().access.admit(request.headers.get("Authorization"), local)
-    g.record.key_id = caller.key_id
+    caller = parts().access.admit(request.headers.get("Authorization"), request.remote_addr, local)
+    g.caller, record.key_id = caller, caller.key_id
+    record.auth_ms = _ms_since(began)
+    if request.method == "POST":
+        g.entry = parts().books.entry(caller, record)
+        record.on_close(g.entry.end)
     return caller
+
+
+def begin_call(job: ChatJob) -> Call:
+    """The call for `job`, written in the books and within the caller's limits. Raises AccessError."""
+    began = time.perf_counter()
+    record: Record = g.record
+    engine = parts().engine
+    record.model, record.stream = job.model, job.stream
+    g.caller.require([job.model, *(job.fallbacks or ())])
+    verdict = g.verdict = g.entry.begin(job, engine.seconds_for(job))
+    record.limit_ms = _ms_since(began)
+    if verdict is not None:
+        record.shadowed = verdict.shadowed or None
+        if verdict.refused:
+            raise refusal(verdict, g.caller.limits)
+    return engine.call_for(job, g.upstream_headers)
+
+
+def _ms_since(began: float) -> float:
+    return round((time.perf_counter() - began) * 1000, 1)
 
 
 def read_json() -> Json:

@@ -1,8 +1,12 @@
 """The OpenAI dialect: what any OpenAI SDK speaks."""
 
-from flask import Blueprint, Response
+from datetime import date
 
-from ..errors import ModelNotFound
+from flask import Blueprint, Response, request
+
+from .. import store
+from ..books import report
+from ..errors import BadRequest, ModelNotFound
 from ..schemas import openai_job
 from . import gate
 from .replies import answer, json_response
@@ -20,14 +24,15 @@ def create_completion() -> Response:
 @blueprint.get("/v1/models")
 def list_models() -> Response:
     """List the models: the catalogue's, and those that the upstream lists."""
-    gate.admit()
-    return json_response({"object": "list", "data": list(gate.parts().engine.models().values())})
+    caller = gate.admit()
+    models = [model for id, model in gate.parts().engine.models().items() if caller.may_use(id)]
+    return json_response({"object": "list", "data": models})
 
 
 @blueprint.get("/v1/models/<path:model>")
 def retrieve_model(model: str) -> Response:
     """One model, by its id, slash and all."""
-    gate.admit()
+    gate.admit().require([model])
     found = gate.parts().engine.models().get(model)
     if found is None:
         raise ModelNotFound(
@@ -35,3 +40,20 @@ def retrieve_model(model: str) -> Response:
             details={"model": ["not listed"]},
         )
     return json_response(found)
+
+
+@blueprint.get("/v1/usage")
+def list_usage() -> Response:
+    """What the caller's own key has used, by model and day; `?since=` and `?until=` take days like 2026-11-30 (UTC)."""
+    caller = gate.admit()
+    since, until = _day("since"), _day("until")
+    rows = gate.parts().store.read(lambda tx: store.used(tx, since, until, caller.key_id or ""))
+    return json_response({"object": "list", "data": report(rows)})
+
+
+def _day(name: str) -> str | None:
+    given = request.args.get(name)
+    try:
+        return date.fromisoformat(given).isoformat() if given else None
+    except ValueError:
+        raise BadRequest(f"{name} must be a day like 2026-11-30.", details={name: ["must be a day"]}) from None

@@ -15,7 +15,8 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from .. import errors
 from ..chat import Call, ChatJob, Chunk, Json, Reply, Usage, estimated, finish
 from ..errors import ChatError, ClientLeft, InternalError
-from ..telemetry import Record
+from ..limits import WHAT, Verdict
+from ..telemetry import Record, stream_opened
 from . import gate
 
 log = logging.getLogger(__name__)
@@ -119,18 +120,16 @@ def _completion_id() -> str:
 def answer(job: ChatJob) -> Response:
     """What `job` is answered with: one body, or a stream of events. Raises ChatError."""
     engine = gate.parts().engine
-    call = engine.call_for(job, g.request_id)
-    g.record.model, g.record.stream = job.model, job.stream
+    call = gate.begin_call(job)
     if job.stream:
         return _streamed(job, call, engine.stream(job, call))
     try:
         with gate.watched(call):
             reply = finish(engine.reply(job, call))
     finally:
-        g.record.attempts = call.attempts
+        _asked(g.record, call)
         if call.left and call.drain_s:
             g.record.ending = "client_left"  # drained: whatever came of it, nobody was there
-    g.upstream_s = time.monotonic() - call.started_at
     g.record.served = reply.model
     _count(g.record, reply.usage)
     response = json_response(dialect().whole(reply))
@@ -138,6 +137,14 @@ def answer(job: ChatJob) -> Response:
     _name_differences(response, job, reply.model, reply.ignored)
     response.call_on_close(gate.cork())
     return response
+
+
+def _asked(record: Record, call: Call) -> None:
+    """Upstreams have been asked for `call`; from here on the time is ours again."""
+    g.upstream_s = time.monotonic() - call.started_at
+    if call.heard_at is not None:
+        g.ttft_s = call.heard_at - call.started_at
+    record.attempts, record.fallbacks = call.attempts, call.fallbacks
 
 
 def _count(record: Record, usage: Usage) -> None:
@@ -157,8 +164,10 @@ def _streamed(job: ChatJob, call: Call, items: Generator[Chunk | str]) -> Respon
     except BaseException:
         stream.abandon()
         raise
-    g.upstream_s = time.monotonic() - call.started_at
+    finally:
+        _asked(g.record, call)
     g.deferred = True  # the stream writes the record when it ends
+    stream_opened(1)
     response = Response(stream, mimetype="text/event-stream", direct_passthrough=True)
     response.call_on_close(stream.close)
     response.headers["Cache-Control"] = "no-cache, no-store"
@@ -245,7 +254,6 @@ class EventStream:
         self._done = True
         self._unwatch()
         self._items.close()
-        self._record.attempts = self._call.attempts
 
     def close(self) -> None:
         """End the work for this stream, and the upstream's connection with it."""
@@ -266,8 +274,10 @@ class EventStream:
         self._items.close()
 
     def _end(self, ending: str) -> None:
+        if not self._done:
+            stream_opened(-1)
         self._done = True
-        self._record.attempts = self._call.attempts
+        self._record.attempts, self._record.fallbacks = self._call.attempts, self._call.fallbacks
         self._record.malformed_events = self._call.malformed or None
         if self._record.usage_source is None and self._tokens:
             # Nobody counted what went out of a stream that was cut or left: a delta is a token as a rule.
@@ -386,16 +396,49 @@ def _allow_origin(response: Response) -> None:
 EXPOSED = "X-Request-Id, X-Requested-Model, X-Usage-Source, X-Ignored-Fields, Retry-After, Deprecation, Sunset, Link"
 
 
+def _name_limits(response: Response) -> None:
+    """What is left of the caller's tightest limit (RateLimit-*), and of both minutes under OpenAI's names."""
+    verdict: Verdict | None = g.get("verdict")
+    if verdict is None or (tightest := verdict.tightest) is None:
+        return
+    response.headers["RateLimit-Limit"] = str(tightest.limit)
+    response.headers["RateLimit-Remaining"] = str(tightest.remaining)
+    response.headers["RateLimit-Reset"] = str(tightest.reset_s)
+    response.headers["RateLimit-Policy"] = f'{tightest.limit};comment="{WHAT[tightest.name]}"'
+    for room in verdict.rooms:
+        if kind := _OPENAI_LIMITS.get(room.name):
+            response.headers[f"x-ratelimit-limit-{kind}"] = str(room.limit)
+            response.headers[f"x-ratelimit-remaining-{kind}"] = str(room.remaining)
+            response.headers[f"x-ratelimit-reset-{kind}"] = f"{room.reset_s}s"
+
+
+_OPENAI_LIMITS = {"rpm": "requests", "tpm": "tokens"}
+
+
+def _timings() -> Iterator[tuple[str, float]]:
+    """Server-Timing: where the time went up to here, in milliseconds."""
+    record: Record = g.record
+    if record.auth_ms is not None:
+        yield "auth", record.auth_ms
+    if record.limit_ms is not None:
+        yield "limit", record.limit_ms
+    if "ttft_s" in g:
+        yield "upstream_ttft", g.ttft_s * 1000
+    if "upstream_s" in g and not g.get("deferred"):
+        yield "upstream_total", g.upstream_s * 1000
+    yield "gateway", record.gateway_ms or 0.0
+
+
 def complete(response: Response) -> Response:
     """The headers that every answer has."""
-    g.record.status = response.status_code
+    record: Record = g.record
+    record.status = response.status_code
+    record.gateway_ms = round(record.elapsed_ms() - g.get("upstream_s", 0.0) * 1000, 1)
     if request.method == "POST" and not g.get("deferred"):
         g.record.close("completed")
     response.headers["X-Request-Id"] = g.request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
     _allow_origin(response)
-    total, upstream = time.perf_counter() - g.started_at, g.get("upstream_s", 0.0)
-    response.headers["Server-Timing"] = (
-        f"upstream;dur={upstream * 1000:.1f}, gateway;dur={(total - upstream) * 1000:.1f}"
-    )
+    _name_limits(response)
+    response.headers["Server-Timing"] = ", ".join(f"{name};dur={ms:.1f}" for name, ms in _timings())
     return response

@@ -1,0 +1,276 @@
+"""What a caller may still do: pure arithmetic on a small state, whatever store holds it.
+
+A call reserves before it is made and settles when it has ended: `reserve` counts it, and holds back the tokens it may
+use at most; `settle` replaces those by the tokens it did use. A minute is any 60 seconds, counted in buckets of one
+second that stay for 61, so that never more than the limit falls into a minute; days and months are those of UTC.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple, Self
+
+WINDOW_S = 61  # a bucket that begins now has left every minute it can share with a later call after so long
+SKEW_S = 5  # the clocks of two machines; a bucket further in the future was written before a clock was set back
+UNSAID_TOKENS = 1024  # held back for an answer whose caller set no max_tokens
+LEASE_S = 30.0  # a call that was never settled holds its place for so long after its own deadline
+NAMES = ("rpm", "tpm", "concurrency", "tpd", "tpmonth")
+_TOKENS = ("tpm", "tpd", "tpmonth")
+WHAT = {
+    "rpm": "requests per minute",
+    "tpm": "tokens per minute",
+    "concurrency": "calls at once",
+    "tpd": "tokens per day",
+    "tpmonth": "tokens per month",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of one caller; None is no limit. Limits named in `shadow` are counted and reported, but refuse nobody."""
+
+    rpm: int | None = None
+    tpm: int | None = None
+    concurrency: int | None = None
+    tpd: int | None = None
+    tpmonth: int | None = None
+    shadow: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Limits from words like `rpm=60 tpm=10000 shadow=tpm`. Raises ValueError."""
+        given: dict[str, Any] = {}
+        for word in text.replace(",", " ").split():
+            name, _, value = word.partition("=")
+            if name == "shadow" and value in NAMES:
+                given["shadow"] = (*given.get("shadow", ()), value)
+            elif name in NAMES and value.isascii() and value.isdigit() and int(value) > 0:
+                given[name] = int(value)
+            else:
+                raise ValueError(f"must be words like rpm=60, of {', '.join(NAMES)}, or shadow=NAME; not {word!r}")
+        return cls(**given)
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return any(getattr(self, name) for name in NAMES)
+
+    @property
+    def holds(self) -> bool:
+        """Whether open calls matter: they do for all limits but requests per minute."""
+        return any(getattr(self, name) for name in NAMES if name != "rpm")
+
+    @property
+    def of_tokens(self) -> bool:
+        """Whether tokens are limited."""
+        return any(getattr(self, name) for name in _TOKENS)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For people and for JSON."""
+        return {**asdict(self), "shadow": list(self.shadow)}
+
+
+NO_LIMITS = Limits()
+
+
+class Room(NamedTuple):
+    """What is left of one limit: `reset_s` is when all of it is there again, if nothing more is used."""
+
+    name: str
+    limit: int
+    remaining: int
+    reset_s: int
+
+
+class Verdict(NamedTuple):
+    """What became of a reservation. `refused` and `shadowed` name limits; without `refused` the call may be made."""
+
+    refused: str | None
+    shadowed: tuple[str, ...]
+    retry_after_s: float | None  # None: a call like this one can never be admitted
+    rooms: tuple[Room, ...]
+
+    @property
+    def tightest(self) -> Room | None:
+        """The limit that a caller should look at: the one that refused, or the one with the least left."""
+        rooms = [room for room in self.rooms if room.name == self.refused] or self.rooms
+        return min(rooms, key=lambda room: room.remaining / room.limit, default=None)
+
+
+@dataclass(slots=True)
+class State:
+    """What one caller has used: seconds → amounts, a day's and a month's tokens, and the calls that are open."""
+
+    requests: dict[int, int] = field(default_factory=dict)
+    tokens: dict[int, int] = field(default_factory=dict)
+    day: tuple[str, int] = ("", 0)
+    month: tuple[str, int] = ("", 0)
+    open: dict[str, tuple[float, int]] = field(default_factory=dict)  # call → end of its lease, tokens held back
+
+    @classmethod
+    def load(cls, text: str | None, now: float) -> Self:
+        """The state as it is at `now` (Unix seconds): what no longer counts is gone."""
+        if not text:
+            return cls()
+        requests, tokens, day, month, opened = json.loads(text)
+        today, this_month = _day(now), _day(now)[:7]
+        return cls(
+            _within(requests, now),
+            _within(tokens, now),
+            (today, day[1] if day[0] == today else 0),
+            (this_month, month[1] if month[0] == this_month else 0),
+            {call: (until, held) for call, (until, held) in opened.items() if until > now},
+        )
+
+    def dump(self) -> str:
+        """As `load` takes it."""
+        return json.dumps([self.requests, self.tokens, self.day, self.month, self.open], separators=(",", ":"))
+
+    def expires_at(self, now: float) -> float:
+        """When nothing of it counts any more."""
+        if self.month[1]:
+            return _next_month(now)
+        if self.day[1]:
+            return _next_day(now)
+        return max([now + WINDOW_S, *(until for until, _ in self.open.values())])
+
+    @property
+    def held(self) -> int:
+        """Tokens held back for open calls."""
+        return sum(tokens for _, tokens in self.open.values())
+
+
+class Ask(NamedTuple):
+    """A call that asks to be admitted."""
+
+    call: str
+    until: float  # Unix seconds: its own deadline
+    prompt_tokens: int = 0
+    max_tokens: int | None = None
+
+    def tokens(self, limits: Limits) -> int:
+        """How many it may use; without max_tokens never more than `limits` allow at all."""
+        if self.max_tokens is not None:
+            return self.prompt_tokens + self.max_tokens
+        most: int = min(limit for name in _TOKENS if (limit := getattr(limits, name)))
+        return max(self.prompt_tokens + 1, min(self.prompt_tokens + UNSAID_TOKENS, most))
+
+
+def reserve(state: State, limits: Limits, ask: Ask, now: float) -> Verdict:
+    """Count `ask` in `state` if no limit refuses it; a call that is refused leaves no trace."""
+    over = {name: wait for name in NAMES if (wait := _wait(name, state, limits, ask, now)) != 0.0}
+    refused = next((name for name in over if name not in limits.shadow), None)
+    if refused is None:
+        second = int(now)
+        state.requests[second] = state.requests.get(second, 0) + 1
+        if limits.holds:
+            state.open[ask.call] = (ask.until + LEASE_S, ask.tokens(limits) if limits.of_tokens else 0)
+    waits = [wait for name, wait in over.items() if name not in limits.shadow]
+    retry = None if None in waits else max((wait for wait in waits if wait), default=0.0)
+    shadowed = tuple(name for name in over if name in limits.shadow)
+    return Verdict(refused, shadowed, retry, _rooms(state, limits, now))
+
+
+def settle(state: State, call: str, tokens: int, now: float) -> None:
+    """`call` has ended, and has used `tokens`. A second time changes nothing."""
+    if state.open.pop(call, None) is None or not tokens:
+        return
+    second = int(now)
+    state.tokens[second] = state.tokens.get(second, 0) + tokens
+    state.day = (_day(now), state.day[1] + tokens)
+    state.month = (_day(now)[:7], state.month[1] + tokens)
+
+
+def _wait(name: str, state: State, limits: Limits, ask: Ask, now: float) -> float | None:
+    """Seconds until limit `name` lets `ask` through: 0 now, None never."""
+    limit: int | None = getattr(limits, name)
+    if limit is None:
+        return 0.0
+    want = ask.tokens(limits) if name in _TOKENS else 1
+    if want > limit:
+        return None
+    free = limit - _used(name, state)
+    if want <= free:
+        return 0.0
+    if name == "rpm":
+        return _until_free(state.requests, want - free, now)
+    if name == "tpm":
+        return _until_free(state.tokens, want - free, now)
+    if name == "tpd" and want <= limit - state.held:
+        return _next_day(now) - now
+    if name == "tpmonth" and want <= limit - state.held:
+        return _next_month(now) - now
+    return 1.0  # when an open call ends, and nobody knows when that is
+
+
+def _used(name: str, state: State) -> int:
+    match name:
+        case "rpm":
+            return sum(state.requests.values())
+        case "tpm":
+            return sum(state.tokens.values()) + state.held
+        case "concurrency":
+            return len(state.open)
+        case "tpd":
+            return state.day[1] + state.held
+    return state.month[1] + state.held
+
+
+def _rooms(state: State, limits: Limits, now: float) -> tuple[Room, ...]:
+    """What is left of each limit that can refuse."""
+    rooms = []
+    for name in NAMES:
+        limit = getattr(limits, name)
+        if limit and name not in limits.shadow:
+            rooms.append(Room(name, limit, max(0, limit - _used(name, state)), _reset_s(name, state, now)))
+    return tuple(rooms)
+
+
+def _reset_s(name: str, state: State, now: float) -> int:
+    match name:
+        case "rpm":
+            wait = max(state.requests, default=now - WINDOW_S) + WINDOW_S - now
+        case "tpm":
+            wait = max(state.tokens, default=now - WINDOW_S) + WINDOW_S - now
+        case "concurrency":
+            wait = 1.0 if state.open else 0.0
+        case "tpd":
+            wait = _next_day(now) - now
+        case _:
+            wait = _next_month(now) - now
+    return int(-(-wait // 1)) if wait > 0 else 0
+
+
+def _until_free(buckets: Mapping[int, int], amount: int, now: float) -> float:
+    """When `amount` of what is in `buckets` will have left."""
+    for second in sorted(buckets):
+        amount -= buckets[second]
+        if amount <= 0:
+            return second + WINDOW_S - now
+    return 1.0  # the rest is held back for open calls
+
+
+def _within(buckets: Mapping[str, int], now: float) -> dict[int, int]:
+    return {int(s): amount for s, amount in buckets.items() if now - WINDOW_S < int(s) <= now + SKEW_S}
+
+
+def _day(now: float) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(now))
+
+
+def _next_day(now: float) -> float:
+    return (_midnight(now) + timedelta(days=1)).timestamp()
+
+
+def _next_month(now: float) -> float:
+    return (_midnight(now).replace(day=1) + timedelta(days=32)).replace(day=1).timestamp()
+
+
+def _midnight(now: float) -> datetime:
+    return datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def key_subject(key_id: str) -> str:
+    """What the limits of a key are counted under."""
+    return f"key:{key_id}"
