@@ -200,6 +200,13 @@ class Books:
             del self._late[0]
         telemetry.ledger_lag(0, time.time())
 
+    def ping(self) -> str:
+        """Where limits are held, in a few words. Raises ConnectionError when that is Redis, and it is away."""
+        if self._states is None:
+            return "in the database"
+        self._states.ping()
+        return "in Redis"
+
     def sweep(self) -> None:
         """Close the calls whose process is gone, or which are open long after their deadline, as `worker_lost`."""
         self._sweep_at = time.monotonic() + SWEEP_S
@@ -348,7 +355,7 @@ class RedisStates:
         try:
             self._redis.ping()
         except self._error as error:
-            raise ConnectionError(type(error).__name__) from error
+            raise ConnectionError(f"Redis: {type(error).__name__}; limits are held in the database") from error
 
 
 _SWAP = """

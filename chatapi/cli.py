@@ -14,9 +14,9 @@ from flask.cli import AppGroup
 
 from . import store
 from .books import report
-from .errors import StoreUnavailable
+from .errors import SchemaError, StoreUnavailable
 from .limits import NAMES, Limits
-from .store import MIGRATIONS, Row, SchemaError
+from .store import MIGRATIONS, Row
 from .wiring import Parts
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -186,7 +186,9 @@ def report_usage(
 ) -> None:
     """Calls and tokens by key, model and day."""
     days = [day.date().isoformat() if day else None for day in (since, until)]
-    rows = report(_parts().store.read(lambda tx: store.used(tx, days[0], days[1], key_id)), by or ("key", "model", "day"))
+    rows = report(
+        _parts().store.read(lambda tx: store.used(tx, days[0], days[1], key_id)), by or ("key", "model", "day")
+    )
     if as_json:
         _print_json(rows)
         return

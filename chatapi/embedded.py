@@ -19,6 +19,7 @@ import threading
 import time
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 from .catalogue import Catalogue
 from .settings import Settings, SettingsError
@@ -211,6 +212,13 @@ def _is_healthy(port: int) -> bool:
             return b" 200 " in connection.recv(64)
     except OSError:
         return False
+
+
+def check_health(url: str) -> str:
+    """In a few words that the engine at `url` answers. Raises EngineError."""
+    if not _is_healthy(urlsplit(url).port or 0):
+        raise EngineError("the embedded engine does not answer; it is started again when it has ended")
+    return "answers"
 
 
 def _free_port() -> int:

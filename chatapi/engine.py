@@ -79,6 +79,12 @@ class Engine:
         for call in list(self._open):
             call.stop(WorkerStopped("The gateway is being restarted. Send the request again."))
 
+    def reachable(self) -> str:
+        """In a few words that no circuit is open. Raises UpstreamUnavailable naming those that are."""
+        if opened := self.circuit.opened():
+            raise UpstreamUnavailable("failing: " + ", ".join(sorted(opened)))
+        return "no circuit is open"
+
     def models(self) -> dict[str, Json]:
         """Model objects by id: the catalogue's, then those that the upstream lists."""
         embedded = self.catalogue.embedded

@@ -67,6 +67,10 @@ class StoreUnavailable(InternalError):
         self.cause = cause
 
 
+class SchemaError(Exception):
+    """The database has another schema than this version; the text says what to run. Never rendered: nothing starts."""
+
+
 class BadRequest(ChatError):
     """A body that fails validation."""
 

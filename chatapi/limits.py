@@ -94,7 +94,9 @@ class Verdict(NamedTuple):
     @property
     def tightest(self) -> Room | None:
         """The limit that a caller should look at: the one that refused, or the one with the least left."""
-        rooms = [room for room in self.rooms if room.name == self.refused] or self.rooms
+        rooms = [room for room in self.rooms if room.name == (self.refused or room.name)]
+        # How many calls are open is no allowance that is used up: it is told where nothing else is.
+        rooms = [room for room in rooms if room.name != "concurrency"] or rooms
         return min(rooms, key=lambda room: room.remaining / room.limit, default=None)
 
 

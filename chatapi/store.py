@@ -20,7 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from .errors import StoreUnavailable
+from .errors import SchemaError, StoreUnavailable
 
 T = TypeVar("T")
 Row = Mapping[str, Any]
@@ -104,10 +104,6 @@ def _first(tx: Tx) -> None:
 
 # Each takes the schema one step further, in order; a change of the tables above is a new step at the end.
 MIGRATIONS: tuple[Callable[[Tx], None], ...] = (_first,)
-
-
-class SchemaError(Exception):
-    """The database's schema is not this version's; the text says what to run."""
 
 
 class Store:
@@ -202,6 +198,11 @@ class Store:
     def check(self) -> None:
         """Connect, and create the tables in an empty database. Raises SchemaError or StoreUnavailable."""
         self.read(lambda tx: None)
+
+    def ping(self) -> str:
+        """In a few words that it can be written to. Raises StoreUnavailable."""
+        self.write(lambda tx: None)
+        return f"writable, schema {len(MIGRATIONS)}"
 
     def upgrade(self) -> int:
         """Bring the schema to this version, by one process at a time; how many steps that took."""

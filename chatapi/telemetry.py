@@ -49,6 +49,11 @@ MODELS = 200  # label values; callers name models as they like, and so only mode
 _answered: set[str] = set()
 
 
+def know(models: Iterable[str]) -> None:
+    """Models that get a label of their own before they have answered."""
+    _answered.update(list(models)[:MODELS])
+
+
 def limit_decided(refused: str | None, shadowed: Iterable[str]) -> None:
     """A call was asked about: which limit refused it, and which would have."""
     _LIMITS.labels(refused or "", "refused" if refused else "admitted").inc()
@@ -140,13 +145,15 @@ class Record:
         return round((time.perf_counter() - self._began) * 1000, 1)
 
     def _count(self) -> None:
-        model = self._label()
+        if self.served and len(_answered) < MODELS:
+            _answered.add(self.served)
+        model = self._label(self.served or self.model)
         _CALLS.labels(self.route, model, self.ending, self.code or "").inc()
         _TOTAL.labels(self.route).observe((self.total_ms or 0.0) / 1000)
         if self.attempts:
             _ATTEMPTS.labels(model).inc(self.attempts)
         if self.fallbacks:
-            _FALLBACKS.labels(model).inc(self.fallbacks)
+            _FALLBACKS.labels(self._label(self.model)).inc(self.fallbacks)
         if self.gateway_ms is not None:
             _GATEWAY.observe(self.gateway_ms / 1000)
         if self.first_token_ms is not None:
@@ -157,10 +164,7 @@ class Record:
         if self.malformed_events:
             _MALFORMED.inc(self.malformed_events)
 
-    def _label(self) -> str:
-        if self.served and len(_answered) < MODELS:
-            _answered.add(self.served)
-        model = self.served or self.model
+    def _label(self, model: str | None) -> str:
         return "" if model is None else model if model in _answered else "other"
 
 

@@ -6,8 +6,9 @@ from . import circuit, telemetry
 from .access import Access, Keys
 from .books import Books, RedisStates
 from .catalogue import Catalogue, ModelCard
-from .embedded import CONTEXT_TOKENS, model_id
+from .embedded import CONTEXT_TOKENS, check_health, model_id
 from .engine import Budget, Engine
+from .health import Health, Part
 from .huggingface import HuggingFace, Transport
 from .settings import VERSION, Settings
 from .store import Store
@@ -23,6 +24,7 @@ class Parts:
     access: Access
     books: Books
     engine: Engine
+    health: Health
 
 
 def build(settings: Settings) -> Parts:
@@ -39,7 +41,20 @@ def build(settings: Settings) -> Parts:
     keys = Keys(store)
     access = Access(settings.auth, settings.keys, keys, settings.anonymous_limits)
     books = Books(store, RedisStates(settings.redis_url) if settings.redis_url else None)
-    return Parts(settings, store, keys, access, books, engine)
+    telemetry.know(catalogue.cards)
+    return Parts(settings, store, keys, access, books, engine, Health(_parts_of_health(settings, store, books, engine)))
+
+
+def _parts_of_health(settings: Settings, store: Store, books: Books, engine: Engine) -> dict[str, Part]:
+    parts = {
+        "database": Part(store.ping),
+        "limits": Part(books.ping, required=False),  # without Redis they are held in the database
+        "upstream": Part(engine.reachable, required=False),  # fallbacks answer, and other models
+    }
+    if settings.embedded_url:
+        url = settings.embedded_url
+        parts["engine"] = Part(lambda: check_health(url))
+    return parts
 
 
 def _embedded_card(settings: Settings) -> ModelCard | None:

@@ -1,18 +1,34 @@
 """gunicorn's gevent worker, with an end that disturbs nobody: what `gunicorn.conf.py` names as `worker_class`."""
 
 import socket
+import sys
 import time
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
+from gunicorn.arbiter import Arbiter
 from gunicorn.workers.ggevent import GeventWorker
 
-from .engine import Engine
+from .errors import SchemaError, StoreUnavailable
+
+if TYPE_CHECKING:  # the master loads this file before gevent has patched anything
+    from .wiring import Parts
 
 # How long a worker told to stop still reads on a connection after its last answer. Longer than `keepalive_timeout` in
 # deploy/nginx.conf: who closes last cannot close onto a request that is on its way, and nginx sends no POST twice.
 IDLE_S = 2.0
+
+
+class _Listener:
+    """What gunicorn asks a listening socket for. The socket may have been closed since it accepted the connection."""
+
+    def __init__(self, sock: Any) -> None:
+        self._name = sock.getsockname()
+
+    def getsockname(self) -> Any:
+        """Where it listened."""
+        return self._name
 
 
 class Worker(GeventWorker):  # type: ignore[misc]
@@ -25,12 +41,13 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._idle_since: dict[Any, float] = {}  # connections without a request
+        self._listeners: dict[Any, _Listener] = {}
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve one connection."""
         self._idle_since[client] = time.monotonic()
         try:
-            super().handle(listener, client, addr)
+            super().handle(self._listeners[listener], client, addr)
         finally:
             self._idle_since.pop(client, None)
 
@@ -43,18 +60,35 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM: a stop, or the reload of a new configuration."""
         super().handle_exit(sig, frame)
+        self._parts.health.stopping = True
         gevent.spawn(self._drain, time.monotonic() + self.cfg.graceful_timeout)
+
+    def load_wsgi(self) -> None:
+        """Load the application; not onto a database whose schema is not ours."""
+        super().load_wsgi()
+        parts = self._parts
+        try:
+            parts.store.check()
+            parts.books.sweep()
+        except SchemaError as error:
+            print(f"chatapi: {error}", file=sys.stderr, flush=True)
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        except StoreUnavailable as error:
+            # No reason to end: a worker that is replaced while the database is away would take the master with it.
+            self.log.error("%s: %s; calls are refused until it answers", parts.store, error.cause)
 
     def run(self) -> None:
         """Serve until told to stop; what is still read for the books then is closed, and recorded."""
+        self._listeners = {sock: _Listener(sock) for sock in self.sockets}
         super().run()
-        self._engine.stop()
+        self._parts.engine.stop()
         gevent.sleep(0.1)
+        self._parts.books.flush()
 
     @property
-    def _engine(self) -> Engine:
-        engine: Engine = self.wsgi.extensions["chatapi"].engine
-        return engine
+    def _parts(self) -> "Parts":
+        parts: Parts = self.wsgi.extensions["chatapi"]
+        return parts
 
     def _drain(self, ends_at: float) -> None:
         """Close what is idle; shortly before gunicorn would cut them without a word, end the calls and all the rest."""
@@ -64,7 +98,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         while True:
             now = time.monotonic()
             if now >= calls_end_at:
-                self._engine.stop()
+                self._parts.engine.stop()
             patience_s = IDLE_S if now < all_close_at else 0
             for sock, since in list(self._idle_since.items()):
                 if now - since >= patience_s:

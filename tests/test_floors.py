@@ -17,7 +17,7 @@ FLOORS = (
     {"errors", "limits"},
     {"settings", "chat"},
     {"catalogue", "circuit"},
-    {"prompts", "schemas", "store", "telemetry"},
+    {"health", "prompts", "schemas", "store", "telemetry"},
     {"huggingface", "access", "books", "engine", "embedded"},
     {"wiring"},
     {"web", "cli", "worker"},

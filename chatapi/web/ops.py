@@ -17,10 +17,16 @@ def healthz() -> Response:
 
 @blueprint.get("/readyz")
 def readyz() -> Response:
-    """Ready: it takes calls. `circuit` names the models whose circuit is open; their fallbacks answer meanwhile."""
-    opened = gate.parts().engine.circuit.opened()
+    """Ready: it takes calls (200), or not (503): `status` is ok, degraded, not ready or stopping.
+
+    Each of `parts` has `ok`, a `reason` and the age of this finding; `circuit` names the models whose circuit is open,
+    while their fallbacks answer.
+    """
+    parts = gate.parts()
+    found = parts.health.look()
+    opened = parts.engine.circuit.opened()
     circuit = {"open": {name: {"failed_s_ago": round(ago, 1)} for name, ago in opened.items()}}
-    return json_response({"status": "ok", "circuit": circuit})
+    return json_response({**found, "circuit": circuit}, 200 if found["status"] in ("ok", "degraded") else 503)
 
 
 @blueprint.get("/metrics")
