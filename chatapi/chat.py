@@ -55,6 +55,9 @@ class Usage:
     completion_tokens: int
     source: Literal["upstream", "tokenizer", "estimate"] = "upstream"
     details: Mapping[str, Any] = field(default_factory=dict)
+    # What an estimate was made from: the texts of prompt and answer, and the tokens that a chat template adds.
+    texts: tuple[str, str] | None = field(default=None, repr=False, compare=False)
+    overhead: int = field(default=0, repr=False, compare=False)
 
     @property
     def total_tokens(self) -> int:
@@ -122,8 +125,9 @@ def estimate_tokens(text: str) -> int:
 
 def estimated(messages: Sequence[Message], text: str) -> Usage:
     """Usage nobody reported, estimated from the texts; a chat template adds about four tokens a message."""
-    prompt = sum(estimate_tokens(text_of(m)) + 4 for m in messages)
-    return Usage(prompt, estimate_tokens(text), source="estimate")
+    prompts, overhead = [text_of(m) for m in messages], 4 * len(messages)
+    prompt = sum(map(estimate_tokens, prompts)) + overhead
+    return Usage(prompt, estimate_tokens(text), "estimate", texts=("\n".join(prompts), text), overhead=overhead)
 
 
 BEAT = object()

@@ -53,6 +53,7 @@ class Settings:
     legacy_sunset: date | None = None
     cors_origins: frozenset[str] = frozenset()
     embedded_model: Path | None = None
+    hf_home: Path = Path("~/.cache/huggingface")
     log_level: str = "info"
     embedded_url: str | None = None
 
@@ -251,6 +252,7 @@ FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "CHATAPI_LEGACY_SUNSET": ("legacy_sunset", _date),
     "CHATAPI_CORS_ORIGINS": ("cors_origins", _origins),
     "CHATAPI_EMBEDDED_MODEL": ("embedded_model", _file),
+    "HF_HOME": ("hf_home", Path),
     "CHATAPI_LOG_LEVEL": ("log_level", _one_of("debug", "info", "warning", "error")),
     EMBEDDED_URL: ("embedded_url", server_url),
 }

@@ -45,13 +45,15 @@ _LEDGER = Counter("chatapi_ledger_errors", "Ends of calls that could not be writ
 _PENDING = Gauge("chatapi_ledger_pending", "Ends not yet written", multiprocess_mode="livesum", registry=_registry)
 _LAG = Gauge("chatapi_ledger_lag_seconds", "Age of the oldest of them", multiprocess_mode="livemax", registry=_registry)
 
-MODELS = 200  # label values; callers name models as they like, and so only models that answered get one
+# Callers name models as they like: labels are for those of the catalogue, and the first so many others that answered.
+MODELS = 200
+_known: set[str] = set()
 _answered: set[str] = set()
 
 
 def know(models: Iterable[str]) -> None:
     """Models that get a label of their own before they have answered."""
-    _answered.update(list(models)[:MODELS])
+    _known.update(models)
 
 
 def limit_decided(refused: str | None, shadowed: Iterable[str]) -> None:
@@ -145,7 +147,7 @@ class Record:
         return round((time.perf_counter() - self._began) * 1000, 1)
 
     def _count(self) -> None:
-        if self.served and len(_answered) < MODELS:
+        if self.served and self.served not in _known and len(_answered) < MODELS:
             _answered.add(self.served)
         model = self._label(self.served or self.model)
         _CALLS.labels(self.route, model, self.ending, self.code or "").inc()
@@ -165,7 +167,9 @@ class Record:
             _MALFORMED.inc(self.malformed_events)
 
     def _label(self, model: str | None) -> str:
-        return "" if model is None else model if model in _answered else "other"
+        if model is None:
+            return ""
+        return model if model in _known or model in _answered else "other"
 
 
 def _ending(error: ChatError) -> str:

@@ -12,6 +12,7 @@ from .health import Health, Part
 from .huggingface import HuggingFace, Transport
 from .settings import VERSION, Settings
 from .store import Store
+from .tokens import Tokenizers
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,8 @@ def build(settings: Settings) -> Parts:
     telemetry.configure(settings.log_level)
     catalogue = Catalogue.load(settings.catalogue, _embedded_card(settings))
     transport = Transport(settings.huggingface_api_key, user_agent=f"chatapi/{VERSION}")
-    client = HuggingFace(transport, settings.base_url, settings.idle_timeout_s)
+    count = Tokenizers(settings.hf_home).count
+    client = HuggingFace(transport, settings.base_url, settings.idle_timeout_s, count)
     budget = Budget(settings.max_time_s, settings.reply_timeout_s, settings.first_token_timeout_s, settings.heartbeat_s)
     # Under gunicorn the master made the board before it forked; alone, this process has its own.
     board = circuit.shared or circuit.Board()

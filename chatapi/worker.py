@@ -60,8 +60,11 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM: a stop, or the reload of a new configuration."""
         super().handle_exit(sig, frame)
-        self._parts.health.stopping = True
-        gevent.spawn(self._drain, time.monotonic() + self.cfg.graceful_timeout)
+        # Before the application is loaded nobody is served. A failure here would then be one to boot, and gunicorn
+        # ends as a whole when a worker fails to.
+        if getattr(self, "wsgi", None) is not None:
+            self._parts.health.stopping = True
+            gevent.spawn(self._drain, time.monotonic() + self.cfg.graceful_timeout)
 
     def load_wsgi(self) -> None:
         """Load the application; not onto a database whose schema is not ours."""
@@ -80,6 +83,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def run(self) -> None:
         """Serve until told to stop; what is still read for the books then is closed, and recorded."""
         self._listeners = {sock: _Listener(sock) for sock in self.sockets}
+        from . import tokens  # here, for the master loads this file
+
+        tokens.apart = gevent.get_hub().threadpool.apply
         super().run()
         self._parts.engine.stop()
         gevent.sleep(0.1)

@@ -17,7 +17,7 @@ FLOORS = (
     {"errors", "limits"},
     {"settings", "chat"},
     {"catalogue", "circuit"},
-    {"health", "prompts", "schemas", "store", "telemetry"},
+    {"health", "prompts", "schemas", "store", "telemetry", "tokens"},
     {"huggingface", "access", "books", "engine", "embedded"},
     {"wiring"},
     {"web", "cli", "worker"},
@@ -45,6 +45,7 @@ DOORS = {
     "gunicorn": ("worker.py",),
     "gevent": ("worker.py",),
     "xllamacpp": ("embedded.py",),
+    "tokenizers": ("tokens.py",),
     "dotenv": ("settings.py",),
     "os.environ": ("settings.py",),
 }

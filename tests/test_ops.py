@@ -2,29 +2,86 @@
 
 import json
 import logging
+import threading
 from dataclasses import replace
 
 import pytest
 from gateways import serve
 
-from chatapi import create_app
+from chatapi import create_app, telemetry
 from chatapi.errors import ClientLeft, InternalError, MissingApiKey, UpstreamTimeout, UpstreamUnavailable, WorkerStopped
+from chatapi.health import Health, Part
 from chatapi.settings import Settings
 from chatapi.telemetry import Record, _Line, configure
 
 ORIGIN = "https://app.example.com"
 
 
+PARTS = ("database", "limits", "upstream")
+
+
 def test_it_is_alive_and_ready(client):
     assert client.get("/healthz").json == {"status": "ok"}
-    assert client.get("/readyz").json == {"status": "ok", "circuit": {"open": {}}}
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json["status"], ready.json["circuit"]) == (200, "ok", {"open": {}})
+    assert {name: part["ok"] for name, part in ready.json["parts"].items()} == dict.fromkeys(PARTS, True)
+    assert all(part["reason"] and part["age_s"] >= 0 for part in ready.json["parts"].values())
 
 
 def test_readyz_names_the_open_circuits(app, client):
     circuit = app.extensions["chatapi"].engine.circuit
     for _ in range(5):
         circuit.failed("acme/ill")
-    assert list(client.get("/readyz").json["circuit"]["open"]) == ["acme/ill"]
+    ready = client.get("/readyz")
+    assert list(ready.json["circuit"]["open"]) == ["acme/ill"]
+    assert (ready.status_code, ready.json["status"]) == (200, "degraded"), "other models answer, and fallbacks"
+    assert "acme/ill" in ready.json["parts"]["upstream"]["reason"]
+
+
+def test_a_worker_told_to_stop_is_not_ready(app, client):
+    app.extensions["chatapi"].health.stopping = True
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json["status"]) == (503, "stopping")
+
+
+def test_without_a_database_it_is_not_ready(settings, tmp_path):
+    (tmp_path / "file").write_text("no directory")
+    client = create_app(replace(settings, database_url=f"sqlite:///{tmp_path}/file/chatapi.db")).test_client()
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json["status"]) == (503, "not ready")
+    assert "unable to open" in ready.json["parts"]["database"]["reason"]
+
+
+def test_redis_away_is_no_reason_not_to_answer(settings):
+    client = create_app(replace(settings, redis_url="redis://127.0.0.1:1/0")).test_client()
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json["status"]) == (200, "degraded")
+    assert "limits are held in the database" in ready.json["parts"]["limits"]["reason"]
+
+
+def test_a_slow_part_holds_up_nobody():
+    asked, end = [], threading.Event()
+
+    def slow():
+        asked.append(1)
+        end.wait(10)
+        return "at last"
+
+    health = Health({"slow": Part(slow), "quick": Part(lambda: "here")})
+    found = [health.look() for _ in range(3)]
+    assert len(asked) == 1, "nobody asks again while somebody waits"
+    assert [look["status"] for look in found] == ["not ready"] * 3
+    assert found[0]["parts"]["quick"]["reason"] == "here"
+    assert found[0]["parts"]["slow"]["reason"] == "not asked yet"
+    end.set()
+
+
+def test_what_was_found_is_kept_for_a_while():
+    asked = []
+    health = Health({"part": Part(lambda: asked.append(1) or "here")})
+    for _ in range(5):
+        health.look()
+    assert len(asked) == 1
 
 
 def test_the_reference_names_every_route_and_what_it_does(app, client):
@@ -85,7 +142,7 @@ ENDINGS = [
     (ClientLeft("gone"), "client_left"),
     (UpstreamTimeout("late"), "deadline"),
     (UpstreamUnavailable("cut"), "upstream_cut"),
-    (WorkerStopped("stop"), "worker_stopped"),
+    (WorkerStopped("stop"), "worker_lost"),
     (InternalError("ours"), "failed"),
 ]
 
@@ -152,12 +209,27 @@ def test_metrics_of_all_workers_and_the_open_circuits(upstream, gateway_env):
             gateway.post("/v1/chat/completions", {**ask, "model": "metrics/ill", "max_time": 1})
         text = gateway.request("GET", "/metrics").text
     found = numbers(text)
-    assert found['chatapi_calls_total{code="",ending="completed",route="/v1/chat/completions"}'] == 7
+    answered = 'chatapi_calls_total{code="",ending="completed",model="test/ok",route="/v1/chat/completions"}'
+    assert found[answered] == 6
     assert found["chatapi_malformed_events_total"] == 1
-    assert found["chatapi_attempts_total"] >= 7 + 5
-    assert found['chatapi_tokens_total{kind="completion"}'] > 6
+    assert found['chatapi_attempts_total{model="test/ok"}'] == 6
+    assert found['chatapi_attempts_total{model="other"}'] >= 5, "a model that never answered has no label of its own"
+    assert found['chatapi_tokens_total{kind="completion",model="test/ok"}'] > 6
+    assert found["chatapi_gateway_seconds_count"] == 12
+    assert found["chatapi_open_streams"] == 0
+    assert found["chatapi_ledger_pending"] == 0
     assert found['chatapi_circuit_open_seconds{model="metrics/ill"}'] >= 0
-    assert "test/ok" not in text, "models are named by callers: they are no labels"
+
+
+def test_callers_cannot_make_labels(monkeypatch):
+    monkeypatch.setattr(telemetry, "_answered", set())
+    for number in range(telemetry.MODELS + 50):
+        Record("id", "/bounded", model=f"asked/{number}").close("refused")
+        Record("id", "/bounded", model="a/b", served=f"answered/{number}").close("completed")
+    labels = {
+        line for line in numbers(telemetry.metrics({}).decode()) if "chatapi_calls_total" in line and "/bounded" in line
+    }
+    assert len(labels) == telemetry.MODELS + 2  # those that answered, and "other" with either ending
 
 
 def test_metrics_want_a_key_where_calls_do(settings):

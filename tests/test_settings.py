@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from chatapi import create_app
+from chatapi.limits import Limits
 from chatapi.settings import FIELDS, ROUTER_URL, Settings, SettingsError
 
 EXAMPLE = Path(__file__).parent.parent / ".env.example"
@@ -70,6 +71,14 @@ def test_the_defaults_are_the_contracts():
         ("CHATAPI_AUTH", "OFF", "auth", "off"),
         ("CHATAPI_KEYS", DIGEST, "keys", frozenset({DIGEST.lower()})),
         ("CHATAPI_KEYS", f"{DIGEST}, {'0' * 64}", "keys", frozenset({DIGEST.lower(), "0" * 64})),
+        ("CHATAPI_ANONYMOUS_LIMITS", "rpm=5 tpm=100", "anonymous_limits", Limits(rpm=5, tpm=100)),
+        ("CHATAPI_ANONYMOUS_LIMITS", "rpm=5,shadow=rpm", "anonymous_limits", Limits(rpm=5, shadow=("rpm",))),
+        ("CHATAPI_TRUSTED_PROXIES", "2", "trusted_proxies", 2),
+        ("DATABASE_URL", "sqlite:////var/lib/chatapi/x.db", "database_url", "sqlite:////var/lib/chatapi/x.db"),
+        ("DATABASE_URL", "postgres://u:p@h/db", "database_url", "postgresql+psycopg://u:p@h/db"),
+        ("DATABASE_URL", "postgresql+psycopg://u:p@h/db", "database_url", "postgresql+psycopg://u:p@h/db"),
+        ("REDIS_URL", "redis://h:6379/0", "redis_url", "redis://h:6379/0"),
+        ("HF_HOME", "/models", "hf_home", Path("/models")),
         ("CHATAPI_MAX_TIME", "60", "max_time_s", 60),
         ("CHATAPI_REPLY_TIMEOUT", "0.5", "reply_timeout_s", 0.5),
         ("CHATAPI_FIRST_TOKEN_TIMEOUT", "2.5", "first_token_timeout_s", 2.5),
@@ -139,6 +148,17 @@ MISTAKES = [
     ("CHATAPI_AUTH", "maybe"),
     ("CHATAPI_AUTH", "true"),
     ("CHATAPI_KEYS", "not-a-digest"),
+    ("CHATAPI_ANONYMOUS_LIMITS", "rpm"),
+    ("CHATAPI_ANONYMOUS_LIMITS", "rpm=0"),
+    ("CHATAPI_ANONYMOUS_LIMITS", "rps=5"),
+    ("CHATAPI_ANONYMOUS_LIMITS", "shadow=rps"),
+    ("CHATAPI_TRUSTED_PROXIES", "-1"),
+    ("CHATAPI_TRUSTED_PROXIES", "many"),
+    ("DATABASE_URL", "mysql://u:p@h/db"),
+    ("DATABASE_URL", "sqlite://"),
+    ("DATABASE_URL", "sqlite:///"),
+    ("DATABASE_URL", "chatapi.db"),
+    ("REDIS_URL", "http://h"),
     ("CHATAPI_KEYS", "0" * 63),
     ("CHATAPI_KEYS", f"{'0' * 64},{'g' * 64}"),
     ("CHATAPI_MAX_TIME", "0"),

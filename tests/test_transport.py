@@ -69,7 +69,7 @@ def test_without_a_token_there_is_no_authorization(net):
 
 def test_the_request_id_goes_along(net, transport):
     net.post(URL, json={})
-    fetch(transport, request_id="req-7")
+    fetch(transport, headers={"X-Request-Id": "req-7"})
     assert net.calls[0].request.headers["X-Request-Id"] == "req-7"
 
 

@@ -6,13 +6,13 @@ Nothing here knows a dialect of ours; the embedded engine is one more server tha
 import json
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
 from ..catalogue import ModelCard
-from ..chat import BEAT, Call, ChatJob, Chunk, Json, Reply, Waiting, estimated
+from ..chat import BEAT, Call, ChatJob, Chunk, Json, Reply, Usage, Waiting, estimated
 from ..errors import UpstreamError, UpstreamRejected, UpstreamUnavailable
 from .listing import Listing
 from .sse import Events, EventTooLarge
@@ -25,13 +25,20 @@ __all__ = ["HuggingFace", "Transport"]
 AFTER_FINISH_S = 1.0  # how long usage and [DONE] may take once every choice has finished
 
 
+def _as_it_is(model: str, usage: Usage) -> Usage:
+    return usage
+
+
 class HuggingFace:
     """Asks models at `base`, or at their card's own `url`."""
 
-    def __init__(self, transport: Transport, base: str, idle_timeout_s: float) -> None:
+    def __init__(
+        self, transport: Transport, base: str, idle_timeout_s: float, count: Callable[[str, Usage], Usage] = _as_it_is
+    ) -> None:
         self._transport = transport
         self._base = base
         self._idle_timeout_s = idle_timeout_s
+        self._count = count
         self._listing = Listing(transport, base)
 
     def models(self) -> list[Json]:
@@ -51,7 +58,8 @@ class HuggingFace:
             answer = yield from self._transport.fetch(_awaiting(card, until, request), call, until)
             return _reply(task, card, job, answer)
 
-        return (yield from attempts(call, until, once))
+        reply = yield from attempts(call, until, once)
+        return replace(reply, usage=self._count(card.id, reply.usage))
 
     def stream(self, card: ModelCard, job: ChatJob, call: Call, until: float) -> Generator[Chunk | str]:
         """The answer's chunks as they come, finish and usage last; comments (str) while waiting.
@@ -73,7 +81,7 @@ class HuggingFace:
                 raise
             opened = yield from self.reply(card, job, call, until)
         if isinstance(opened, Reply):
-            yield from chunks_of(opened)
+            yield from chunks_of(replace(opened, usage=self._count(card.id, opened.usage)))
         else:
             with closing(opened):
                 yield from self._relay(card, job, call, events, opened)
@@ -122,7 +130,7 @@ class HuggingFace:
             raise UpstreamUnavailable(f"The answer of '{card.id}' was cut: its stream ended before it was finished.")
         yield events.end()
         usage = events.usage or estimated(job.messages, "".join(said))
-        yield Chunk(model=card.id, usage=usage)
+        yield Chunk(model=card.id, usage=self._count(card.id, usage))
 
 
 class _Stream:

@@ -492,7 +492,7 @@ def _generate_usage(details: Json, headers: Mapping[str, str], prompt: str, text
     completion = details.get("generated_tokens", _number(headers.get("x-generated-tokens")))
     if _is_count(given) and _is_count(completion):
         return Usage(given, completion)
-    return Usage(estimate_tokens(prompt), estimate_tokens(text), source="estimate")
+    return Usage(estimate_tokens(prompt), estimate_tokens(text), source="estimate", texts=(prompt, text))
 
 
 def _is_count(value: Any) -> TypeGuard[int]:
