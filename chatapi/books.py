@@ -357,6 +357,16 @@ class RedisStates:
         except self._error as error:
             raise ConnectionError(f"Redis: {type(error).__name__}; limits are held in the database") from error
 
+    def look(self) -> tuple[str, float]:
+        """What it throws away when it is full ("" for nothing, ever), and its own time. Raises ConnectionError."""
+        try:
+            seconds, microseconds = self._redis.time()
+            memory = self._redis.info("memory")
+        except self._error as error:
+            raise ConnectionError(f"it does not answer ({type(error).__name__})") from error
+        policy = memory.get("maxmemory_policy", "noeviction") if memory.get("maxmemory") else "noeviction"
+        return "" if policy == "noeviction" else policy, seconds + microseconds / 1e6
+
 
 _SWAP = """
 if (redis.call('GET', KEYS[1]) or '') == ARGV[1] then

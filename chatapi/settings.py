@@ -55,6 +55,7 @@ class Settings:
     embedded_model: Path | None = None
     hf_home: Path = Path("~/.cache/huggingface")
     log_level: str = "info"
+    otlp_endpoint: str | None = None
     embedded_url: str | None = None
 
     @classmethod
@@ -254,5 +255,6 @@ FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "CHATAPI_EMBEDDED_MODEL": ("embedded_model", _file),
     "HF_HOME": ("hf_home", Path),
     "CHATAPI_LOG_LEVEL": ("log_level", _one_of("debug", "info", "warning", "error")),
+    "OTEL_EXPORTER_OTLP_ENDPOINT": ("otlp_endpoint", server_url),
     EMBEDDED_URL: ("embedded_url", server_url),
 }

@@ -394,6 +394,18 @@ def put_meta(tx: Tx, name: str, value: str) -> None:
     tx.execute(new.on_conflict_do_update(index_elements=["name"], set_={"value": new.excluded.value}))
 
 
+def drop_meta(tx: Tx, prefix: str, before: str = "~") -> None:
+    """Forget what is under names that begin with `prefix`, where the value sorts before `before`."""
+    tx.execute(meta.delete().where(meta.c.name.startswith(prefix, autoescape=True), meta.c.value < before))
+
+
+def clock(tx: Tx) -> float | None:
+    """The database's own time in Unix seconds; None for SQLite, which has none."""
+    if tx.dialect.name == "sqlite":
+        return None
+    return float(tx.execute(sa.select(sa.extract("epoch", sa.func.clock_timestamp()))).scalar_one())
+
+
 def put_key(tx: Tx, row: Row) -> None:
     """Add a key, or replace the one of the same id; every process hears of it."""
     new = _upsert(keys, tx).values(**row)

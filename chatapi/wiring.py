@@ -32,7 +32,7 @@ def build(settings: Settings) -> Parts:
     """All parts. Raises SettingsError when the catalogue cannot be used."""
     telemetry.configure(settings.log_level)
     catalogue = Catalogue.load(settings.catalogue, _embedded_card(settings))
-    transport = Transport(settings.huggingface_api_key, user_agent=f"chatapi/{VERSION}")
+    transport = Transport(settings.huggingface_api_key, f"chatapi/{VERSION}", traced=bool(settings.otlp_endpoint))
     count = Tokenizers(settings.hf_home).count
     client = HuggingFace(transport, settings.base_url, settings.idle_timeout_s, count)
     budget = Budget(settings.max_time_s, settings.reply_timeout_s, settings.first_token_timeout_s, settings.heartbeat_s)

@@ -8,6 +8,7 @@ header that comes one byte a second. Whoever stops waiting closes the exchange, 
 
 import _thread
 import contextlib
+import contextvars
 import http.client
 import json
 import logging
@@ -62,8 +63,9 @@ class Answer(NamedTuple):
 class Transport:
     """The process's one door to the network. `token` is sent to every upstream, all of them operator-configured."""
 
-    def __init__(self, token: str | None, user_agent: str) -> None:
+    def __init__(self, token: str | None, user_agent: str, traced: bool = False) -> None:
         self._session = requests.Session()
+        self._traced = traced
         self._adapter = _Adapter(pool_connections=32, pool_maxsize=POOL_SIZE)
         self._session.mount("https://", self._adapter)
         self._session.mount("http://", self._adapter)
@@ -74,6 +76,7 @@ class Transport:
         }
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
+        self._send = self._send_traced if traced else self._adapter.send
         self._routes: dict[str, Mapping[str, Any]] = {}
         self._settling: dict[Exchange, float] = {}
 
@@ -89,10 +92,17 @@ class Transport:
             prepared.headers["Content-Length"] = str(len(prepared.body))
         prepared.hooks = {}
         call.attempts += 1
-        exchange = Exchange(self._adapter, prepared, self._route(request.url), call, self._settling)
+        exchange = Exchange(self._send, prepared, self._route(request.url), call, self._settling)
         self._end_unsettled()
-        _thread.start_new_thread(exchange.run, ())
+        if self._traced:  # the reader's span is a child of the caller's
+            _thread.start_new_thread(contextvars.copy_context().run, (exchange.run,))
+        else:
+            _thread.start_new_thread(exchange.run, ())
         return exchange
+
+    def _send_traced(self, prepared: requests.PreparedRequest, **how: Any) -> requests.Response:
+        # The session adds cookies, hooks and redirects, of which we use none, and is what instrumentation looks at.
+        return self._session.send(prepared, allow_redirects=False, **how)
 
     def fetch(self, request: Request, call: Call, until: float) -> Waiting[Answer]:
         """A whole answer, whatever its status. Raises UpstreamUnavailable, UpstreamTimeout, ClientLeft."""
@@ -129,13 +139,13 @@ class Exchange:
 
     def __init__(
         self,
-        adapter: HTTPAdapter,
+        send: Callable[..., requests.Response],
         prepared: requests.PreparedRequest,
         route: Mapping[str, Any],
         call: Call,
         settling: "dict[Exchange, float]",
     ) -> None:
-        self._adapter = adapter
+        self._send = send
         self._prepared = prepared
         self._route = route
         self._call = call
@@ -222,7 +232,7 @@ class Exchange:
     def _read(self) -> None:
         _reading.exchange = self
         timeout = (CONNECT_TIMEOUT_S, max(1.0, self._call.ends_at - time.monotonic()) + 1.0)
-        response = self._adapter.send(self._prepared, stream=True, timeout=timeout, **self._route)
+        response = self._send(self._prepared, stream=True, timeout=timeout, **self._route)
         raw = response.raw
         self._begun = True
         try:

@@ -3,8 +3,9 @@
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from .. import tracing
 from ..wiring import Parts
-from . import completions, gate, legacy, openai, ops, pages, replies
+from . import completions, gate, legacy, openai, ops, pages, probe, replies
 
 
 def create(parts: Parts) -> Flask:
@@ -16,6 +17,8 @@ def create(parts: Parts) -> Flask:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=0)  # type: ignore[method-assign]
     gate.init_app(app)
     replies.init_app(app)
-    for module in (completions, legacy, openai, ops, pages):
+    for module in (completions, legacy, openai, ops, pages, probe):
         app.register_blueprint(module.blueprint)
+    if endpoint := parts.settings.otlp_endpoint:
+        tracing.start(app, endpoint)
     return app

@@ -173,8 +173,7 @@ def watch(call: Call) -> Callable[[], None]:
     Under gevent the event loop itself looks at the socket, in any phase of the call, at no cost per token. Elsewhere
     a caller's leaving shows only when a write fails.
     """
-    client = request.environ.get("gunicorn.socket")
-    loop = getattr(getattr(client, "hub", None), "loop", None)
+    client, loop = request.environ.get("gunicorn.socket"), _loop()
     if client is None or loop is None:
         return _nothing
     watcher = loop.io(client.fileno(), 1)
@@ -198,6 +197,16 @@ def watch(call: Call) -> Callable[[], None]:
 
     watcher.start(readable)
     return stop
+
+
+def can_watch() -> bool:
+    """Whether a caller who leaves is noticed at once."""
+    return _loop() is not None
+
+
+def _loop() -> Any:
+    """gevent's event loop, where one serves this request."""
+    return getattr(getattr(request.environ.get("gunicorn.socket"), "hub", None), "loop", None)
 
 
 def _nothing() -> None:

@@ -1,0 +1,153 @@
+"""A stream, or a silence, without a model: what a proxy in front makes of them can be seen at no cost (doctor.py)."""
+
+import math
+import re
+import resource
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
+from functools import partial
+
+from flask import Blueprint, Response, request
+
+from .. import store
+from ..access import Caller
+from ..chat import Call, ChatJob, Json, finish
+from ..errors import BadRequest, ChatError, ClientLeft, StoreUnavailable
+from ..store import Store
+from . import gate
+from .replies import json_response, to_json
+
+blueprint = Blueprint("probe", __name__)
+
+MOST_EVENTS = 100
+KEPT_S = 60  # how long a note about a caller who left is kept, at least
+_NOTE = re.compile(r"[a-z0-9]{0,64}")
+
+
+@blueprint.get("/v1/probe")
+def probe() -> Response:
+    """Try the way to this gateway, no model asked: `?events=N&every_s=S` streams, `?silence_s=T` answers after T s.
+
+    What it says: how the gateway saw the request. With `note=NAME` a caller who leaves early is noted in the database.
+    `flask --app wsgi doctor` asks for it.
+    """
+    caller = gate.admit()
+    parts = gate.parts()
+    most_s = parts.settings.max_time_s + parts.settings.heartbeat_s
+    events, note = _number("events", MOST_EVENTS), _note()
+    every_s, silence_s = _number("every_s", most_s), _number("silence_s", most_s)
+    if events != int(events) or events * every_s + silence_s > most_s or (events and silence_s):
+        raise BadRequest(
+            f"Ask for up to {MOST_EVENTS} events or for one silence, within {most_s:g} s.",
+            details={"events": ["too much, or not a whole number"]},
+        )
+    call = parts.engine.call_for(ChatJob(model="", messages=(), stream=events > 0), {})
+    call.ends_at = call.started_at + most_s + 1  # real calls' deadline is the longest silence that can be asked for
+    left = partial(_note_left, parts.store, note)
+    if events:
+        return _streamed(_Body(_events(call, int(events), every_s), gate.watch(call), left))
+    try:
+        with gate.watched(call):
+            finish(call.pause(silence_s, ""))
+    except ClientLeft:
+        left()
+        raise
+    return json_response(_seen(caller, note))
+
+
+def _number(name: str, most: float) -> float:
+    try:
+        value = float(request.args.get(name, 0))
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= most:
+        raise BadRequest(f"{name} must be a number from 0 to {most:g}.", details={name: [f"must be 0 to {most:g}"]})
+    return value
+
+
+def _note() -> str:
+    note = request.args.get("note", "")
+    if not _NOTE.fullmatch(note):
+        raise BadRequest("note must be up to 64 small letters and digits.", details={"note": ["must be a word"]})
+    return note
+
+
+def _seen(caller: Caller, note: str) -> Json:
+    """How the request looked from here."""
+    noted = None
+    with suppress(StoreUnavailable):
+        noted = gate.parts().store.read(lambda tx: store.get_meta(tx, "probe:" + note))
+    return {
+        "object": "probe",
+        "address": request.remote_addr,
+        "scheme": request.scheme,
+        "host": request.host,
+        "forwarded_for": len(request.headers.get("X-Forwarded-For", "").split(",")) * ("X-Forwarded-For" in request.headers),
+        "keyed": caller.key_id is not None,
+        "watched": gate.can_watch(),
+        "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        "noted": noted is not None,  # whoever asks has written the note into the database that the gateway uses
+    }
+
+
+def _events(call: Call, count: int, every_s: float) -> Generator[bytes]:
+    for number in range(count):
+        for comment in call.pause(every_s if number else 0, "waiting"):
+            yield f": {comment}\n\n".encode()
+        call.spoke()
+        yield b"data: " + to_json({"number": number}) + b"\n\n"
+    yield b"data: [DONE]\n\n"
+
+
+def _streamed(body: "_Body") -> Response:
+    """With the headers of every other stream."""
+    response = Response(body, mimetype="text/event-stream", direct_passthrough=True)
+    response.call_on_close(body.close)
+    response.headers["Cache-Control"] = "no-cache, no-store"
+    response.headers["X-Accel-Buffering"] = "no"
+    return response
+
+
+class _Body:
+    """The events; closed before their end, the caller has `left`."""
+
+    def __init__(self, items: Generator[bytes], unwatch: Callable[[], None], left: Callable[[], None]) -> None:
+        self._items = items
+        self._unwatch = unwatch
+        self._left = left
+        self._whole = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            return next(self._items)
+        except StopIteration:
+            self._whole = True
+            raise
+        except ClientLeft:
+            raise StopIteration from None
+        except ChatError:  # the worker has to stop
+            self._whole = True
+            raise StopIteration from None
+
+    def close(self) -> None:
+        """The answer is over, or its caller is gone; may be called again."""
+        self._unwatch()
+        if not self._whole:
+            self._whole = True
+            self._left()
+
+
+def _note_left(books: Store, note: str) -> None:
+    now = int(time.time())
+
+    def write(tx: store.Tx) -> None:
+        store.drop_meta(tx, "probe:", str(now - KEPT_S))
+        store.put_meta(tx, f"probe:{note}", str(now))
+
+    if note:
+        with suppress(StoreUnavailable):
+            books.write(write)
