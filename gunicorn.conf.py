@@ -1,6 +1,7 @@
 """gunicorn's settings, picked up by a bare `gunicorn wsgi:app`. A command line option outranks each of them."""
 
 import os
+import shutil
 import sys
 import tempfile
 
@@ -27,9 +28,13 @@ def on_starting(server):
     except SettingsError as error:
         sys.exit(f"chatapi: {error}")
     chatapi.circuit.shared = chatapi.circuit.Board()
-    numbers = tempfile.TemporaryDirectory(prefix="chatapi-metrics-")
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = numbers.name
-    server.numbers = numbers  # removed with the master
+    # Not a TemporaryDirectory: a worker that ends would remove it, being a copy of the master with all its duties.
+    server.numbers = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="chatapi-metrics-")
+
+
+def on_exit(server):
+    """The master ends."""
+    shutil.rmtree(server.numbers, ignore_errors=True)
 
 
 def child_exit(server, worker):

@@ -538,7 +538,7 @@ def test_who_is_still_waiting_when_the_worker_must_stop_is_told(stopped, name):
         assert b'"upstream_unavailable"' in body and b'"retryable":true' in body
     assert GRACE_S / 2 - 0.3 < ended_s < GRACE_S + 0.5
     [record] = [r for r in told if r["model"] == f"stop/{name}"]
-    assert record["ending"] == "worker_stopped"
+    assert record["ending"] == "worker_lost"
     assert all(call.client_closed_at - told_at < ended_s + PROMPTLY_S for call in calls[name])
 
 
@@ -578,7 +578,7 @@ def test_a_reload_disturbs_nobody(upstream, env):
         assert endings == {
             "stop/in-time": "completed",
             "stop/in-time-whole": "completed",
-            "stop/endless": "worker_stopped",
+            "stop/endless": "worker_lost",
         }
 
 
