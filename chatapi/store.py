@@ -10,7 +10,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -148,12 +148,12 @@ class Store:
 
     def read(self, do: Callable[[Tx], T]) -> T:
         """What `do` reads. Raises StoreUnavailable."""
-        with self._reader.held(), _explained(), self._reader.connection() as connection:
+        with self._reader.held(), self._explained(), self._reader.connection() as connection:
             return do(connection)
 
     def _write_all(self, batch: "list[_Work[Any]]") -> None:
         try:
-            with _explained(), self._writer.connection() as connection, self._transaction(connection):
+            with self._explained(), self._writer.connection() as connection, self._transaction(connection):
                 for work in batch:
                     work.run(connection)
         except Exception as error:
@@ -171,25 +171,25 @@ class Store:
         self._begin(connection)
         try:
             yield
-            connection.exec_driver_sql("COMMIT")
+            _execute(connection, "COMMIT")
         except BaseException:
-            with suppress(SQLAlchemyError):
-                connection.exec_driver_sql("ROLLBACK")
+            with suppress(Exception):  # the connection may be broken
+                _execute(connection, "ROLLBACK")
             raise
 
     def _begin(self, connection: Connection) -> None:
         if not self.is_sqlite:
-            connection.exec_driver_sql("BEGIN")
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
+            _execute(connection, "BEGIN")
+            _execute(connection, f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
             return
         # Waited for here and not in SQLite, whose waiting would stop every greenlet of the process.
         until = time.monotonic() + LOCK_WAIT_S
         while True:
             try:
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                _execute(connection, "BEGIN IMMEDIATE")
                 return
-            except sa.exc.OperationalError as error:
-                if "locked" not in str(error.orig) or time.monotonic() > until:
+            except connection.dialect.loaded_dbapi.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > until:
                     raise
             time.sleep(random.uniform(0.0005, 0.004))
 
@@ -206,7 +206,7 @@ class Store:
 
     def upgrade(self) -> int:
         """Bring the schema to this version, by one process at a time; how many steps that took."""
-        with _explained():
+        with self._explained():
             connection = self._open()
             try:
                 with self._transaction(connection):
@@ -216,7 +216,7 @@ class Store:
 
     def schema_version(self) -> int:
         """How many migrations the database has; 0 when it is empty."""
-        with _explained():
+        with self._explained():
             connection = self._open()
             try:
                 return self._version(connection)
@@ -259,6 +259,8 @@ class Store:
     def _make_engine(self) -> sa.Engine:
         # No pool: each of the two connections stays open as long as it works.
         common: dict[str, Any] = {"poolclass": sa.pool.NullPool, "isolation_level": "AUTOCOMMIT"}
+        if self.is_sqlite:
+            common["paramstyle"] = "named"
         if not self.is_sqlite:
             options = f"-c lock_timeout={int(LOCK_WAIT_S * 1000)} -c statement_timeout=10000"
             options += " -c idle_in_transaction_session_timeout=5000"
@@ -270,6 +272,17 @@ class Store:
         engine = sa.create_engine(self._url, connect_args={"check_same_thread": False, "timeout": 0}, **common)
         sa.event.listen(engine, "connect", _prepare_sqlite)
         return engine
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            dbapi = self._engine.dialect.loaded_dbapi if self._engine else None
+            if not isinstance(error, SQLAlchemyError) and not (dbapi and isinstance(error, dbapi.Error)):
+                raise
+            cause = str(getattr(error, "orig", None) or error or type(error).__name__).strip().partition("\n")[0]
+            raise _unavailable(cause) from error
 
     def close(self) -> None:
         """Close both connections; the next use opens them again."""
@@ -356,20 +369,30 @@ class _Line:
                 connection.close()
 
 
-@contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except SQLAlchemyError as error:
-        cause = str(getattr(error, "orig", None) or type(error).__name__).strip().partition("\n")[0]
-        raise _unavailable(cause) from error
-
-
 def _unavailable(cause: str) -> StoreUnavailable:
     return StoreUnavailable("The gateway cannot keep its books at the moment. Try again soon.", cause=cause)
 
 
 # --- statements, for use within `write` or `read`
+
+
+def _execute(tx: Tx, text: str, values: Row | None = None) -> Any:
+    return tx.connection.dbapi_connection.execute(text, values or {})  # type: ignore[union-attr]
+
+
+class _Often:
+    """A statement that every call needs: made into SQL once, and run below SQLAlchemy, which took as long again."""
+
+    def __init__(self, statement: Callable[[Any], Any]) -> None:
+        self._statement = statement  # from the dialect's `insert`
+        self._text: dict[str, str] = {}
+
+    def __call__(self, tx: Tx, **values: Any) -> Any:
+        name = tx.dialect.name
+        if name not in self._text:
+            dialect = sqlite if name == "sqlite" else postgresql
+            self._text[name] = str(self._statement(dialect.insert).compile(dialect=tx.dialect))
+        return _execute(tx, self._text[name], values)
 
 
 def _rows(found: sa.CursorResult[Any]) -> list[Row]:
@@ -382,10 +405,10 @@ def _upsert(table: sa.Table, tx: Tx) -> Any:
 
 def get_meta(tx: Tx, name: str) -> str | None:
     """A value that the gateway keeps for itself."""
-    return tx.execute(_META, {"of": name}).scalar()
+    return next((row[0] for row in _meta(tx, of=name)), None)
 
 
-_META = sa.select(meta.c.value).where(meta.c.name == sa.bindparam("of"))
+_meta = _Often(lambda insert: sa.select(meta.c.value).where(meta.c.name == sa.bindparam("of")))
 
 
 def put_meta(tx: Tx, name: str, value: str) -> None:
@@ -394,9 +417,10 @@ def put_meta(tx: Tx, name: str, value: str) -> None:
     tx.execute(new.on_conflict_do_update(index_elements=["name"], set_={"value": new.excluded.value}))
 
 
-def drop_meta(tx: Tx, prefix: str, before: str = "~") -> None:
-    """Forget what is under names that begin with `prefix`, where the value sorts before `before`."""
-    tx.execute(meta.delete().where(meta.c.name.startswith(prefix, autoescape=True), meta.c.value < before))
+def drop_meta(tx: Tx, prefix: str, before: str | None = None) -> None:
+    """Forget what is under names that begin with `prefix`; only values that sort before `before`, if that is given."""
+    where = [meta.c.name.startswith(prefix, autoescape=True), *([meta.c.value < before] if before else [])]
+    tx.execute(meta.delete().where(*where))
 
 
 def clock(tx: Tx) -> float | None:
@@ -436,26 +460,24 @@ _USE_KEY = keys.update().where(keys.c.id == sa.bindparam("of")).values(last_used
 
 def get_limits(tx: Tx, subject: str) -> str | None:
     """The state of a caller's limits."""
-    return tx.execute(_LIMITS, {"of": subject}).scalar()
+    return next((row[0] for row in _limits(tx, of=subject)), None)
 
 
-_LIMITS = sa.select(limits.c.state).where(limits.c.subject == sa.bindparam("of"))
+_limits = _Often(lambda insert: sa.select(limits.c.state).where(limits.c.subject == sa.bindparam("of")))
 
 
 def put_limits(tx: Tx, subject: str, state: str, expires_at: float) -> None:
     """Set the state of a caller's limits."""
-    tx.execute(_put_limits(tx.dialect.name), {"subject": subject, "state": state, "expires_at": expires_at})
+    _put_limits(tx, subject=subject, state=state, expires_at=expires_at)
 
 
-def _put_limits(dialect: str) -> Any:
-    if dialect not in _PUT_LIMITS:
-        new: Any = (sqlite if dialect == "sqlite" else postgresql).insert(limits)
-        put = {"state": new.excluded.state, "expires_at": new.excluded.expires_at}
-        _PUT_LIMITS[dialect] = new.on_conflict_do_update(index_elements=["subject"], set_=put)
-    return _PUT_LIMITS[dialect]
+def _put(insert: Any, table: sa.Table, primary: Sequence[str], replace: Callable[[str, Any], Any]) -> Any:
+    new = insert(table)
+    others = {c.name: replace(c.name, new.excluded[c.name]) for c in table.columns if c.name not in primary}
+    return new.on_conflict_do_update(index_elements=primary, set_=others)
 
 
-_PUT_LIMITS: dict[str, Any] = {}
+_put_limits = _Often(lambda insert: _put(insert, limits, ["subject"], lambda name, new: new))
 
 
 def forget_limits(tx: Tx, before: float) -> None:
@@ -465,18 +487,18 @@ def forget_limits(tx: Tx, before: float) -> None:
 
 def open_call(tx: Tx, row: Row) -> None:
     """A row for a call that begins (or, with its `ending`, for one that ends as it began)."""
-    tx.execute(_INSERT_CALL, row)
+    _insert_call(tx, **row)
     if row["ending"] is not None:
         _add_usage(tx, row)
 
 
-_INSERT_CALL = calls.insert()
+_insert_call = _Often(lambda insert: insert(calls))
 
 
 def close_call(tx: Tx, row: Row) -> bool:
     """The end of the call `row["id"]`; False where it was closed before, and nothing is counted again."""
     ended = {f"new_{name}": row[name] for name in _ENDED}
-    if tx.execute(_CLOSE_CALL, {"of": row["id"], **ended}).rowcount == 0:
+    if _end_call(tx, of=row["id"], **ended).rowcount == 0:
         return False
     _add_usage(tx, row)
     return True
@@ -495,10 +517,12 @@ _ENDED = (
     "first_token_ms",
     "total_ms",
 )
-_CLOSE_CALL = (
-    calls.update()
-    .where(calls.c.id == sa.bindparam("of"), calls.c.ending.is_(None))
-    .values({name: sa.bindparam(f"new_{name}") for name in _ENDED})
+_end_call = _Often(
+    lambda insert: (
+        calls.update()
+        .where(calls.c.id == sa.bindparam("of"), calls.c.ending.is_(None))
+        .values({name: sa.bindparam(f"new_{name}") for name in _ENDED})
+    )
 )
 
 
@@ -508,30 +532,20 @@ def open_calls(tx: Tx) -> list[Row]:
 
 
 def _add_usage(tx: Tx, row: Row) -> None:
-    tx.execute(
-        _add_statement(tx.dialect.name),
-        {
-            "day": day_of(row["started_at"]),
-            "key_id": row["key_id"] or "",
-            "model": row["served"] or row["model"] or "",
-            "ending": row["ending"],
-            "calls": 1,
-            "prompt_tokens": row["prompt_tokens"] or 0,
-            "completion_tokens": row["completion_tokens"] or 0,
-        },
+    _sum_up(
+        tx,
+        day=day_of(row["started_at"]),
+        key_id=row["key_id"] or "",
+        model=row["served"] or row["model"] or "",
+        ending=row["ending"],
+        calls=1,
+        prompt_tokens=row["prompt_tokens"] or 0,
+        completion_tokens=row["completion_tokens"] or 0,
     )
 
 
-def _add_statement(dialect: str) -> Any:
-    if dialect not in _ADD_USAGE:
-        new: Any = (sqlite if dialect == "sqlite" else postgresql).insert(usage)
-        sums = {name: usage.c[name] + new.excluded[name] for name in ("calls", "prompt_tokens", "completion_tokens")}
-        primary = ["day", "key_id", "model", "ending"]
-        _ADD_USAGE[dialect] = new.on_conflict_do_update(index_elements=primary, set_=sums)
-    return _ADD_USAGE[dialect]
-
-
-_ADD_USAGE: dict[str, Any] = {}
+_PRIMARY = ["day", "key_id", "model", "ending"]
+_sum_up = _Often(lambda insert: _put(insert, usage, _PRIMARY, lambda name, new: usage.c[name] + new))
 
 
 def used(tx: Tx, since: str | None = None, until: str | None = None, key_id: str | None = None) -> list[Row]:
