@@ -13,9 +13,15 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     # Imported here so that gunicorn's master, which reads the settings only, loads neither Flask nor requests:
     # those must not be imported before a gevent worker has patched the standard library.
     from . import cli, web
-    from .settings import Settings
+    from .settings import Settings, SettingsError
     from .wiring import build
 
-    app = web.create(build(settings or Settings.from_env()))
+    try:
+        parts = build(settings or Settings.from_env())
+    except SettingsError as error:
+        if (bare := cli.without_parts(error)) is None:
+            raise
+        return bare
+    app = web.create(parts)
     cli.init_app(app)
     return app

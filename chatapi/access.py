@@ -34,6 +34,7 @@ REMEMBERED = 10_000  # keys in memory
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 ID_LENGTH, SECRET_LENGTH, TAG_LENGTH = 10, 32, 10
+_ID = re.compile(rf"[a-z2-7]{{{ID_LENGTH}}}")
 _KEY = re.compile(rf"chatapi_([a-z2-7]{{{ID_LENGTH}}})_([a-z2-7]{{{SECRET_LENGTH}}})([a-z2-7]{{{TAG_LENGTH}}})")
 
 
@@ -179,7 +180,7 @@ class Keys:
 
     def show(self, id: str) -> Row:
         """One key. Raises LookupError."""
-        row = self._store.read(lambda tx: store.get_key(tx, id))
+        row = self._store.read(lambda tx: store.get_key(tx, id)) if _ID.fullmatch(id) else None
         if row is None:
             raise LookupError(f"there is no key {id!r}")
         return row

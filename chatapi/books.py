@@ -11,6 +11,7 @@ import random
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from functools import cache, partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 
 from . import store, telemetry
 from .chat import ChatJob, estimated
-from .errors import RateLimited, StoreUnavailable
+from .errors import RateLimited, SchemaError, StoreUnavailable
 from .limits import LEASE_S, WHAT, Ask, Limits, State, Verdict, key_subject, reserve, settle
 from .store import Row, Store, Tx
 from .telemetry import Record
@@ -64,7 +65,8 @@ class Entry:
         self._until = time.time() + seconds
         limits = self.caller.limits
         prompt = estimated(job.messages, "").prompt_tokens if limits.of_tokens else 0
-        verdict = self._books.begin(self, Ask(str(self.id), self._until, prompt, job.max_tokens))
+        answers: int = job.options.get("n") or 1
+        verdict = self._books.begin(self, Ask(str(self.id), self._until, prompt, job.max_tokens, answers))
         if verdict is not None:
             telemetry.limit_decided(verdict.refused, verdict.shadowed)
         self.begun = verdict is None or verdict.refused is None
@@ -112,7 +114,8 @@ class Books:
     def __init__(self, of: Store, states: "RedisStates | None" = None) -> None:
         self._store = of
         self._states = states
-        self._late: list[tuple[Entry, Row]] = []
+        self._late: deque[tuple[Entry, Row]] = deque()
+        self._flushing = threading.Lock()
         self._sweep_at = 0.0
         self._used_at: dict[str, float] = {}
 
@@ -157,8 +160,8 @@ class Books:
             self._states.change(entry.caller.subject, now, lambda state: settle(state, call, used, now))
         try:
             self._store.write(lambda tx: self._end(tx, entry, row))
-        except StoreUnavailable as error:
-            self._keep(entry, row, error)
+        except (StoreUnavailable, SchemaError) as error:
+            self._keep(entry, row, str(getattr(error, "cause", error)))
 
     def _end(self, tx: Tx, entry: Entry, row: Row) -> None:
         if not entry.begun:
@@ -172,14 +175,14 @@ class Books:
 
     # --- what could not be written at once
 
-    def _keep(self, entry: Entry, row: Row, error: StoreUnavailable) -> None:
+    def _keep(self, entry: Entry, row: Row, cause: str) -> None:
         telemetry.ledger_error()
         if len(self._late) >= MOST_LATE:
             return  # its row is in the books as begun, and will be closed as lost
         self._late.append((entry, row))
         telemetry.ledger_lag(len(self._late), self._late[0][0].started_at)
         if len(self._late) == 1:
-            log.warning("the database is away (%s): ends of calls are written when it is back", error.cause)
+            log.warning("the database is away (%s): ends of calls are written when it is back", cause)
             threading.Thread(target=self._write_late, daemon=True).start()
 
     def _write_late(self) -> None:
@@ -190,15 +193,15 @@ class Books:
 
     def flush(self) -> None:
         """Try to write what is late."""
-        while self._late:
-            entry, row = self._late[0]
-            try:
-                self._store.write(partial(self._end, entry=entry, row=row))
-            except StoreUnavailable:
-                telemetry.ledger_lag(len(self._late), entry.started_at)
-                return
-            del self._late[0]
-        telemetry.ledger_lag(0, time.time())
+        with self._flushing:
+            while self._late:
+                entry, row = self._late.popleft()
+                try:
+                    self._store.write(partial(self._end, entry=entry, row=row))
+                except (StoreUnavailable, SchemaError):
+                    self._late.append((entry, row))  # at the end: should it alone be at fault, others go before it
+                    break
+            telemetry.ledger_lag(len(self._late), min((e.started_at for e, _ in self._late), default=time.time()))
 
     def ping(self) -> str:
         """Where limits are held, in a few words. Raises ConnectionError when that is Redis, and it is away."""
@@ -214,8 +217,8 @@ class Books:
             if any(_is_lost(row) for row in self._store.read(store.open_calls)):
                 self._store.write(_close_lost)
             self._store.write(lambda tx: store.forget_limits(tx, time.time()))
-        except StoreUnavailable as error:
-            log.warning("the books could not be looked through: %s", error.cause)
+        except (StoreUnavailable, SchemaError) as error:
+            log.warning("the books could not be looked through: %s", getattr(error, "cause", error))
 
 
 def report(rows: Iterable[Row], by: Collection[str] = ("key", "model", "day")) -> list[dict[str, Any]]:

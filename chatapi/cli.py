@@ -1,21 +1,23 @@
-"""What operators type: `flask --app wsgi keys|usage|db …`. Every command takes `--json`."""
+"""What operators type: `flask --app wsgi keys|usage|db|doctor …`. Every command takes `--json`."""
 
 import csv
 import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, cast
 
 import click
 from flask import Flask, current_app
-from flask.cli import AppGroup
+from flask.cli import AppGroup, FlaskGroup, with_appcontext
 
-from . import store
+from . import doctor, store
 from .books import report
 from .errors import SchemaError, StoreUnavailable
 from .limits import NAMES, Limits
+from .settings import SettingsError, server_url
 from .store import MIGRATIONS, Row
 from .wiring import Parts
 
@@ -31,7 +33,7 @@ class _Group(AppGroup):
         try:
             return super().invoke(ctx)
         except StoreUnavailable as error:
-            raise click.ClickException(f"{_parts().store}: {error.cause}. Check DATABASE_URL.") from None
+            raise click.ClickException(f"The database: {error.cause}. Check DATABASE_URL.") from None
         except (SchemaError, LookupError) as error:
             raise click.ClickException(str(error)) from None
 
@@ -44,15 +46,37 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 def init_app(app: Flask) -> None:
     """Add the commands."""
-    for group in (keys, usage, db):
-        app.cli.add_command(group)
+    for command in (keys, usage, db, examine):
+        app.cli.add_command(command)
+
+
+def without_parts(error: SettingsError) -> Flask | None:
+    """For Flask's command line, an application of which `doctor` can tell what is wrong; None anywhere else."""
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return None
+    if not isinstance(context.command, FlaskGroup):  # `flask run` and the like would serve it
+        raise click.ClickException(_in_a_line(error))
+    app = Flask("chatapi", static_folder=None)
+    app.extensions["chatapi"] = error
+    init_app(app)
+    return app
 
 
 def _parts() -> Parts:
-    return cast(Parts, current_app.extensions["chatapi"])
+    found = current_app.extensions["chatapi"]
+    if isinstance(found, SettingsError):
+        raise click.ClickException(_in_a_line(found))
+    return cast(Parts, found)
+
+
+def _in_a_line(error: SettingsError) -> str:
+    return "these settings cannot be used: " + "; ".join(error.mistakes)
 
 
 # --- keys
+
+_LATEST = 7_000_000_000  # the year 2191, in Unix seconds: times until then can be reckoned with, and shown
 
 
 class _Moment(click.ParamType[float]):
@@ -63,9 +87,12 @@ class _Moment(click.ParamType[float]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
             moment = datetime.fromisoformat(value)
-        except ValueError:
+            at = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError):
+            at = -1.0
+        if not 0 <= at < _LATEST:
             self.fail(f"{value!r} is no date like 2027-06-30", param, ctx)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        return at
 
 
 class _Duration(click.ParamType[float]):
@@ -75,24 +102,36 @@ class _Duration(click.ParamType[float]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         unit = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(str(value)[-1:])
-        if unit is None or not str(value)[:-1].isdigit():
+        count = str(value)[:-1]
+        if unit is None or not (count.isascii() and count.isdigit() and len(count) < 7):
             self.fail(f"{value!r} is no time like 90s, 30m, 24h or 7d", param, ctx)
-        return float(str(value)[:-1]) * unit
+        return float(count) * unit
+
+
+class _Text(click.ParamType[str]):
+    """Words that can be printed on one line."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not (value.strip() and value.isprintable() and len(value) <= 100):
+            self.fail("it must be 1 to 100 printable characters", param, ctx)
+        return str(value)
 
 
 def _limit(name: str, what: str) -> Callable[[Command], Command]:
-    return click.option(f"--{name}", type=click.IntRange(1), help=what)
+    return click.option(f"--{name}", type=click.IntRange(1, 10**15), help=what)
 
 
 @keys.command()
-@click.option("--name", required=True, help="Whose key it is.")
+@click.option("--name", type=_Text(), required=True, help="Whose key it is.")
 @_limit("rpm", "Requests per minute.")
 @_limit("tpm", "Tokens per minute, prompt and answer together.")
 @_limit("concurrency", "Calls at once.")
 @_limit("tpd", "Tokens per day (UTC).")
 @_limit("tpmonth", "Tokens per month (UTC).")
 @click.option("--shadow", type=click.Choice(NAMES), multiple=True, help="Count this limit, but refuse nobody.")
-@click.option("--models", "models", multiple=True, metavar="GLOB", help="Allow only these, e.g. 'google/*'.")
+@click.option("--models", "models", type=_Text(), multiple=True, metavar="GLOB", help="Only these: 'google/*'.")
 @click.option("--expires", type=_Moment(), help="Not valid from this date on (UTC).")
 @as_json
 def create(
@@ -209,7 +248,7 @@ _ENDINGS = ("completed", "client_left", "upstream_cut", "deadline", "refused", "
 
 @usage.command()
 @click.option("--before", type=click.DateTime(["%Y-%m-%d"]), help="Delete the calls from before this day (UTC).")
-@click.option("--keep-days", type=click.IntRange(1), help="Or: keep so many days.")
+@click.option("--keep-days", type=click.IntRange(1, 36_500), help="Or: keep so many days.")
 @as_json
 def prune(before: datetime | None, keep_days: int | None, as_json: bool) -> None:
     """Delete old rows of the ledger, a few thousand at a time. Reports keep their numbers."""
@@ -252,6 +291,65 @@ def status(as_json: bool) -> None:
         _print_json({"database": str(_parts().store), "schema": found, "needed": len(MIGRATIONS)})
     else:
         click.echo(f"{_parts().store}: schema {found}, needed {len(MIGRATIONS)}")
+
+
+# --- the doctor
+
+
+def _url(context: click.Context, option: click.Parameter, text: str | None) -> str | None:
+    try:
+        return server_url(text) if text else None
+    except ValueError:
+        raise click.BadParameter("must be a URL like https://chat.example.com") from None
+
+
+def _word(context: click.Context, option: click.Parameter, text: str | None) -> str | None:
+    if text and not (text.isascii() and text.isprintable() and " " not in text):
+        raise click.BadParameter("must be one word of printable ASCII")  # and is not repeated: it is a secret
+    return text
+
+
+@click.command("doctor")
+@click.option("--url", callback=_url, help=f"The public URL, through nginx; otherwise {doctor.DEFAULT_URL}.")
+@click.option("--key", callback=_word, help="A gateway key, where the URL wants one.")
+@click.option("--no-calls", is_flag=True, help="Ask no model: nothing that costs tokens.")
+@click.option("--slow", is_flag=True, help="Wait as long as CHATAPI_MAX_TIME, to find timeouts that are too short.")
+@as_json
+@with_appcontext
+def examine(url: str | None, key: str | None, no_calls: bool, slow: bool, as_json: bool) -> None:
+    """Try everything that production needs, and say what is wrong and the line to change. Status 1: something is."""
+    parts = current_app.extensions["chatapi"]
+    person = sys.stderr.isatty() and not as_json
+    if isinstance(parts, SettingsError):
+        findings = doctor.of_mistakes(parts)
+    else:
+        findings = doctor.check(parts, url, key, calls=not no_calls, slow=slow, tell=_tell if person else _say_nothing)
+    found = []
+    for finding in findings:
+        found.append(finding)
+        if not as_json:
+            _print_finding(finding, clear=person)
+    if as_json:
+        _print_json([asdict(finding) for finding in found])
+    sys.exit(any(finding.ok is False for finding in found))
+
+
+def _print_finding(finding: doctor.Finding, clear: bool) -> None:
+    if clear:
+        _tell("")
+    sign = {True: "ok", False: "WRONG", None: "?"}[finding.ok]
+    click.echo(f"{sign:<7}{finding.name}: {finding.says}")
+    for line in finding.do.splitlines():
+        click.echo(f"       {line}")
+
+
+def _tell(text: str) -> None:
+    """What is being tried, on a line that the next one overwrites."""
+    click.echo(f"\r\033[K{text}{' …' if text else ''}", nl=False, err=True)
+
+
+def _say_nothing(text: str) -> None:
+    pass
 
 
 # --- printing

@@ -100,6 +100,9 @@ class Verdict(NamedTuple):
         return min(rooms, key=lambda room: room.remaining / room.limit, default=None)
 
 
+_NOTHING = '[{},{},["",0],["",0],{}]'
+
+
 @dataclass(slots=True)
 class State:
     """What one caller has used: seconds → amounts, a day's and a month's tokens, and the calls that are open."""
@@ -112,18 +115,18 @@ class State:
 
     @classmethod
     def load(cls, text: str | None, now: float) -> Self:
-        """The state as it is at `now` (Unix seconds): what no longer counts is gone."""
-        if not text:
-            return cls()
-        requests, tokens, day, month, opened = json.loads(text)
-        today, this_month = _day(now), _day(now)[:7]
-        return cls(
-            _within(requests, now),
-            _within(tokens, now),
-            (today, day[1] if day[0] == today else 0),
-            (this_month, month[1] if month[0] == this_month else 0),
-            {call: (until, held) for call, (until, held) in opened.items() if until > now},
-        )
+        """The state as it is at `now` (Unix seconds): what no longer counts is gone, and what cannot be read."""
+        try:
+            requests, tokens, day, month, opened = json.loads(text or _NOTHING)
+            return cls(
+                _within(requests, now),
+                _within(tokens, now),
+                _of_period(day, now, len("2026-11-22")),
+                _of_period(month, now, len("2026-11")),
+                {call: (until, held) for call, (until, held) in opened.items() if until + held * 0 > now},
+            )
+        except (ValueError, TypeError, AttributeError, IndexError):
+            return cls.load(None, now)
 
     def dump(self) -> str:
         """As `load` takes it."""
@@ -131,11 +134,9 @@ class State:
 
     def expires_at(self, now: float) -> float:
         """When nothing of it counts any more."""
-        if self.month[1]:
-            return _next_month(now)
-        if self.day[1]:
-            return _next_day(now)
-        return max([now + WINDOW_S, *(until for until, _ in self.open.values())])
+        ends = [now + WINDOW_S, *(until for until, _ in self.open.values())]
+        ends += [_next_day(now + SKEW_S)] * bool(self.day[1]) + [_next_month(now + SKEW_S)] * bool(self.month[1])
+        return max(ends)
 
     @property
     def held(self) -> int:
@@ -149,20 +150,22 @@ class Ask(NamedTuple):
     call: str
     until: float  # Unix seconds: its own deadline
     prompt_tokens: int = 0
-    max_tokens: int | None = None
+    max_tokens: int | None = None  # of each answer
+    answers: int = 1
 
     def tokens(self, limits: Limits) -> int:
         """How many it may use; without max_tokens never more than `limits` allow at all."""
         if self.max_tokens is not None:
-            return self.prompt_tokens + self.max_tokens
+            return self.prompt_tokens + self.max_tokens * self.answers
         most: int = min(limit for name in _TOKENS if (limit := getattr(limits, name)))
-        return max(self.prompt_tokens + 1, min(self.prompt_tokens + UNSAID_TOKENS, most))
+        return max(self.prompt_tokens + 1, min(self.prompt_tokens + UNSAID_TOKENS * self.answers, most))
 
 
 def reserve(state: State, limits: Limits, ask: Ask, now: float) -> Verdict:
     """Count `ask` in `state` if no limit refuses it; a call that is refused leaves no trace."""
     over = {name: wait for name in NAMES if (wait := _wait(name, state, limits, ask, now)) != 0.0}
-    refused = next((name for name in over if name not in limits.shadow), None)
+    # A limit that no waiting helps against is the one to hear of.
+    refused = min((name for name in over if name not in limits.shadow), key=lambda n: over[n] is not None, default=None)
     if refused is None:
         second = int(now)
         state.requests[second] = state.requests.get(second, 0) + 1
@@ -180,8 +183,8 @@ def settle(state: State, call: str, tokens: int, now: float) -> None:
         return
     second = int(now)
     state.tokens[second] = state.tokens.get(second, 0) + tokens
-    state.day = (_day(now), state.day[1] + tokens)
-    state.month = (_day(now)[:7], state.month[1] + tokens)
+    state.day = (state.day[0], state.day[1] + tokens)
+    state.month = (state.month[0], state.month[1] + tokens)
 
 
 def _wait(name: str, state: State, limits: Limits, ask: Ask, now: float) -> float | None:
@@ -233,8 +236,8 @@ def _reset_s(name: str, state: State, now: float) -> int:
     match name:
         case "rpm":
             wait = max(state.requests, default=now - WINDOW_S) + WINDOW_S - now
-        case "tpm":
-            wait = max(state.tokens, default=now - WINDOW_S) + WINDOW_S - now
+        case "tpm":  # what is held back for open calls will be used just now, at the earliest
+            wait = max(state.tokens, default=now if state.held else now - WINDOW_S) + WINDOW_S - now
         case "concurrency":
             wait = 1.0 if state.open else 0.0
         case "tpd":
@@ -255,6 +258,13 @@ def _until_free(buckets: Mapping[int, int], amount: int, now: float) -> float:
 
 def _within(buckets: Mapping[str, int], now: float) -> dict[int, int]:
     return {int(s): amount for s, amount in buckets.items() if now - WINDOW_S < int(s) <= now + SKEW_S}
+
+
+def _of_period(used: tuple[str, int], now: float, length: int) -> tuple[str, int]:
+    """What was used in the day or month of `now`, or in the next one that another machine's clock has reached."""
+    of, amount = used
+    today, soon = _day(now)[:length], _day(now + SKEW_S)[:length]
+    return (of, amount + 0) if of in (today, soon) else (today, 0)
 
 
 def _day(now: float) -> str:

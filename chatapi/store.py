@@ -119,7 +119,7 @@ class Store:
 
     def __str__(self) -> str:
         """The URL, without its password."""
-        return self._url.render_as_string(hide_password=True)
+        return self._url.difference_update_query(["password"]).render_as_string(hide_password=True)
 
     # --- transactions
 
@@ -130,21 +130,22 @@ class Store:
         """
         work = _Work(do)
         self._waiting.append(work)
-        try:
-            with self._writer.held():
-                if not work.done:
-                    self._write_all([work, *self._take(but=work)])
-        finally:
-            self._take_back(work)
+        with self._writer.held(unless=lambda: self._take_back(work)):
+            if not work.done:
+                self._take_back(work)
+                self._write_all([work, *self._take()])
         return work.result()
 
-    def _take(self, but: "_Work[Any]") -> "list[_Work[Any]]":
-        self._take_back(but)
+    def _take(self) -> "list[_Work[Any]]":
         return [self._waiting.popleft() for _ in range(min(TAKE, len(self._waiting)))]
 
-    def _take_back(self, work: "_Work[Any]") -> None:
-        with suppress(ValueError):  # taken already
+    def _take_back(self, work: "_Work[Any]") -> bool:
+        """Whether nobody has begun with `work`, and now nobody will."""
+        try:
             self._waiting.remove(work)
+        except ValueError:
+            return False
+        return True
 
     def read(self, do: Callable[[Tx], T]) -> T:
         """What `do` reads. Raises StoreUnavailable."""
@@ -157,10 +158,12 @@ class Store:
                 for work in batch:
                     work.run(connection)
         except Exception as error:
-            if len(batch) == 1:
-                batch[0].fail(error)
+            if len(batch) == 1 or not any(work.begun for work in batch):
+                for work in batch:
+                    work.fail(error)
                 return
             for work in batch:  # one of them is at fault: none of the others shall suffer
+                work.begun = False
                 self._write_all([work])
             return
         for work in batch:
@@ -231,10 +234,12 @@ class Store:
 
     def _steps(self, connection: Connection) -> int:
         version = self._version(connection)
+        if version > len(MIGRATIONS):
+            raise SchemaError(_wrong_version(self, version))
         for step in MIGRATIONS[version:]:
             step(connection)
-        put_meta(connection, "schema", str(max(version, len(MIGRATIONS))))
-        return max(0, len(MIGRATIONS) - version)
+        put_meta(connection, "schema", str(len(MIGRATIONS)))
+        return len(MIGRATIONS) - version
 
     def _connect(self) -> Connection:
         """A connection to a database with the right schema; an empty one gets it."""
@@ -320,9 +325,10 @@ class _Work(Generic[T]):
         self._do = do
         self._result: T | None = None
         self._error: Exception | None = None
-        self.done = False
+        self.begun = self.done = False
 
     def run(self, tx: Tx) -> None:
+        self.begun = True
         self._result = self._do(tx)
 
     def fail(self, error: Exception) -> None:
@@ -343,10 +349,11 @@ class _Line:
         self._connection: Connection | None = None
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self, unless: Callable[[], bool] = lambda: True) -> Iterator[None]:
         # Whoever has it gives up by himself after LOCK_WAIT_S: this is for a network that swallows everything.
-        if not self._lock.acquire(timeout=5 * LOCK_WAIT_S):
-            raise _unavailable("it does not answer")
+        while not self._lock.acquire(timeout=5 * LOCK_WAIT_S):
+            if unless():
+                raise _unavailable("it does not answer")
         try:
             yield
         finally:
@@ -486,13 +493,15 @@ def forget_limits(tx: Tx, before: float) -> None:
 
 
 def open_call(tx: Tx, row: Row) -> None:
-    """A row for a call that begins (or, with its `ending`, for one that ends as it began)."""
-    _insert_call(tx, **row)
-    if row["ending"] is not None:
+    """A row for a call that begins; or for one that ended as it began, which is there once however often it is said."""
+    if row["ending"] is None:
+        _insert_call(tx, **row)
+    elif _insert_if_new(tx, **row).rowcount:
         _add_usage(tx, row)
 
 
 _insert_call = _Often(lambda insert: insert(calls))
+_insert_if_new = _Often(lambda insert: insert(calls).on_conflict_do_nothing())
 
 
 def close_call(tx: Tx, row: Row) -> bool:
@@ -574,8 +583,12 @@ def count_before(tx: Tx, before: float) -> int:
 
 
 def call_id(at: float, salt: int | None = None) -> int:
-    """An id for a call that begins at `at` (Unix seconds)."""
-    return int(at * 1e6) << 12 | (random.getrandbits(12) if salt is None else salt)
+    """An id for a call that begins at `at` (Unix seconds); 63 bits, until the year 2097."""
+    since = min(max(0, int((at - _FIRST_DAY) * 1e6)), 2**51 - 1)
+    return since << 12 | (random.getrandbits(12) if salt is None else salt)
+
+
+_FIRST_DAY = 1_767_225_600  # 2026-01-01
 
 
 def day_of(at: float) -> str:

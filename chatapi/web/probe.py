@@ -83,7 +83,7 @@ def _seen(caller: Caller, note: str) -> Json:
         "address": request.remote_addr,
         "scheme": request.scheme,
         "host": request.host,
-        "forwarded_for": len(request.headers.get("X-Forwarded-For", "").split(",")) * ("X-Forwarded-For" in request.headers),
+        "forwarded_for": len(list(filter(None, request.headers.get("X-Forwarded-For", "").split(",")))),
         "keyed": caller.key_id is not None,
         "watched": gate.can_watch(),
         "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
