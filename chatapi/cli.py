@@ -33,7 +33,7 @@ class _Group(AppGroup):
         try:
             return super().invoke(ctx)
         except StoreUnavailable as error:
-            raise click.ClickException(f"The database: {error.cause}. Check DATABASE_URL.") from None
+            raise click.ClickException(f"{error.database}: {error.cause}. Check DATABASE_URL.") from None
         except (SchemaError, LookupError) as error:
             raise click.ClickException(str(error)) from None
 

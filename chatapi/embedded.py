@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 from urllib.parse import urlsplit
@@ -124,9 +125,10 @@ def start(settings: Settings) -> dict[str, str]:
         start_new_session=True,  # Ctrl-C is for the gateway, which then finishes what it has begun
     )
     os.close(read_end)
-    if not _await_ready(keeper, port):
+    if not _await_ready(keeper, port, _tell_seconds):
         raise EngineError(f"the embedded engine did not start with {path}; what it said last stands above")
-    print(f"chatapi: the model is ready after {time.monotonic() - began:.1f} s", flush=True)
+    again = "\r" if sys.stdout.isatty() else ""
+    print(f"{again}chatapi: the model is ready after {time.monotonic() - began:.1f} s", flush=True)
     return environment
 
 
@@ -194,14 +196,30 @@ def _await_end() -> None:
     os._exit(0)  # at once: nobody is left to be answered
 
 
-def _await_ready(process: subprocess.Popen[bytes], port: int) -> bool:
-    """Whether the engine answers at last, or False when `process` ended before (or after LOAD_S)."""
-    until = time.monotonic() + LOAD_S
-    while process.poll() is None and time.monotonic() < until:
+def _await_ready(
+    process: subprocess.Popen[bytes], port: int, tell: Callable[[int], None] = lambda waited_s: None
+) -> bool:
+    """Whether the engine answers at last, or False when `process` ended before (or after LOAD_S).
+
+    `tell` hears of each second that passes.
+    """
+    began, told_s = time.monotonic(), 0
+    while process.poll() is None and (waited_s := int(time.monotonic() - began)) < LOAD_S:
         if _is_healthy(port):
             return True
+        if waited_s > told_s:
+            tell(waited_s)
+            told_s = waited_s
         time.sleep(0.05)
     return False
+
+
+def _tell_seconds(waited_s: int) -> None:
+    """That a large model is still being loaded: on one line of a terminal, seldom in a log."""
+    if sys.stdout.isatty():
+        print(f"\rchatapi: … {waited_s} s ", end="", flush=True)
+    elif waited_s % 10 == 0:
+        print(f"chatapi: still loading after {waited_s} s", flush=True)
 
 
 def _is_healthy(port: int) -> bool:

@@ -60,11 +60,12 @@ class InternalError(ChatError):
 
 
 class StoreUnavailable(InternalError):
-    """The database is away, locked, full or read-only; `cause` is its own word, for the log."""
+    """The database is away, locked, full or read-only; `cause` is its own word, for the log and for operators."""
 
-    def __init__(self, message: str, *, cause: str) -> None:
-        super().__init__(message)
+    def __init__(self, cause: str, database: str) -> None:
+        super().__init__("The gateway cannot keep its books at the moment. Try again soon.")
         self.cause = cause
+        self.database = database
 
 
 class SchemaError(Exception):

@@ -112,8 +112,8 @@ class Store:
     def __init__(self, url: str) -> None:
         self._url = make_url(url)
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
-        self._writer = _Line(self._connect)
-        self._reader = _Line(self._connect)
+        self._writer = _Line(self._connect, str(self))
+        self._reader = _Line(self._connect, str(self))
         self._engine: sa.Engine | None = None
         self._waiting: deque[_Work[Any]] = deque()
 
@@ -287,7 +287,7 @@ class Store:
             if not isinstance(error, SQLAlchemyError) and not (dbapi and isinstance(error, dbapi.Error)):
                 raise
             cause = str(getattr(error, "orig", None) or error or type(error).__name__).strip().partition("\n")[0]
-            raise _unavailable(cause) from error
+            raise StoreUnavailable(cause, str(self)) from error
 
     def close(self) -> None:
         """Close both connections; the next use opens them again."""
@@ -343,8 +343,9 @@ class _Work(Generic[T]):
 class _Line:
     """One connection, for one at a time; thrown away when anything goes wrong with it."""
 
-    def __init__(self, connect: Callable[[], Connection]) -> None:
+    def __init__(self, connect: Callable[[], Connection], database: str) -> None:
         self._connect = connect
+        self._database = database
         self._lock = threading.Lock()
         self._connection: Connection | None = None
 
@@ -353,7 +354,7 @@ class _Line:
         # Whoever has it gives up by himself after LOCK_WAIT_S: this is for a network that swallows everything.
         while not self._lock.acquire(timeout=5 * LOCK_WAIT_S):
             if unless():
-                raise _unavailable("it does not answer")
+                raise StoreUnavailable("it does not answer", self._database)
         try:
             yield
         finally:
@@ -374,10 +375,6 @@ class _Line:
         if connection is not None:
             with suppress(Exception):  # it may be broken
                 connection.close()
-
-
-def _unavailable(cause: str) -> StoreUnavailable:
-    return StoreUnavailable("The gateway cannot keep its books at the moment. Try again soon.", cause=cause)
 
 
 # --- statements, for use within `write` or `read`

@@ -1,5 +1,6 @@
 """Fixtures: the fault server, the app over it, and the same app under real gunicorn."""
 
+import contextlib
 from pathlib import Path
 
 import hypothesis
@@ -15,6 +16,13 @@ TOKEN = "hf_test-token"
 # The same cases in every run, and nothing left behind in the checkout.
 hypothesis.settings.register_profile("house", derandomize=True, database=None, deadline=None)
 hypothesis.settings.load_profile("house")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def somewhere_else(tmp_path_factory):
+    """Tests leave nothing in the checkout: the default database lies in the current folder."""
+    with contextlib.chdir(tmp_path_factory.mktemp("cwd")):
+        yield
 
 
 @pytest.fixture(scope="session")
