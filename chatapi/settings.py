@@ -211,13 +211,20 @@ def _database(text: str) -> str:
     if scheme in ("postgres", "postgresql"):  # as hosts of PostgreSQL write it
         scheme = "postgresql+psycopg"
     named = len(rest) > 1 and rest.startswith("/") if scheme == "sqlite" else scheme == "postgresql+psycopg" and rest
-    if not named:
+    if not named or not _is_address(f"//{rest}"):
         raise ValueError("must be sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME")
     return f"{scheme}://{rest}"
 
 
+def _is_address(url: str) -> bool:
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:  # a port that is no number, half an IPv6 address
+        return False
+
+
 def _redis(text: str) -> str:
-    if not text.startswith(("redis://", "rediss://", "unix://")):
+    if not text.startswith(("redis://", "rediss://", "unix://")) or not _is_address(text):
         raise ValueError("must be redis://HOST:PORT/0")
     return text
 

@@ -393,7 +393,10 @@ def _allow_origin(response: Response) -> None:
             response.headers["Access-Control-Max-Age"] = "600"
 
 
-EXPOSED = "X-Request-Id, X-Requested-Model, X-Usage-Source, X-Ignored-Fields, Retry-After, Deprecation, Sunset, Link"
+EXPOSED = (
+    "X-Request-Id, X-Requested-Model, X-Usage-Source, X-Ignored-Fields, Retry-After, Deprecation, Sunset, Link, "
+    "RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Server-Timing"
+)
 
 
 def _name_limits(response: Response) -> None:
@@ -438,6 +441,7 @@ def complete(response: Response) -> Response:
         g.record.close("completed")
     response.headers["X-Request-Id"] = g.request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.setdefault("Cache-Control", "no-store")
     _allow_origin(response)
     _name_limits(response)
     response.headers["Server-Timing"] = ", ".join(f"{name};dur={ms:.1f}" for name, ms in _timings())
