@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from . import store
 from .errors import ForbiddenModel, InvalidApiKey, MissingApiKey, StoreUnavailable
 from .limits import NO_LIMITS, Limits, key_subject
-from .store import Row, Store
+from .store import Row, Store, Tx
 
 log = logging.getLogger(__name__)
 
@@ -170,9 +170,8 @@ class Keys:
     def rotate(self, id: str, grace_s: float) -> tuple[Row, str]:
         """A new secret for a key; the old one opens for `grace_s` more. Raises LookupError."""
         text, digest = self._new_text(id)
-        return self._change(
-            id, lambda row: {"digest": digest, "old_digest": row["digest"], "old_until": time.time() + grace_s}
-        ), text
+        until = time.time() + grace_s
+        return self._change(id, lambda row: {"digest": digest, "old_digest": row["digest"], "old_until": until}), text
 
     def revoke(self, id: str) -> Row:
         """Nobody is admitted with this key any more. Raises LookupError."""
@@ -180,26 +179,33 @@ class Keys:
 
     def show(self, id: str) -> Row:
         """One key. Raises LookupError."""
-        row = self._store.read(lambda tx: store.get_key(tx, id)) if _ID.fullmatch(id) else None
-        if row is None:
-            raise LookupError(f"there is no key {id!r}")
-        return row
+        return self._store.read(lambda tx: _existing(tx, id))
 
     def list(self) -> Sequence[Row]:
         """All keys, the oldest first."""
         return self._store.read(store.all_keys)
 
     def _change(self, id: str, change: Callable[[Row], dict[str, Any]]) -> Row:
-        row = self.show(id)
-        if row["revoked_at"]:
-            raise LookupError(f"the key {id!r} is revoked")
-        new = {**row, **change(row)}
-        self._store.write(lambda tx: store.put_key(tx, new))
-        return new
+        def do(tx: Tx) -> Row:
+            row = _existing(tx, id)
+            if row["revoked_at"]:
+                raise LookupError(f"the key {id!r} is revoked")
+            new = {**row, **change(row)}
+            store.put_key(tx, new)
+            return new
+
+        return self._store.write(do)
 
     def _new_text(self, id: str) -> tuple[str, str]:
         secret = _random(SECRET_LENGTH)
         return f"chatapi_{id}_{secret}{self._tag(id, secret)}", self._digest(id, secret)
+
+
+def _existing(tx: Tx, id: str) -> Row:
+    row = store.get_key(tx, id) if _ID.fullmatch(id) else None
+    if row is None:
+        raise LookupError(f"there is no key {id!r}")
+    return row
 
 
 def _opens(row: Row, digest: str, now: float) -> bool:
@@ -226,11 +232,14 @@ def _letters(digest: bytes, length: int) -> str:
 
 # --- callers without a key
 
+_WITH_PORT = re.compile(r"\[(.+)\](?::\d+)?|([0-9.]+):\d+")
+
 
 def network(address: str | None) -> str:
-    """Whom an address stands for: an IPv6 caller owns a /64; a unix socket has no address."""
+    """Whom an address stands for: an IPv6 caller owns a /64; a unix socket has no address. Some proxies add a port."""
+    with_port = _WITH_PORT.fullmatch(address or "")
     try:
-        found = ipaddress.ip_address(address or "")
+        found = ipaddress.ip_address((with_port[1] or with_port[2]) if with_port else address or "")
     except ValueError:
         return "-"
     mapped = getattr(found, "ipv4_mapped", None)

@@ -15,6 +15,7 @@ ChatError
     └── StoreUnavailable  the database does not answer
 """
 
+import traceback
 from collections.abc import Mapping, Sequence
 
 Details = Mapping[str, Sequence[str]]
@@ -57,6 +58,16 @@ class ChatError(Exception):
 
 class InternalError(ChatError):
     """A fault of ours; its message never carries the cause, the log does."""
+
+
+def without_words(error: BaseException) -> str:
+    """Where `error` and its causes were raised, for the log; not what they say, which may be a caller's text."""
+    parts: list[str] = []
+    at: BaseException | None = error
+    while at is not None and len(parts) < 10:
+        parts.append(f"{type(at).__name__}\n{''.join(traceback.format_tb(at.__traceback__))}")
+        at = at.__cause__ or at.__context__
+    return "caused by ".join(parts)
 
 
 class StoreUnavailable(InternalError):

@@ -207,7 +207,10 @@ _SHOWN = [f.name for f in fields(Record) if not f.name.startswith("_")]
 
 def configure(level: str) -> None:
     """Send what we log at `level` and above to stderr, and the calls' lines to stdout. Safe to call again."""
-    logging.getLogger("chatapi").setLevel(level.upper())
+    ours = logging.getLogger("chatapi")
+    ours.setLevel(level.upper())
+    if not ours.handlers:
+        ours.addHandler(logging.StreamHandler())
     if not calls.handlers:
         handler = logging.StreamHandler(sys.stdout)
         handler.setFormatter(_Line(person=sys.stdout.isatty()))

@@ -1,16 +1,18 @@
 """gunicorn's gevent worker, with an end that disturbs nobody: what `gunicorn.conf.py` names as `worker_class`."""
 
+import json
 import socket
 import sys
 import time
 from contextlib import suppress
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import gevent
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.ggevent import GeventWorker
 
-from .errors import SchemaError, StoreUnavailable
+from .errors import SchemaError, StoreUnavailable, without_words
 
 if TYPE_CHECKING:  # the master loads this file before gevent has patched anything
     from .wiring import Parts
@@ -18,6 +20,25 @@ if TYPE_CHECKING:  # the master loads this file before gevent has patched anythi
 # How long a worker told to stop still reads on a connection after its last answer. Longer than `keepalive_timeout` in
 # deploy/nginx.conf: who closes last cannot close onto a request that is on its way, and nginx sends no POST twice.
 IDLE_S = 2.0
+
+
+# By gunicorn's names of what it cannot read; anything else is a 400.
+_STATUS = {
+    "ForbiddenProxyRequest": 403,
+    "LimitRequestLine": 414,
+    "ExpectationFailed": 417,
+    "LimitRequestHeaders": 431,
+    "UnsupportedTransferCoding": 501,
+}
+
+
+def _refusal(status: int, what: str) -> bytes:
+    code = "invalid_request" if status < 500 else "internal_error"
+    error = {"code": code, "message": f"The request is not valid HTTP ({what}).", "retryable": False}
+    body = json.dumps({"success": False, "error": error})
+    head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
+    head += "X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\nConnection: close\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode("ascii")
 
 
 class _Listener:
@@ -56,6 +77,14 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._idle_since.pop(sock, None)
         super().handle_request(listener_name, req, sock, addr)
         self._idle_since[sock] = time.monotonic()
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
+        """Answer what is no HTTP, without repeating it: what follows a slip may be a key."""
+        theirs = type(exc).__module__ == "gunicorn.http.errors"
+        status = _STATUS.get(type(exc).__name__, 400) if theirs else 500
+        self.log.warning("%s: answered %d", type(exc).__name__ if theirs else without_words(exc), status)
+        with suppress(OSError):
+            client.sendall(_refusal(status, type(exc).__name__ if theirs else "internal error"))
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM: a stop, or the reload of a new configuration."""

@@ -28,7 +28,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from ..chat import BEAT, Call, Waiting
-from ..errors import InternalError, UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from ..errors import InternalError, UpstreamError, UpstreamTimeout, UpstreamUnavailable, without_words
 
 CONNECT_TIMEOUT_S = 5.0
 MAX_ATTEMPTS = 3
@@ -225,8 +225,8 @@ class Exchange:
             self._read()
         except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
             self._put(_translated(error, begun=self._begun))
-        except Exception:
-            log.exception("reading from an upstream failed")
+        except Exception as error:
+            log.error("reading from an upstream failed: %s", without_words(error))
             self._put(InternalError("An internal error occurred while reading from the upstream."))
 
     def _read(self) -> None:

@@ -114,7 +114,8 @@ def _body(limit: int) -> bytes:
         raise _too_large(limit)
     # Read by hand: werkzeug cuts a chunked body at its limit without an error.
     try:
-        body = source.read(limit + 1 if length is None else length)
+        with _patience():
+            body = source.read(limit + 1 if length is None else length)
     except Exception as error:
         # gunicorn's classes for bad chunks are known by their module: importing it would tie us to that server.
         if not isinstance(error, OSError) and type(error).__module__ != "gunicorn.http.errors":
@@ -126,6 +127,20 @@ def _body(limit: int) -> bytes:
     if length is not None and len(body) < length:
         raise BadRequest(f"The body ended after {len(body)} of {length} bytes.", details={"body": ["is incomplete"]})
     return cast(bytes, body)
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """While this is open, a caller who is silent for as long as no upstream may be is not waited for."""
+    client = request.environ.get("gunicorn.socket")
+    if client is None:
+        yield
+        return
+    client.settimeout(parts().settings.idle_timeout_s)
+    try:
+        yield
+    finally:
+        client.settimeout(None)
 
 
 def _discard(source: Any, most: int) -> None:

@@ -14,7 +14,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from .. import errors
 from ..chat import Call, ChatJob, Chunk, Json, Reply, Usage, estimated, finish
-from ..errors import ChatError, ClientLeft, InternalError
+from ..errors import ChatError, ClientLeft, InternalError, without_words
 from ..limits import WHAT, Verdict
 from ..telemetry import Record, stream_opened
 from . import gate
@@ -202,6 +202,7 @@ class EventStream:
         self._items = items
         self._unwatch = unwatch
         self._record: Record = g.record
+        self._token = gate.parts().settings.huggingface_api_key
         self._id, self._created = _completion_id(), int(time.time())
         self._of: tuple[str, str | None] | None = None
         self._prefix = b""
@@ -245,8 +246,8 @@ class EventStream:
             return b"data: [DONE]\n\n"
         except ChatError as error:
             return self._error(error)
-        except Exception:
-            log.exception("request %s: a stream failed", self._record.request_id)
+        except Exception as error:
+            log.error("request %s: a stream failed: %s", self._record.request_id, without_words(error))
             return self._error(InternalError("An internal error occurred; the answer is not complete."))
 
     def abandon(self) -> None:
@@ -314,7 +315,7 @@ class EventStream:
         self._end("failed")
         if isinstance(error, ClientLeft):
             return b""
-        return b"data: " + to_json(self._dialect.error(error, self._record.request_id)) + b"\n\n"
+        return b"data: " + _error_body(self._dialect, error, self._record.request_id, self._token) + b"\n\n"
 
 
 def _name_differences(response: Response, job: ChatJob, model: str, ignored: tuple[str, ...]) -> None:
@@ -341,13 +342,20 @@ def init_app(app: Flask) -> None:
     app.after_request(complete)
 
 
+def _error_body(kind: Dialect, error: ChatError, request_id: str, token: str | None) -> bytes:
+    """The error, whose words may be an upstream's: should they repeat our token, the caller does not get to see it."""
+    body = to_json(kind.error(error, request_id))
+    return body.replace(token.encode(), b"***") if token else body
+
+
 def error_response(error: ChatError) -> Response:
     """`error` in the route's dialect."""
     g.record.fail(error)
     if isinstance(error, ClientLeft):
         return Response(status=499)  # nginx's word for it; nobody reads this
     kind = dialect()
-    response = json_response(kind.error(error, g.request_id), kind.status(error))
+    body = _error_body(kind, error, g.request_id, gate.parts().settings.huggingface_api_key)
+    response = Response(body, kind.status(error), mimetype="application/json")
     response.headers.extend(error.headers)
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
@@ -373,8 +381,7 @@ _ROUTES = "Chat is at POST /api/chat/completions and POST /v1/chat/completions."
 
 
 def _fault(error: Exception) -> Response:
-    # Type and place are logged, the message is not: it may hold what the caller sent.
-    log.error("request %s: internal error", g.get("request_id", "-"), exc_info=error)
+    log.error("request %s: internal error: %s", g.get("request_id", "-"), without_words(error))
     return error_response(InternalError("An internal error occurred. Report it with the request id."))
 
 
