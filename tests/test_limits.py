@@ -73,10 +73,11 @@ LIMITS = st.builds(Limits, rpm=SOME, tpm=MORE, concurrency=SOME, tpd=MORE, tpmon
 ACTIONS = st.lists(
     st.tuples(
         st.sampled_from(STEPS),
-        st.sampled_from(["ask", "ask", "ask", "end", "end"]),
+        st.sampled_from(["ask", "ask", "use", "use", "use", "end"]),
         st.integers(0, 40),  # prompt tokens, or which open call ends
         st.integers(0, 80),  # max_tokens, or how much of them was used (per cent, at most 80)
     ),
+    min_size=5,
     max_size=40,
 )
 SEQUENCES = {"limits": LIMITS, "start": st.sampled_from(STARTS), "actions": ACTIONS}
@@ -89,18 +90,24 @@ def play(limits, start, actions):
         ledger.now += step
         opened = {call: (held, until) for call, (held, until) in opened.items() if until + LEASE_S > ledger.now}
         before, asked, verdict = ledger.copy(), None, None
-        if action == "ask":
+        if action in ("ask", "use"):
             asked = {"prompt_tokens": one, "max_tokens": other, "until": ledger.now + 300}
             verdict = ledger.ask(**asked)
             if verdict.refused is None:
                 opened[ledger.number] = (one + other, asked["until"])
                 happened.append((ledger.now, 1, 0))
-        elif opened:
+            yield before, ledger, asked, verdict, happened, opened
+            before = ledger.copy()
+        call = None
+        if action == "use" and verdict.refused is None:
+            call = ledger.number
+        elif action == "end" and opened:
             call = sorted(opened)[one % len(opened)]
+        if call is not None:
             used = opened.pop(call)[0] * other // 80
             ledger.end(call, used)
             happened.append((ledger.now, 0, used))
-        yield before, ledger, asked, verdict, happened, opened
+            yield before, ledger, None, None, happened, opened
 
 
 def day_of(now):
@@ -158,6 +165,20 @@ def all_of(name, amount):
         return [ledger.ask(max_tokens=amount).refused] if amount else []
 
     return ask
+
+
+@pytest.mark.parametrize("limits", ["rpm=3", "tpm=3"])
+@pytest.mark.parametrize("fraction", [0, 0.001, 0.25, 0.5, 0.999])
+def test_a_minute_is_sixty_seconds_wherever_it_begins(limits, fraction):
+    used_at, admitted = NOW // 1 + fraction, []
+    ledger = Ledger(Limits.parse(limits), used_at)
+    for _ in range(1300):
+        if ledger.ask(max_tokens=1).refused is None:
+            ledger.end(ledger.number, 1)
+            admitted.append(ledger.now)
+        ledger.now += 0.1
+    assert all(later - earlier > 60 for earlier, later in zip(admitted, admitted[3:], strict=False))
+    assert len(admitted) >= 6  # three at once, and three when their minute is over
 
 
 @given(**SEQUENCES)

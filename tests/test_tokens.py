@@ -90,6 +90,7 @@ def test_counting_runs_apart(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("model, stream, overhead", SILENT)
 def test_answer_header_and_ledger_agree(settings, upstream, tmp_path, model, stream, overhead):
+    upstream.behave("classic/any", "ok")
     put_tokenizer(tmp_path, model)
     app = create_app(replace(settings, hf_home=tmp_path, database_url=f"sqlite:///{tmp_path}/books.db"))
     client, body = app.test_client(), {"model": model, "messages": MESSAGES, "stream": stream}
@@ -110,6 +111,7 @@ def test_answer_header_and_ledger_agree(settings, upstream, tmp_path, model, str
 
 
 def test_under_gunicorn_too(upstream, gateway_env, tmp_path):
+    upstream.behave("classic/any", "ok")
     put_tokenizer(tmp_path, "classic/any")
     with serve({**gateway_env, "HF_HOME": str(tmp_path)}) as gateway:
         for _ in range(50):
