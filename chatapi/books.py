@@ -89,23 +89,7 @@ class Entry:
         }
 
 
-_FROM_RECORD = (
-    "request_id",
-    "dialect",
-    "route",
-    "model",
-    "served",
-    "stream",
-    "attempts",
-    "status",
-    "code",
-    "ending",
-    "prompt_tokens",
-    "completion_tokens",
-    "usage_source",
-    "first_token_ms",
-    "total_ms",
-)
+_FROM_RECORD = ("request_id", "dialect", "route", "stream", *store.ENDED)
 
 
 class Books:

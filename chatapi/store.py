@@ -503,14 +503,14 @@ _insert_if_new = _Often(lambda insert: insert(calls).on_conflict_do_nothing())
 
 def close_call(tx: Tx, row: Row) -> bool:
     """The end of the call `row["id"]`; False where it was closed before, and nothing is counted again."""
-    ended = {f"new_{name}": row[name] for name in _ENDED}
+    ended = {f"new_{name}": row[name] for name in ENDED}
     if _end_call(tx, of=row["id"], **ended).rowcount == 0:
         return False
     _add_usage(tx, row)
     return True
 
 
-_ENDED = (
+ENDED = (  # what is known of a call at its end
     "model",
     "served",
     "attempts",
@@ -527,7 +527,7 @@ _end_call = _Often(
     lambda insert: (
         calls.update()
         .where(calls.c.id == sa.bindparam("of"), calls.c.ending.is_(None))
-        .values({name: sa.bindparam(f"new_{name}") for name in _ENDED})
+        .values({name: sa.bindparam(f"new_{name}") for name in ENDED})
     )
 )
 
