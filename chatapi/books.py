@@ -2,7 +2,8 @@
 
 Policy when the database is away: no call begins that could not be written down; one that is under way goes on, and
 its end is written as soon as the database is back (if this process dies before, the call is found and closed as
-`worker_lost`). When Redis is away, limits are held in the database instead: exact still, for all who share that one.
+`worker_lost`). When Redis is away, limits are held in the database instead, exact for all who share that one; in the
+seconds when some have noticed it and others not, a caller may get what both allow.
 """
 
 import logging
@@ -56,6 +57,7 @@ class Entry:
         self.id = store.call_id(self.started_at)
         self.begun = False
         self.reserved_in: str | None = None
+        self.unwritten: str | None = None  # why its begin could not be written
         self._until = self.started_at
         self._books = books
         self._record = record
@@ -111,6 +113,13 @@ class Books:
 
     def begin(self, entry: Entry, ask: Ask) -> Verdict | None:
         """Reserve, and write the row of a call that begins. Raises StoreUnavailable."""
+        try:
+            return self._begin(entry, ask)
+        except (StoreUnavailable, SchemaError) as error:
+            entry.unwritten = str(getattr(error, "cause", error))
+            raise
+
+    def _begin(self, entry: Entry, ask: Ask) -> Verdict | None:
         caller = entry.caller
         if caller.limits and self._states is None:
             return self._store.write(lambda tx: self._reserve(tx, entry, ask))
@@ -142,6 +151,9 @@ class Books:
         if entry.reserved_in == "redis" and self._states:
             call, used, now = str(row["id"]), tokens(row), time.time()
             self._states.change(entry.caller.subject, now, lambda state: settle(state, call, used, now))
+        if entry.unwritten:  # whoever has just waited for the database in vain does not wait again
+            self._keep(entry, row, entry.unwritten)
+            return
         try:
             self._store.write(lambda tx: self._end(tx, entry, row))
         except (StoreUnavailable, SchemaError) as error:
@@ -194,12 +206,18 @@ class Books:
         self._states.ping()
         return "in Redis"
 
+    def _free_in_redis(self, lost: list[Row]) -> None:
+        for row in lost:
+            if self._states and row["key_id"]:
+                free = partial(settle, call=str(row["id"]), tokens=0, now=time.time())
+                self._states.change(key_subject(row["key_id"]), time.time(), free)
+
     def sweep(self) -> None:
         """Close the calls whose process is gone, or which are open long after their deadline, as `worker_lost`."""
         self._sweep_at = time.monotonic() + SWEEP_S
         try:
             if any(_is_lost(row) for row in self._store.read(store.open_calls)):
-                self._store.write(_close_lost)
+                self._free_in_redis(self._store.write(_close_lost))
             self._store.write(lambda tx: store.forget_limits(tx, time.time()))
         except (StoreUnavailable, SchemaError) as error:
             log.warning("the books could not be looked through: %s", getattr(error, "cause", error))
@@ -235,10 +253,12 @@ def _settle(tx: Tx, subject: str, row: Row) -> None:
     store.put_limits(tx, subject, state.dump(), state.expires_at(now))
 
 
-def _close_lost(tx: Tx) -> None:
-    for row in store.open_calls(tx):
-        if _is_lost(row) and store.close_call(tx, {**row, "ending": "worker_lost"}) and row["key_id"]:
+def _close_lost(tx: Tx) -> list[Row]:
+    lost = [row for row in store.open_calls(tx) if _is_lost(row)]
+    for row in lost:
+        if store.close_call(tx, {**row, "ending": "worker_lost"}) and row["key_id"]:
             _settle(tx, key_subject(row["key_id"]), row)
+    return lost
 
 
 def refusal(verdict: Verdict, limits: Limits) -> RateLimited:
@@ -309,7 +329,7 @@ class RedisStates:
         self._away_until = 0.0
         self._error = redis.RedisError
         self._redis: Any = redis.Redis.from_url(
-            url, decode_responses=True, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S
+            url, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S
         )
         self._swap = self._redis.register_script(_SWAP)
 
@@ -332,7 +352,7 @@ class RedisStates:
             result = decide(state)
             after = state.dump()
             lasts_s = max(1, int(state.expires_at(now) - now) + 1)
-            if self._swap(keys=[name], args=[before or "", after, lasts_s]):
+            if self._swap(keys=[name], args=[before or b"", after, lasts_s]):
                 return result
             time.sleep(random.uniform(0, 0.005))
         raise self._error("too many at once")

@@ -23,7 +23,7 @@ from .wiring import Parts
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-PRUNE_AT_ONCE = 5_000  # rows in one transaction: other processes write in between
+PRUNE_AT_ONCE = 1_000  # rows in one transaction: other processes write in between
 
 
 class _Group(AppGroup):

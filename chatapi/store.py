@@ -78,8 +78,8 @@ sa.Index("calls_open", calls.c.id, sqlite_where=calls.c.ending.is_(None), postgr
 usage = sa.Table(
     "usage",
     metadata,
+    sa.Column("key_id", sa.Text, primary_key=True),  # "" for callers without a key; first, for each asks for its own
     sa.Column("day", sa.Text, primary_key=True),
-    sa.Column("key_id", sa.Text, primary_key=True),  # "" for callers without a key
     sa.Column("model", sa.Text, primary_key=True),
     sa.Column("ending", sa.Text, primary_key=True),
     sa.Column("calls", sa.BigInteger, nullable=False),
@@ -274,6 +274,7 @@ class Store:
         if self._url.database and self._url.database != ":memory:":
             with suppress(OSError):  # connecting says what is wrong
                 Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
+                Path(self._url.database).touch(mode=0o600)  # who else is on this machine has no business in it
         engine = sa.create_engine(self._url, connect_args={"check_same_thread": False, "timeout": 0}, **common)
         sa.event.listen(engine, "connect", _prepare_sqlite)
         return engine
@@ -495,6 +496,8 @@ def open_call(tx: Tx, row: Row) -> None:
         _insert_call(tx, **row)
     elif _insert_if_new(tx, **row).rowcount:
         _add_usage(tx, row)
+    else:  # it was written as it began, by an attempt whose success nobody heard of
+        close_call(tx, row)
 
 
 _insert_call = _Often(lambda insert: insert(calls))

@@ -200,7 +200,6 @@ def test_what_is_said_to_remain_remains_and_all_of_it_is_back_after_the_reset(li
 
 @given(**SEQUENCES)
 def test_nothing_is_said_to_be_back_at_once_while_some_of_it_is_away(limits, start, actions):
-    # BUG 4: tokens per minute that are held back for open calls are away, and are said to be back in 0 s.
     for _, _, _, verdict, _, _ in play(limits, start, actions):
         for room in verdict.rooms if verdict else ():
             assert room.remaining == room.limit or room.reset_s > 0
@@ -208,7 +207,6 @@ def test_nothing_is_said_to_be_back_at_once_while_some_of_it_is_away(limits, sta
 
 @given(**SEQUENCES)
 def test_a_state_that_has_expired_holds_nothing_that_counts(limits, start, actions):
-    # BUG 1: see below.
     for _, ledger, _, _, _, _ in play(limits, start, actions):
         then = max(ledger.now, ledger.state.expires_at(ledger.now))
         left = State.load(ledger.text, then)
@@ -261,7 +259,6 @@ def test_a_call_that_is_larger_than_its_limit_is_told_never_to_come_back(limits,
 
 
 def test_a_call_that_can_never_be_made_names_the_limit_it_is_too_large_for():
-    # BUG 2: it names requests per minute, which are over too, and tells to lower max_tokens for it.
     ledger = Ledger(Limits.parse("rpm=1 tpm=100"))
     ledger.use(1)
     verdict = ledger.ask(max_tokens=101)
@@ -347,7 +344,6 @@ def test_two_machines_whose_clocks_differ_a_little_share_one_minute(limits, ahea
 
 @pytest.mark.parametrize("limits", ["tpd=50", "tpmonth=50"])
 def test_a_machine_whose_clock_is_a_second_late_does_not_undo_what_the_new_day_has_used(limits):
-    # BUG 3: it finds "tomorrow" in the state, takes its own day to be the one that counts, and writes that down.
     ledger = Ledger(Limits.parse(limits), at("2027-01-01T00:00:00.5"))
     ledger.use(50)
     ledger.now -= 1
@@ -391,7 +387,6 @@ def test_days_and_months_are_those_of_utc(monkeypatch, name, moment, until_s, zo
 
 @pytest.mark.parametrize("months_end", ["2026-12-31T23:59:50", "2027-02-28T23:59:50"])
 def test_a_minute_goes_on_over_the_end_of_the_month(months_end):
-    # BUG 1: with any token used in the month, the state expires at the month's end, minute and open calls with it.
     ledger = Ledger(Limits.parse("rpm=2 tpmonth=1000 concurrency=1"), at(months_end))
     ledger.use(10)
     ledger.ask(max_tokens=10)

@@ -38,7 +38,7 @@ class Machine:
         if file and not file.exists():
             yield Finding("database", None, f"{file.resolve()} does not exist; the gateway would make it", UPGRADE)
             return
-        if file:
+        if file and file.is_file():
             yield _permissions(file)
         try:
             version = self._store.schema_version()
@@ -117,8 +117,8 @@ def _schema(version: int) -> Finding:
 def _permissions(file: Path) -> Finding:
     found = file.stat()
     mode = stat.S_IMODE(found.st_mode)
-    if mode & 0o002:
-        return Finding("permissions", False, f"everybody may write {file} (mode {mode:o})", f"chmod o= {file}")
+    if mode & 0o007:
+        return Finding("permissions", False, f"{file} is open to everybody here (mode {mode:o})", f"chmod o= {file}")
     if found.st_uid != os.geteuid():
         says = f"{file} belongs to user {found.st_uid}, and this command runs as {os.geteuid()}"
         return Finding("permissions", None, says, f"sudo -u '#{found.st_uid}' {DOCTOR}")

@@ -495,8 +495,11 @@ def _generate_usage(details: Json, headers: Mapping[str, str], prompt: str, text
     return Usage(estimate_tokens(prompt), estimate_tokens(text), source="estimate", texts=(prompt, text))
 
 
+MOST_TOKENS = 2**40  # what claims more has not counted
+
+
 def _is_count(value: Any) -> TypeGuard[int]:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value <= MOST_TOKENS
 
 
 def _number(text: str | None) -> int | None:

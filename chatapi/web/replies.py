@@ -372,6 +372,8 @@ def _http_error(error: HTTPException) -> Response:
         allowed = ", ".join(sorted(set(error.valid_methods or ()) - {"HEAD", "OPTIONS"}))
         message = f"{request.method} is not possible here; use {allowed}."
         return error_response(errors.MethodNotAllowed(message, headers={"Allow": allowed}))
+    if error.code is not None and error.code >= 500:
+        return _fault(error)
     if error.code is not None and error.code < 400:
         return Response(status=error.code, headers=error.get_headers())  # a redirect
     return error_response(errors.BadRequest(f"The request is not valid HTTP: {error.description}"))
