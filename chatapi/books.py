@@ -120,20 +120,23 @@ class Books:
             raise
 
     def _begin(self, entry: Entry, ask: Ask) -> Verdict | None:
-        caller = entry.caller
-        if caller.limits and self._states is None:
+        if not entry.caller.limits:
+            self._store.write(lambda tx: store.open_call(tx, entry.row()))
+            return None
+        verdict = self._reserve_in_redis(entry.caller, ask)
+        if verdict is None:
             return self._store.write(lambda tx: self._reserve(tx, entry, ask))
-        verdict = None
-        if caller.limits and self._states:
-            now = time.time()
-            verdict = self._states.change(caller.subject, now, lambda state: reserve(state, caller.limits, ask, now))
-            if verdict is None:
-                return self._store.write(lambda tx: self._reserve(tx, entry, ask))
-            if verdict.refused:
-                return verdict
+        if verdict.refused is None:
             entry.reserved_in = "redis"
-        self._store.write(lambda tx: store.open_call(tx, entry.row()))
+            self._store.write(lambda tx: store.open_call(tx, entry.row()))
         return verdict
+
+    def _reserve_in_redis(self, caller: Caller, ask: Ask) -> Verdict | None:
+        """None where there is none, or where it is away."""
+        if self._states is None:
+            return None
+        now = time.time()
+        return self._states.change(caller.subject, now, lambda state: reserve(state, caller.limits, ask, now))
 
     def _reserve(self, tx: Tx, entry: Entry, ask: Ask) -> Verdict:
         caller, now = entry.caller, time.time()
@@ -148,7 +151,7 @@ class Books:
     def end(self, entry: Entry) -> None:
         """Complete the row and settle; or write it whole, for a call that ended before it began."""
         row = entry.row()
-        if entry.reserved_in == "redis" and self._states:
+        if entry.reserved_in == "redis" and self._states and entry.caller.limits.holds:
             call, used, now = str(row["id"]), tokens(row), time.time()
             self._states.change(entry.caller.subject, now, lambda state: settle(state, call, used, now))
         if entry.unwritten:  # whoever has just waited for the database in vain does not wait again
