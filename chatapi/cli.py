@@ -231,15 +231,16 @@ def report_usage(
     if as_json:
         _print_json(rows)
         return
-    lines = [
-        [*(_cell(row[name]) for name in _COLUMNS), *(str(row["endings"].get(e, 0)) for e in _ENDINGS)] for row in rows
-    ]
     if as_csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow([*_COLUMNS, *_ENDINGS])
-        writer.writerows(["" if cell == "-" else cell for cell in line] for line in lines)
-    else:
-        _print_table((*_COLUMNS, *_ENDINGS), lines)
+        writer.writerows([*(row[c] for c in _COLUMNS), *(row["endings"].get(e, 0) for e in _ENDINGS)] for row in rows)
+        return
+    # A terminal is narrow: only what there is.
+    columns = [c for c in _COLUMNS if any(row[c] is not None for row in rows)]
+    endings = [e for e in _ENDINGS if any(e in row["endings"] for row in rows)]
+    lines = ([*(_cell(row[c]) for c in columns), *(str(row["endings"].get(e, 0)) for e in endings)] for row in rows)
+    _print_table((*columns, *endings), lines)
 
 
 _COLUMNS = ("day", "key_id", "key_name", "model", "calls", "prompt_tokens", "completion_tokens")
