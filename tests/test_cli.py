@@ -391,7 +391,7 @@ def test_csv_says_what_json_says(spent, say, tell, by):
 
 def test_the_report_for_people_leaves_out_what_there_is_not(spent, say):
     head, *lines = say("usage", "report", "--by", "model").splitlines()
-    assert head.split() == ["model", *NUMBERS, "completed", "client_left", "deadline"]
+    assert head.split() == ["model", *NUMBERS, "completed", "client_left", "refused"]
     assert {tuple(line.split()) for line in lines} == {
         ("own/ok", "1", "100", "7", *"100"),
         ("test/ok", "6", "1038", "56", *"411"),
