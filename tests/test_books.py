@@ -750,3 +750,26 @@ def test_limits_go_on_in_the_database_while_redis_is_stopped(upstream, env, sqli
         assert asked(third[1]) == [200] * 5 + [429] * 7
         for key_id, _ in (first, second, third):
             check_usage(running, key_id)
+
+
+@pytest.mark.parametrize("limits_in_redis", [False, True])
+def test_workers_on_postgresql_are_exact_and_wait_without_stopping_anybody(
+    upstream, gateway_env, postgres_url, redis_url, limits_in_redis
+):
+    env = {**gateway_env, "DATABASE_URL": postgres_url, "CHATAPI_ANONYMOUS_LIMITS": "rpm=40 concurrency=30"}
+    with serve(env | ({"REDIS_URL": redis_url} if limits_in_redis else {}), "-w", "3") as gateway:
+
+        def ask(_):
+            return gateway.post(
+                "/v1/chat/completions", {"model": "test/ok", "messages": [{"role": "user", "content": "hi"}]}
+            ).status_code
+
+        with ThreadPoolExecutor(16) as callers:
+            answers = list(callers.map(ask, range(80)))
+            assert (answers.count(200), answers.count(429)) == (40, 40)
+            with locked(postgres_url):
+                waiting = [callers.submit(ask, number) for number in range(6)]
+                looks = [gateway.request("GET", "/healthz", timeout=1) for _ in range(20)]
+                assert not all(future.done() for future in waiting), "they wait for the database"
+                assert all(look.ok for look in looks)
+                assert {future.result(15) for future in waiting} <= {429, 500}
