@@ -5,9 +5,11 @@ CHATAPI_SOAK_S=60 pytest -m soak -s tests/test_soak.py
 
 import os
 import random
+import sqlite3
 import threading
 import time
 from collections import Counter
+from contextlib import closing
 
 import psutil
 import pytest
@@ -129,6 +131,7 @@ def soak(gateway, upstream):
     assert gateway.workers() == [worker], "the same worker all the time"
     assert settled, "callers' sockets are still open"
     check_accounts(told, counts)
+    check_ledger(gateway, told)
     assert cool["sockets"]["CLOSE_WAIT"] == 0
     assert cool["fds"] <= warm["fds"]
     assert cool["rss"] - warm["rss"] < MOST_GROWTH
@@ -159,4 +162,26 @@ def check_accounts(told, counts):
     assert {record["ending"] for record in told} <= ENDINGS
 
 
+def check_ledger(gateway, told):
+    """The ledger has the very calls that the log has, each with the same end, and the sums are theirs."""
+    with closing(sqlite3.connect(gateway.log.parent / "cwd/instance/chatapi.db")) as books:
+        columns = ", ".join(NOTED)
+        rows = {row[0]: row for row in books.execute(f"SELECT {columns} FROM calls WHERE model IS NOT NULL")}
+        sums = books.execute("SELECT sum(calls), sum(prompt_tokens), sum(completion_tokens) FROM usage").fetchone()
+        calls = books.execute("SELECT count(*), sum(prompt_tokens), sum(completion_tokens) FROM calls").fetchone()
+    assert rows == {record["request_id"]: tuple(record.get(name) for name in NOTED) for record in told}
+    assert sums == calls
+
+
+NOTED = (
+    "request_id",
+    "ending",
+    "status",
+    "code",
+    "served",
+    "attempts",
+    "prompt_tokens",
+    "completion_tokens",
+    "total_ms",
+)
 ENDINGS = {"completed", "client_left", "upstream_cut", "deadline", "refused"}
