@@ -173,6 +173,17 @@ class Keys:
         until = time.time() + grace_s
         return self._change(id, lambda row: {"digest": digest, "old_digest": row["digest"], "old_until": until}), text
 
+    def update(
+        self, id: str, name: str | None, limits: Mapping[str, Any], models: Sequence[str], expires_at: float | None
+    ) -> Row:
+        """Change what is given of a key; its `limits` one by one. Raises LookupError."""
+
+        def change(row: Row) -> dict[str, Any]:
+            new = {"name": name, "models": list(models), "expires_at": expires_at}
+            return {k: v for k, v in new.items() if v} | {"limits": {**row["limits"], **limits}}
+
+        return self._change(id, change)
+
     def revoke(self, id: str) -> Row:
         """Nobody is admitted with this key any more. Raises LookupError."""
         return self._change(id, lambda row: {"revoked_at": row["revoked_at"] or time.time()})

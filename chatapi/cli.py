@@ -16,7 +16,7 @@ from flask.cli import AppGroup, FlaskGroup, with_appcontext
 from . import doctor, store
 from .books import report
 from .errors import SchemaError, StoreUnavailable
-from .limits import NAMES, Limits
+from .limits import NAMES, WHAT, Limits
 from .settings import SettingsError, server_url
 from .store import MIGRATIONS, Row
 from .wiring import Parts
@@ -119,20 +119,27 @@ class _Text(click.ParamType[str]):
         return str(value)
 
 
-def _limit(name: str, what: str) -> Callable[[Command], Command]:
-    return click.option(f"--{name}", type=click.IntRange(1, 10**15), help=what)
+def _grants(least: int) -> Callable[[Command], Command]:
+    """The options that say what a key may do; limits from `least` on."""
+    number = click.IntRange(least, 10**15)
+    options = [click.option(f"--{name}", type=number, help=f"{WHAT[name].capitalize()}.") for name in NAMES]
+    options += [
+        click.option("--shadow", type=click.Choice(NAMES), multiple=True, help="Count this limit, but refuse nobody."),
+        click.option("--models", type=_Text(), multiple=True, metavar="GLOB", help="Only these: 'google/*'."),
+        click.option("--expires", type=_Moment(), help="Not valid from this date on (UTC)."),
+    ]
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 @keys.command()
 @click.option("--name", type=_Text(), required=True, help="Whose key it is.")
-@_limit("rpm", "Requests per minute.")
-@_limit("tpm", "Tokens per minute, prompt and answer together.")
-@_limit("concurrency", "Calls at once.")
-@_limit("tpd", "Tokens per day (UTC).")
-@_limit("tpmonth", "Tokens per month (UTC).")
-@click.option("--shadow", type=click.Choice(NAMES), multiple=True, help="Count this limit, but refuse nobody.")
-@click.option("--models", "models", type=_Text(), multiple=True, metavar="GLOB", help="Only these: 'google/*'.")
-@click.option("--expires", type=_Moment(), help="Not valid from this date on (UTC).")
+@_grants(1)
 @as_json
 def create(
     name: str, models: Sequence[str], expires: float | None, as_json: bool, shadow: Sequence[str], **limits: int | None
@@ -142,6 +149,26 @@ def create(
         raise click.BadParameter("is in the past", param_hint="--expires")
     row, text = _parts().keys.create(name, Limits(**limits, shadow=tuple(shadow)), models, expires)
     _show_new(row, text, as_json)
+
+
+@keys.command()
+@click.argument("id")
+@click.option("--name", type=_Text(), help="Whose key it is.")
+@_grants(0)
+@as_json
+def update(
+    id: str,
+    name: str | None,
+    models: Sequence[str],
+    expires: float | None,
+    as_json: bool,
+    shadow: Sequence[str],
+    **limits: int | None,
+) -> None:
+    """Change what is given, and leave the rest. A limit of 0 is none; --models '*' allows all."""
+    given = {name: limit or None for name, limit in limits.items() if limit is not None}
+    row = _parts().keys.update(id, name, given | ({"shadow": list(shadow)} if shadow else {}), models, expires)
+    _show(_public(row), as_json)
 
 
 @keys.command("list")

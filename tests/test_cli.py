@@ -216,6 +216,25 @@ def test_rotate(tell, parts, grace, seconds):
     assert parts.keys.holder(made["key"]) and parts.keys.holder(turned["key"])
 
 
+def test_update_changes_what_is_given_and_leaves_the_rest(app, tell):
+    made = tell("keys", "create", "--name", "a", "--rpm", "5", "--tpm", "9", "--shadow", "tpm", "--models", "test/*")
+    changed = tell("keys", "update", made["id"], "--rpm", "7", "--tpm", "0", "--concurrency", "2")
+    assert changed["limits"] == {"rpm": 7, "concurrency": 2, "shadow": ["tpm"]}
+    assert (changed["name"], changed["models"], changed["expires_at"]) == ("a", ["test/*"], None)
+    changed = tell("keys", "update", made["id"], "--name", "b", "--models", "*", "--expires", "2099-01-01")
+    assert (changed["name"], changed["models"]) == ("b", ["*"])
+    assert changed["expires_at"].startswith("2099-01-01")
+    assert changed["limits"]["rpm"] == 7
+    headers = {"Authorization": f"Bearer {made['key']}"}
+    body = {"model": "test/ok", "messages": [{"role": "user", "content": "hi"}]}
+    assert app.test_client().post("/v1/chat/completions", json=body, headers=headers).headers["RateLimit-Limit"] == "7"
+
+
+def test_an_expiry_in_the_past_ends_a_key(app, tell):
+    made = tell("keys", "create", "--name", "a")
+    assert tell("keys", "update", made["id"], "--expires", "2020-01-01")["state"] == "expired"
+
+
 def test_rotate_for_people_without_grace(say, tell):
     made = tell("keys", "create", "--name", "a")
     told = say("keys", "rotate", made["id"], "--grace", "0s")
