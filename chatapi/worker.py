@@ -13,6 +13,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers.ggevent import GeventWorker
 
 from .errors import SchemaError, StoreUnavailable, without_words
+from .settings import SettingsError
 
 if TYPE_CHECKING:  # the master loads this file before gevent has patched anything
     from .wiring import Parts
@@ -97,17 +98,16 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def load_wsgi(self) -> None:
         """Load the application; not onto a database whose schema is not ours."""
-        super().load_wsgi()
-        parts = self._parts
         try:
-            parts.store.check()
-            parts.books.sweep()
-        except SchemaError as error:
+            super().load_wsgi()
+            self._parts.store.check()
+            self._parts.books.sweep()
+        except (SettingsError, SchemaError) as error:
             print(f"chatapi: {error}", file=sys.stderr, flush=True)
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
         except StoreUnavailable as error:
             # No reason to end: a worker that is replaced while the database is away would take the master with it.
-            self.log.error("%s: %s; calls are refused until it answers", parts.store, error.cause)
+            self.log.error("%s: %s; calls are refused until it answers", error.database, error.cause)
 
     def run(self) -> None:
         """Serve until told to stop; what is still read for the books then is closed, and recorded."""

@@ -6,12 +6,13 @@ import threading
 from dataclasses import replace
 
 import pytest
-from gateways import serve
+from gateways import ROOT, serve
 
 from chatapi import create_app, telemetry
 from chatapi.errors import ClientLeft, InternalError, MissingApiKey, UpstreamTimeout, UpstreamUnavailable, WorkerStopped
 from chatapi.health import Health, Part
 from chatapi.settings import Settings
+from chatapi.store import Store, put_meta
 from chatapi.telemetry import Record, _Line, configure
 
 ORIGIN = "https://app.example.com"
@@ -236,3 +237,27 @@ def test_metrics_want_a_key_where_calls_do(settings):
     client = create_app(replace(settings, auth="required")).test_client()
     assert client.get("/metrics").status_code == 401
     assert client.get("/healthz").status_code == 200
+
+
+# --- what it does not start on
+
+
+@pytest.mark.parametrize("schema, words", [("99", "install a newer chatapi"), ("-1", "flask --app wsgi db upgrade")])
+def test_it_does_not_start_on_another_schema(gateway_env, tmp_path, schema, words):
+    database = f"sqlite:///{tmp_path}/chatapi.db"
+    Store(database).write(lambda tx: put_meta(tx, "schema", schema))
+    with pytest.raises(AssertionError) as told, serve({**gateway_env, "DATABASE_URL": database}):
+        pass
+    assert words in str(told.value)
+    assert "Traceback" not in str(told.value).partition("its log:")[2]
+
+
+def test_settings_that_only_a_worker_can_find_wrong_are_told_in_a_line(gateway_env, tmp_path):
+    (tmp_path / "opentelemetry.py").write_text("")  # hides the real one
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318", "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    with (
+        pytest.raises(AssertionError, match=r"pip install -r requirements-otel\.txt") as told,
+        serve({**gateway_env, **env}),
+    ):
+        pass
+    assert "Traceback" not in str(told.value).partition("its log:")[2]
