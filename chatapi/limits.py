@@ -123,7 +123,7 @@ class State:
                 _within(tokens, now),
                 _of_period(day, now, len("2026-11-22")),
                 _of_period(month, now, len("2026-11")),
-                {call: (until, held) for call, (until, held) in opened.items() if until + held * 0 > now},
+                {call: (until, int(held)) for call, (until, held) in opened.items() if until > now},
             )
         except (ValueError, TypeError, AttributeError, IndexError):
             return cls.load(None, now)
@@ -264,7 +264,7 @@ def _of_period(used: tuple[str, int], now: float, length: int) -> tuple[str, int
     """What was used in the day or month of `now`, or in the next one that another machine's clock has reached."""
     of, amount = used
     today, soon = _day(now)[:length], _day(now + SKEW_S)[:length]
-    return (of, amount + 0) if of in (today, soon) else (today, 0)
+    return (of, int(amount)) if of in (today, soon) else (today, 0)
 
 
 def _day(now: float) -> str:
