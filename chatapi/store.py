@@ -93,6 +93,8 @@ limits = sa.Table(
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("expires_at", sa.Double, nullable=False),
 )
+# What has expired is found without a look at what has not: there may be a row for each of a million keys.
+sa.Index("limits_expiring", limits.c.expires_at)
 
 
 def _first(tx: Tx) -> None:
@@ -264,8 +266,6 @@ class Store:
     def _make_engine(self) -> sa.Engine:
         # No pool: each of the two connections stays open as long as it works.
         common: dict[str, Any] = {"poolclass": sa.pool.NullPool, "isolation_level": "AUTOCOMMIT"}
-        if self.is_sqlite:
-            common["paramstyle"] = "named"
         if not self.is_sqlite:
             options = f"-c lock_timeout={int(LOCK_WAIT_S * 1000)} -c statement_timeout=10000"
             options += " -c idle_in_transaction_session_timeout=5000"
@@ -275,7 +275,8 @@ class Store:
             with suppress(OSError):  # connecting says what is wrong
                 Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
                 Path(self._url.database).touch(mode=0o600)  # who else is on this machine has no business in it
-        engine = sa.create_engine(self._url, connect_args={"check_same_thread": False, "timeout": 0}, **common)
+        given = {"check_same_thread": False, "timeout": 0}
+        engine = sa.create_engine(self._url, connect_args=given, paramstyle="named", **common)
         sa.event.listen(engine, "connect", _prepare_sqlite)
         return engine
 

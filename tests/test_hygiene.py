@@ -743,9 +743,17 @@ def test_no_request_hides_in_another(gateway, headers, body):
     assert "Traceback" not in gateway.log_text()[before:]
 
 
-def test_a_body_that_never_comes_is_not_waited_for(gateway):
+@pytest.mark.parametrize(
+    "length, status, words",
+    [
+        (b"Content-Length: 50", 400, b"could not be read to its end"),
+        (b"Content-Length: 5000000", 413, b"payload_too_large"),
+        (b"Transfer-Encoding: chunked", 400, b"could not be read to its end"),
+    ],
+)
+def test_a_body_that_never_comes_is_not_waited_for(gateway, length, status, words):
     """gateway_env allows a second of silence; without a limit a few such callers would hold all connections."""
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    answered = raw(gateway, head + b"Content-Length: 50\r\nConnection: close\r\n\r\n{", within_s=10)
-    assert statuses(answered) == [400]
-    assert b"could not be read to its end" in answered
+    answered = raw(gateway, head + length + b"\r\nConnection: close\r\n\r\n", within_s=10)
+    assert statuses(answered) == [status]
+    assert words in answered

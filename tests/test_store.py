@@ -726,3 +726,10 @@ def test_no_statement_and_no_lock_is_waited_for_without_end(postgres_url):
         store.write(lambda tx: tx.exec_driver_sql("SET LOCAL statement_timeout = 50; SELECT pg_sleep(60)"))
     assert "statement timeout" in told.value.cause
     store.close()
+
+
+def test_expired_limits_are_found_without_a_look_at_all_of_them(sqlite):
+    def plan(tx):
+        return tx.exec_driver_sql("EXPLAIN QUERY PLAN DELETE FROM limits WHERE expires_at < 1").all()
+
+    assert "limits_expiring" in str(sqlite.read(plan))

@@ -35,8 +35,7 @@ def init_app(app: Flask) -> None:
 
 
 def begin() -> None:
-    """Start the clock, and take over the caller's request id if it is sane."""
-    g.started_at = time.perf_counter()
+    """Start the record, and with it the clock; take over the caller's request id if it is sane."""
     given = request.headers.get("X-Request-Id", "")
     g.request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
     # The rule, not the path: a path that leads nowhere is the caller's text.
@@ -101,7 +100,9 @@ def read_json() -> Json:
     if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
         given = request.mimetype or "none"
         raise UnsupportedMediaType(f"The Content-Type is {given[:64]!r}. Send 'Content-Type: application/json'.")
-    return parse_json(_body(parts().settings.max_body))
+    with _patience():
+        body = _body(parts().settings.max_body)
+    return parse_json(body)
 
 
 def _body(limit: int) -> bytes:
@@ -114,8 +115,7 @@ def _body(limit: int) -> bytes:
         raise _too_large(limit)
     # Read by hand: werkzeug cuts a chunked body at its limit without an error.
     try:
-        with _patience():
-            body = source.read(limit + 1 if length is None else length)
+        body = source.read(limit + 1 if length is None else length)
     except Exception as error:
         # gunicorn's classes for bad chunks are known by their module: importing it would tie us to that server.
         if not isinstance(error, OSError) and type(error).__module__ != "gunicorn.http.errors":
@@ -144,8 +144,9 @@ def _patience() -> Iterator[None]:
 
 
 def _discard(source: Any, most: int) -> None:
-    while most > 0 and (data := source.read(min(READ_SIZE, most))):
-        most -= len(data)
+    with suppress(OSError):  # who sends no more of what is refused anyway hears so now
+        while most > 0 and (data := source.read(min(READ_SIZE, most))):
+            most -= len(data)
 
 
 def _too_large(limit: int) -> PayloadTooLarge:

@@ -16,7 +16,7 @@ from ..chat import Call, ChatJob, Json, finish
 from ..errors import BadRequest, ChatError, ClientLeft, StoreUnavailable
 from ..store import Store
 from . import gate
-from .replies import json_response, to_json
+from .replies import event_stream, json_response, to_json
 
 blueprint = Blueprint("probe", __name__)
 
@@ -46,7 +46,8 @@ def probe() -> Response:
     call.ends_at = call.started_at + most_s + 1  # real calls' deadline is the longest silence that can be asked for
     left = partial(_note_left, parts.store, note)
     if events:
-        return _streamed(_Body(_events(call, int(events), every_s), gate.watch(call), left))
+        body = _Body(_events(call, int(events), every_s), gate.watch(call), left)
+        return event_stream(body, body.close)
     try:
         with gate.watched(call):
             finish(call.pause(silence_s, ""))
@@ -98,15 +99,6 @@ def _events(call: Call, count: int, every_s: float) -> Generator[bytes]:
         call.spoke()
         yield b"data: " + to_json({"number": number}) + b"\n\n"
     yield b"data: [DONE]\n\n"
-
-
-def _streamed(body: "_Body") -> Response:
-    """With the headers of every other stream."""
-    response = Response(body, mimetype="text/event-stream", direct_passthrough=True)
-    response.call_on_close(body.close)
-    response.headers["Cache-Control"] = "no-cache, no-store"
-    response.headers["X-Accel-Buffering"] = "no"
-    return response
 
 
 class _Body:

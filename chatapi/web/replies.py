@@ -168,13 +168,19 @@ def _streamed(job: ChatJob, call: Call, items: Generator[Chunk | str]) -> Respon
         _asked(g.record, call)
     g.deferred = True  # the stream writes the record when it ends
     stream_opened(1)
-    response = Response(stream, mimetype="text/event-stream", direct_passthrough=True)
-    response.call_on_close(stream.close)
-    response.headers["Cache-Control"] = "no-cache, no-store"
-    response.headers["X-Accel-Buffering"] = "no"
+    response = event_stream(stream, stream.close)
     # Where a heartbeat sends the status before the first chunk, the catalogue knows who is being asked.
     model = first.model if first else gate.parts().engine.catalogue.find(job.model).id
     _name_differences(response, job, model, first.ignored if first else ())
+    return response
+
+
+def event_stream(events: Iterator[bytes], close: Callable[[], None]) -> Response:
+    """`events` as they come, kept by nobody on the way; `close` is called in any case."""
+    response = Response(events, mimetype="text/event-stream", direct_passthrough=True)
+    response.call_on_close(close)
+    response.headers["Cache-Control"] = "no-cache, no-store"
+    response.headers["X-Accel-Buffering"] = "no"
     return response
 
 
