@@ -1,6 +1,6 @@
-# make run: everything set up on a fresh machine, and serving.   make test: the whole suite.   make check: style, types.
+# make run: everything set up on a fresh machine, and serving.   make test: the whole suite.   make check: style, types, translations.
 .DEFAULT_GOAL := run
-.PHONY: run test check bench clean
+.PHONY: run test check translations bench clean
 HOST ?= 127.0.0.1
 PORT ?= 8000
 PYTHON ?= python3
@@ -23,6 +23,13 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy chatapi
+	$(BIN)/python -m pytest tests/unit/test_translations.py
+
+# Brings the catalogues up to date with the texts in the code: new ones wait there for their translation.
+translations: $(VENV)/.dev
+	@template=$$(mktemp) && trap 'rm -f $$template' EXIT && \
+	  $(BIN)/pybabel -q extract -F pyproject.toml -k N_ --no-location --sort-output --no-wrap -o $$template chatapi && \
+	  $(BIN)/pybabel -q update -i $$template -d chatapi/translations -N --ignore-obsolete --no-wrap --ignore-pot-creation-date
 
 bench: $(VENV)/.dev
 	$(BIN)/python bench/footprint.py

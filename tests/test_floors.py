@@ -14,6 +14,7 @@ import pytest
 HOUSE = Path(__file__).parent.parent / "chatapi"
 
 FLOORS = (
+    {"languages"},
     {"errors", "limits"},
     {"settings", "chat"},
     {"catalogue", "circuit"},

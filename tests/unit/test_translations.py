@@ -1,0 +1,77 @@
+"""Every text that a person reads exists in every language: `make translations` shows where one is missing."""
+
+import re
+import string
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from babel.messages.pofile import read_po
+
+from chatapi.languages import LANGUAGES, TRANSLATIONS, catalogue
+
+ROOT = Path(__file__).parents[2]
+OTHERS = LANGUAGES[1:]
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """The texts in the code, as Babel finds them."""
+    template = tmp_path_factory.mktemp("texts") / "messages.pot"
+    babel = [sys.executable, "-m", "babel.messages.frontend", "-q"]
+    command = [*babel, "extract", "-F", "pyproject.toml", "-k", "N_", "-o", template, "chatapi"]
+    subprocess.run(command, cwd=ROOT, check=True)
+    with template.open("rb") as file:
+        return {message.id: message for message in read_po(file) if message.id}
+
+
+def translated(language):
+    with (TRANSLATIONS / language.replace("-", "_") / "LC_MESSAGES" / "messages.po").open("rb") as file:
+        return {message.id: message for message in read_po(file) if message.id}
+
+
+def placeholders(text):
+    return sorted(name for _, name, _, _ in string.Formatter().parse(text) if name is not None)
+
+
+@pytest.mark.parametrize("language", OTHERS)
+def test_every_text_has_its_translation(texts, language):
+    done = {id for id, message in translated(language).items() if message.string}
+    assert sorted(texts.keys() - done) == []
+
+
+@pytest.mark.parametrize("language", OTHERS)
+def test_no_translation_is_left_over(texts, language):
+    assert sorted(translated(language).keys() - texts.keys()) == []
+
+
+@pytest.mark.parametrize("language", OTHERS)
+def test_no_translation_is_a_guess(language):
+    assert [id for id, message in translated(language).items() if message.fuzzy] == []
+
+
+@pytest.mark.parametrize("language", OTHERS)
+def test_a_translation_has_the_placeholders_of_its_text(language):
+    differing = {
+        id: message.string
+        for id, message in translated(language).items()
+        if "python-brace-format" in message.flags and placeholders(id) != placeholders(message.string)
+    }
+    assert differing == {}
+
+
+@pytest.mark.parametrize("language", OTHERS)
+def test_a_translation_ends_and_is_spaced_as_its_text(language):
+    def edges(text):
+        return re.match(r"\s*", text)[0], re.search(r"[.:?!…]?\s*$", text)[0]
+
+    differing = {
+        id: message.string for id, message in translated(language).items() if edges(id) != edges(message.string)
+    }
+    assert differing == {}
+
+
+@pytest.mark.parametrize("language", OTHERS)
+def test_the_catalogue_is_read_as_babel_reads_it(language):
+    assert catalogue(language) == {id: message.string for id, message in translated(language).items()}
