@@ -1,6 +1,6 @@
 # make run: everything set up on a fresh machine, and serving.   make test: the whole suite.   make check: style, types, translations.
 .DEFAULT_GOAL := run
-.PHONY: run test check translations bench clean
+.PHONY: run unit test check translations bench clean
 HOST ?= 127.0.0.1
 PORT ?= 8000
 PYTHON ?= python3
@@ -16,6 +16,9 @@ TOKEN := $(filter-out https://router.huggingface.co,$(HUGGINGFACE_API_KEY) $(HUG
 run: $(VENV)/.run $(if $(TOKEN),,$(VENV)/.embedded)
 	@exec $(BIN)/python -m chatapi.embedded $(BIN)/gunicorn wsgi:app --bind $(HOST):$(PORT)
 
+unit: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/unit $(PYTEST)
+
 test: $(VENV)/.dev $(VENV)/.embedded
 	$(BIN)/python -m pytest $(PYTEST)
 
@@ -23,6 +26,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy chatapi
+	$(BIN)/lint-imports
 	$(BIN)/python -m pytest tests/unit/test_translations.py
 
 # Brings the catalogues up to date with the texts in the code: new ones wait there for their translation.

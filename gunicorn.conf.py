@@ -5,13 +5,13 @@ import shutil
 import sys
 import tempfile
 
-import chatapi.circuit
 from chatapi.catalogue import Catalogue
 from chatapi.embedded import model_id
+from chatapi.engine import circuit
 from chatapi.settings import ROUTER_URL, Settings, SettingsError
 
 # Loaded by the master, before a worker's gevent has patched anything: neither Flask nor requests may come in here.
-worker_class = "chatapi.worker.Worker"
+worker_class = "chatapi.operations.worker.Worker"
 workers = int(os.environ.get("WEB_CONCURRENCY", "0")) or os.cpu_count()
 worker_connections = 2000  # connections open at once in each worker; a stream was measured at 60 KB
 timeout = 60  # a worker whose event loop has not moved for so long is replaced; open streams do not count
@@ -27,7 +27,7 @@ def on_starting(server):
         Catalogue.load(Settings.from_env().catalogue)
     except SettingsError as error:
         sys.exit(f"chatapi: {error}")
-    chatapi.circuit.shared = chatapi.circuit.Board()
+    circuit.shared = circuit.Board()
     # Not a TemporaryDirectory: a worker that ends would remove it, being a copy of the master with all its duties.
     server.numbers = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="chatapi-metrics-")
 

@@ -17,9 +17,9 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from chatapi import store
-from chatapi.books import report
-from chatapi.store import Row, Store
+from chatapi.accounting import store
+from chatapi.accounting.ledger import report
+from chatapi.accounting.store import Row, Store
 
 KEYS, MODELS, DAYS = 50, 8, 365
 BYTES_A_ROW = 400  # a guess for the disk that is needed, with room to spare

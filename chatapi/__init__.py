@@ -12,9 +12,10 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     """The Flask application, with `settings` or those of the environment. Raises SettingsError."""
     # Imported here so that gunicorn's master, which reads the settings only, loads neither Flask nor requests:
     # those must not be imported before a gevent worker has patched the standard library.
-    from . import cli, web
+    from . import web
+    from .components import build
+    from .operations import cli
     from .settings import Settings, SettingsError
-    from .wiring import build
 
     try:
         parts = build(settings or Settings.from_env())

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
-from .limits import NO_LIMITS, Limits
+from .caller import NO_LIMITS, Limits
 
 VERSION = "0.1.0"
 ROUTER_URL = "https://router.huggingface.co"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from gateways import LOG_TAIL, Gateway, catalogue_for, serve
-from upstream import Upstream
+from support.gateways import LOG_TAIL, Gateway, catalogue_for, serve
+from support.upstream import Upstream
 
 from chatapi import create_app
 from chatapi.settings import Settings

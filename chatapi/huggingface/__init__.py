@@ -12,13 +12,23 @@ from dataclasses import replace
 from typing import Any
 
 from ..catalogue import ModelCard
-from ..chat import BEAT, Call, ChatJob, Chunk, Json, Reply, Usage, Waiting, estimated
+from ..chat import (
+    BEAT,
+    Call,
+    ChatJob,
+    Chunk,
+    Json,
+    Reply,
+    Usage,
+    Waiting,
+    estimated,
+)
 from ..errors import UpstreamError, UpstreamRejected, UpstreamUnavailable
-from .listing import Listing
+from .failures import Refusal, error_in, verdict
+from .models import Listing
 from .sse import Events, EventTooLarge
 from .tasks import EventReader, Task, refuse_impossible, task_for
 from .transport import Answer, Exchange, Request, Transport, attempts, silence
-from .verdicts import Refusal, error_in, verdict
 
 __all__ = ["HuggingFace", "Transport"]
 

@@ -11,9 +11,21 @@ from typing import Any, Protocol, TypeGuard
 from urllib.parse import quote
 
 from ..catalogue import ModelCard
-from ..chat import ChatJob, Choice, Chunk, Json, Message, Reply, Usage, estimate_tokens, estimated, has_image, text_of
+from ..chat import (
+    ChatJob,
+    Choice,
+    Chunk,
+    Json,
+    Message,
+    Reply,
+    Usage,
+    estimate_tokens,
+    estimated,
+    has_image,
+    text_of,
+)
 from ..errors import BadRequest, UpstreamRejected, UpstreamUnavailable
-from ..prompts import Prompt, prompt_for
+from .prompts import Prompt, prompt_for
 from .transport import Request
 
 FINISH_REASONS: dict[Any, str] = {  # leaks to OpenAI's words (HF§4.3)

@@ -3,8 +3,8 @@
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from .. import tracing
-from ..wiring import Parts
+from ..components import Parts
+from ..telemetry import tracing
 from . import completions, gate, legacy, openai, ops, pages, probe, replies
 
 

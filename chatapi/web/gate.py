@@ -11,13 +11,14 @@ from typing import Any, cast
 
 from flask import Flask, current_app, g, request
 
-from ..access import Caller, is_local
-from ..books import refusal
+from ..accounting.access import is_local
+from ..accounting.ledger import refusal
+from ..caller import Caller
 from ..chat import Call, ChatJob, Json
+from ..components import Parts
 from ..errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
 from ..schemas import parse_json
 from ..telemetry import Record
-from ..wiring import Parts
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}", re.ASCII)
 _TRACEPARENT = re.compile(

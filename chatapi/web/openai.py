@@ -4,8 +4,8 @@ from datetime import date
 
 from flask import Blueprint, Response, request
 
-from .. import store
-from ..books import report
+from ..accounting import store
+from ..accounting.ledger import report
 from ..errors import BadRequest, ModelNotFound
 from ..schemas import openai_job
 from . import gate

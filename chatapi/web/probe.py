@@ -10,11 +10,11 @@ from functools import partial
 
 from flask import Blueprint, Response, request
 
-from .. import store
-from ..access import Caller
+from ..accounting import store
+from ..accounting.store import Store
+from ..caller import Caller
 from ..chat import Call, ChatJob, Json, finish
 from ..errors import BadRequest, ChatError, ClientLeft, StoreUnavailable
-from ..store import Store
 from . import gate
 from .replies import event_stream, json_response, to_json
 

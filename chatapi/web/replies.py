@@ -13,9 +13,10 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from .. import errors
+from ..accounting.quotas import Verdict
+from ..caller import WHAT
 from ..chat import Call, ChatJob, Chunk, Json, Reply, Usage, estimated, finish
 from ..errors import ChatError, ClientLeft, InternalError, without_words
-from ..limits import WHAT, Verdict
 from ..telemetry import Record, stream_opened
 from . import gate
 

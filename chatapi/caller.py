@@ -1,0 +1,93 @@
+"""Who calls, and what they may: Caller and Limits. Values only; keys and counting are accounting's."""
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from .errors import ForbiddenModel
+
+NAMES = ("rpm", "tpm", "concurrency", "tpd", "tpmonth")
+TOKEN_NAMES = ("tpm", "tpd", "tpmonth")
+WHAT = {
+    "rpm": "requests per minute",
+    "tpm": "tokens per minute",
+    "concurrency": "calls at once",
+    "tpd": "tokens per day",
+    "tpmonth": "tokens per month",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of one caller; None is no limit. Limits named in `shadow` are counted and reported, but refuse nobody."""
+
+    rpm: int | None = None
+    tpm: int | None = None
+    concurrency: int | None = None
+    tpd: int | None = None
+    tpmonth: int | None = None
+    shadow: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Limits from words like `rpm=60 tpm=10000 shadow=tpm`. Raises ValueError."""
+        given: dict[str, Any] = {}
+        for word in text.replace(",", " ").split():
+            name, _, value = word.partition("=")
+            if name == "shadow" and value in NAMES:
+                given["shadow"] = (*given.get("shadow", ()), value)
+            elif name in NAMES and value.isascii() and value.isdigit() and int(value) > 0:
+                given[name] = int(value)
+            else:
+                raise ValueError(f"must be words like rpm=60, of {', '.join(NAMES)}, or shadow=NAME; not {word!r}")
+        return cls(**given)
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return any(getattr(self, name) for name in NAMES)
+
+    @property
+    def holds(self) -> bool:
+        """Whether open calls matter: they do for all limits but requests per minute."""
+        return any(getattr(self, name) for name in NAMES if name != "rpm")
+
+    @property
+    def of_tokens(self) -> bool:
+        """Whether tokens are limited."""
+        return any(getattr(self, name) for name in TOKEN_NAMES)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For people and for JSON."""
+        return {**asdict(self), "shadow": list(self.shadow)}
+
+
+NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who made a call; `key_id` is None for callers without a key. Limits are counted under `subject`."""
+
+    key_id: str | None = None
+    subject: str = ""
+    limits: Limits = NO_LIMITS
+    models: tuple[str, ...] = ()  # patterns; none: all models
+
+    def may_use(self, model: str) -> bool:
+        """Whether the key's patterns allow `model`."""
+        return not self.models or any(fnmatch.fnmatchcase(model, pattern) for pattern in self.models)
+
+    def require(self, models: Sequence[str]) -> None:
+        """Raises ForbiddenModel for the first of `models` that the key may not use."""
+        for model in models:
+            if not self.may_use(model):
+                raise ForbiddenModel(
+                    f"This key may not use the model '{model[:200]}'; it may use: {', '.join(self.models)}.",
+                    details={"model": ["not allowed for this key"]},
+                )
+
+
+def key_subject(key_id: str) -> str:
+    """What the limits of a key are counted under."""
+    return f"key:{key_id}"

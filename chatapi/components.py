@@ -1,0 +1,74 @@
+"""Builds the parts from Settings: the only place that names concrete classes."""
+
+from dataclasses import dataclass
+
+from . import telemetry
+from .accounting.access import Access, Keys
+from .accounting.ledger import Books, RedisStates
+from .accounting.store import Store
+from .catalogue import Catalogue, ModelCard
+from .embedded import CONTEXT_TOKENS, check_health, model_id
+from .engine import Budget, Engine, circuit
+from .huggingface import HuggingFace, Transport
+from .huggingface.tokenizers import Tokenizers
+from .settings import VERSION, Settings
+from .telemetry.health import Health, Part
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the web layer works with."""
+
+    settings: Settings
+    store: Store
+    keys: Keys
+    access: Access
+    books: Books
+    engine: Engine
+    health: Health
+
+
+def build(settings: Settings) -> Parts:
+    """All parts. Raises SettingsError when the catalogue cannot be used."""
+    telemetry.configure(settings.log_level)
+    catalogue = Catalogue.load(settings.catalogue, _embedded_card(settings))
+    transport = Transport(settings.huggingface_api_key, f"chatapi/{VERSION}", traced=bool(settings.otlp_endpoint))
+    count = Tokenizers(settings.hf_home).count
+    client = HuggingFace(transport, settings.base_url, settings.idle_timeout_s, count)
+    budget = Budget(settings.max_time_s, settings.reply_timeout_s, settings.first_token_timeout_s, settings.heartbeat_s)
+    # Under gunicorn the master made the board before it forked; alone, this process has its own.
+    board = circuit.shared or circuit.Board()
+    engine = Engine(catalogue, client, budget, circuit.Circuit(board))
+    store = Store(settings.database_url)
+    keys = Keys(store)
+    access = Access(settings.auth, settings.keys, keys, settings.anonymous_limits)
+    books = Books(store, RedisStates(settings.redis_url) if settings.redis_url else None)
+    telemetry.know(catalogue.cards)
+    return Parts(settings, store, keys, access, books, engine, Health(_parts_of_health(settings, store, books, engine)))
+
+
+def _parts_of_health(settings: Settings, store: Store, books: Books, engine: Engine) -> dict[str, Part]:
+    parts = {
+        "database": Part(store.ping),
+        "limits": Part(books.ping, required=False),  # without Redis they are held in the database
+        "upstream": Part(engine.reachable, required=False),  # fallbacks answer, and other models
+    }
+    if settings.embedded_url:
+        url = settings.embedded_url
+        parts["engine"] = Part(lambda: check_health(url))
+    return parts
+
+
+def _embedded_card(settings: Settings) -> ModelCard | None:
+    if settings.embedded_url is None:
+        return None
+    return ModelCard(
+        id=model_id(settings.embedded_model),
+        url=settings.embedded_url,
+        images=False,
+        # llama.cpp counts the tokens of one choice only, and SmolLM2's template has no place for tools.
+        cannot=("n",) if settings.embedded_model else ("n", "tools", "tool_choice", "functions", "function_call"),
+        prefill=True,
+        context_tokens=CONTEXT_TOKENS,
+        renames={"repetition_penalty": "repeat_penalty"},  # llama.cpp's word
+    )

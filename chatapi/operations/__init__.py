@@ -1,0 +1,1 @@
+"""What operators run: commands, the gunicorn worker, the doctor."""

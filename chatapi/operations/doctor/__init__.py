@@ -1,0 +1,76 @@
+"""Is everything as it must be? What can go wrong in production is tried, and told with the line to change.
+
+`machine` looks at what the gateway stands on, `upstream` at those it asks, and `front` at the gateway itself from
+outside, through whatever stands before it.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from ...components import Parts
+from .findings import Finding, Tell, of_mistakes
+from .front import DEFAULT_URL, Front
+from .machine import Machine
+from .upstream import Upstream
+
+__all__ = ["DEFAULT_URL", "Finding", "check", "of_mistakes"]
+
+Look = Callable[[], Iterator[Finding]]
+
+
+def check(
+    parts: Parts,
+    url: str | None = None,
+    key: str | None = None,
+    *,
+    calls: bool = True,
+    slow: bool = False,
+    tell: Tell = lambda text: None,
+) -> Iterator[Finding]:
+    """Look at everything; findings as they come. `url` is the public one, `key` a gateway key for it.
+
+    Without `calls` no model is asked; only `slow` waits as long as the longest call. `tell` hears what is being tried.
+    """
+    machine, upstream, front = Machine(parts), Upstream(parts), Front(parts, url, key)
+    looks: tuple[tuple[str, Look], ...] = (
+        ("settings", lambda: _settings(parts)),
+        ("database", machine.database),
+        ("redis", machine.redis),
+        ("upstream", upstream.reached),
+        ("token", upstream.token if calls else _not_called),
+        ("models", lambda: upstream.models(tell) if calls else iter(())),
+        ("gunicorn", machine.gunicorn),
+        ("gateway", lambda: front.findings(slow, tell, machine.database_works)),
+        ("open files", lambda: machine.files(front.open_files)),
+    )
+    secrets = [secret for secret in (parts.settings.huggingface_api_key, key) if secret]
+    for name, look in looks:
+        tell(name)
+        for finding in _looked(name, look):
+            yield _without(secrets, finding)
+
+
+def _looked(name: str, look: Look) -> Iterator[Finding]:
+    """What `look` finds; what keeps it from looking is a finding too."""
+    try:
+        yield from look()
+    except Exception as error:
+        said = getattr(error, "cause", None) or str(error) or "no reason given"
+        yield Finding(name, False, f"cannot be checked: {type(error).__name__}: {said}", "report this")
+
+
+def _without(secrets: list[str], finding: Finding) -> Finding:
+    # An upstream may repeat what it was sent.
+    for secret in secrets:
+        finding = replace(finding, says=finding.says.replace(secret, "***"), do=finding.do.replace(secret, "***"))
+    return finding
+
+
+def _settings(parts: Parts) -> Iterator[Finding]:
+    # They were read already, or nobody would have come here.
+    models = len(parts.engine.catalogue.cards)
+    yield Finding("settings", True, f"can be used; CHATAPI_AUTH={parts.settings.auth}, {models} models")
+
+
+def _not_called() -> Iterator[Finding]:
+    yield Finding("token", None, "neither it nor any model was tried (--no-calls)", "flask --app wsgi doctor")

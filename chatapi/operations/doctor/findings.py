@@ -1,0 +1,43 @@
+"""What is found, and the lines that mend it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from ...settings import FIELDS, VERSION, SettingsError
+
+Tell = Callable[[str], None]
+AGENT = f"chatapi-doctor/{VERSION}"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at. `ok` is None where it could not be told; `do` is the line to change, or to run."""
+
+    name: str
+    ok: bool | None
+    says: str
+    do: str = ""
+
+
+def setting(name: str, value: object = "…") -> str:
+    """The line of a setting."""
+    return f".env: {name}={value}"
+
+
+TOKEN = setting("HUGGINGFACE_API_KEY", "hf_…")
+CREDIT = "add credit at https://huggingface.co/settings/billing"
+DOCTOR = "flask --app wsgi doctor"
+
+
+def of_mistakes(error: SettingsError) -> Iterator[Finding]:
+    """A finding for each setting, or entry of the catalogue, that cannot be used."""
+    for mistake in error.mistakes:
+        name = mistake.partition("=")[0]
+        where, _, entry = mistake.partition("models.'")
+        if name in FIELDS:
+            yield Finding("settings", False, mistake, setting(name))
+        elif entry:
+            file = where.partition(":")[0] or "catalogue"
+            yield Finding("catalogue", False, mistake, f'{file}: [models."{entry.partition(chr(39))[0]}"]')
+        else:
+            yield Finding("settings", False, mistake, "correct the file it names")

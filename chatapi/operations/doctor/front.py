@@ -1,0 +1,289 @@
+"""The gateway from outside: what stands before it is tried with streams and silences in which no model has a part."""
+
+import json
+import math
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+from ...accounting import store
+from ...accounting.access import is_local
+from ...chat import Call, Json, finish
+from ...components import Parts
+from ...errors import StoreUnavailable, UpstreamError, UpstreamTimeout
+from ...huggingface import Transport
+from ...huggingface.transport import Answer, Head, Request
+from .findings import AGENT, DOCTOR, Finding, Tell, setting
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+QUICK_S = 10.0  # for what the gateway answers at once
+BODY_S = 60.0  # for a body of CHATAPI_MAX_BODY
+EVENTS, EVERY_S = 5, 0.3  # the stream whose pieces are timed
+LEFT_EVERY_S, LEFT_S = 0.1, 10.0  # the stream, and the silence, that are left before their end
+STAY_S = 0.5  # and as long as two ways there and back
+NOTED_S = 3.0  # a worker sees at once that its caller has left
+
+
+class Front:
+    """The gateway at `url`. The Hugging Face token is never sent there, and the gateway key nowhere else."""
+
+    def __init__(self, parts: Parts, url: str | None, key: str | None) -> None:
+        self._parts = parts
+        self._settings = parts.settings
+        self._given = url is not None
+        self._url = url or DEFAULT_URL
+        self._key = key
+        self._transport = Transport(key, AGENT)
+        self._seen: Json = {}
+        self._server = ""
+        self._trip_s = 0.0  # there and back, at the first time
+        self.open_files: int | None = None  # how many the running gateway may open
+
+    def findings(self, slow: bool, tell: Tell, notes: bool = True) -> Iterator[Finding]:
+        """Whether it is there, and then all that may be wrong on the way to it. `notes`: the database can be used."""
+        gateway = self._gateway(uuid.uuid4().hex if notes else "")
+        yield gateway
+        if not self._seen:
+            return
+        yield from self._worker()
+        yield from self._admission()
+        yield self._forwarding()
+        for look in (self._buffering, self._aborts, self._body_limit):
+            tell(f"{self._url}: {look.__name__.strip('_').replace('_', ' ')}")
+            yield look()
+        tell(f"{self._url}: a silence of {self._silence_s:g} s")
+        yield self._timeouts() if slow else self._no_timeouts()
+
+    def _get(self, query: str, seconds: float = QUICK_S, transport: Transport | None = None) -> Answer:
+        call = Call(seconds)
+        request = Request(f"{self._url}/v1/probe?{query}")
+        return finish((transport or self._transport).fetch(request, call, call.ends_at))
+
+    # --- is it there?
+
+    def _gateway(self, note: str) -> Finding:
+        if note:
+            self._parts.store.write(lambda tx: store.put_meta(tx, f"probe:{note}", str(int(time.time()))))
+        began = time.monotonic()
+        try:
+            answer = self._get(f"note={note}")
+        except UpstreamError as error:
+            # Where no URL was given, nobody has said that it must be running.
+            wrong, says = False if self._given else None, f"{self._url}: {_said(error)}"
+            return Finding("gateway", wrong, says, f"gunicorn wsgi:app, or {DOCTOR} --url URL")
+        finally:
+            self._forget(note)
+        found = _json(answer)
+        if answer.status == 200 and found.get("object") == "probe":
+            self._seen, self._server = found, answer.headers.get("Server", "")
+            self._trip_s = time.monotonic() - began
+            self.open_files = found["open_files"]
+            return Finding("gateway", True, f"answers at {self._url}")
+        return self._no_gateway(answer, found.get("error"))
+
+    def _no_gateway(self, answer: Answer, error: Any) -> Finding:
+        says = f"{self._url}/v1/probe answers {answer.status}"
+        if answer.status == 401 and self._key is None:
+            says += ": a key is needed, so nothing was tried there"
+            return Finding("gateway", None, says, f"{DOCTOR} --url {self._url} --key KEY")
+        if answer.status in (401, 403):
+            return Finding("gateway", False, f"{says}: the key is not accepted", "flask --app wsgi keys list")
+        if 300 <= answer.status < 400:
+            to = answer.headers.get("Location", "").partition("/v1/probe")[0]
+            return Finding("gateway", False, says, f"{DOCTOR} --url {to or 'URL'}")
+        if answer.status in (502, 503, 504):
+            says += ": what stands in front does not reach the gateway"
+            return Finding("gateway", False, says, "nginx: proxy_pass http://127.0.0.1:8000;")
+        if isinstance(error, dict) and error.get("code") == "not_found":
+            return Finding("gateway", False, f"{says}: an older chatapi runs there", "systemctl restart chatapi")
+        line = "nginx: location / { proxy_pass http://127.0.0.1:8000; }"
+        return Finding("gateway", False, f"{says}: that is no chatapi", line)
+
+    def _worker(self) -> Iterator[Finding]:
+        line = 'gunicorn.conf.py: worker_class = "chatapi.operations.worker.Worker"'
+        if self._seen["watched"]:
+            yield Finding("worker", True, "notices callers who leave")
+        else:
+            yield Finding("worker", False, "does not run under gevent: it answers one caller at a time", line)
+
+    # --- who is let in, and as whom
+
+    def _admission(self) -> Iterator[Finding]:
+        if self._is_local or self._settings.auth == "required":
+            return
+        if self._settings.auth == "off":
+            yield Finding("auth", None, "everybody is let in (CHATAPI_AUTH=off)", setting("CHATAPI_AUTH", "required"))
+            return
+        try:
+            open_to_all = self._get("", transport=Transport(None, AGENT)).status == 200
+        except UpstreamError as error:
+            yield Finding("auth", None, f"could not be tried: {_said(error)}", DOCTOR)
+            return
+        if open_to_all:
+            says = f"{self._url} lets everybody in without a key: the proxy makes all callers look local"
+            yield Finding("auth", False, says, setting("CHATAPI_AUTH", "required"))
+        else:
+            yield Finding("auth", True, "callers without a key are refused")
+
+    @property
+    def _is_direct(self) -> bool:
+        """Whether nothing is seen to stand between; nginx, for one, puts its own name into `Server`."""
+        as_sent = self._seen["host"] == urlsplit(self._url).netloc and not self._seen["forwarded_for"]
+        return as_sent and self._server.startswith("gunicorn")
+
+    @property
+    def _is_local(self) -> bool:
+        """Whether this is a program on the gateway's machine, which needs no key under `auto`."""
+        return self._is_direct and is_local("127.0.0.1", urlsplit(self._url).netloc, {})
+
+    def _forwarding(self) -> Finding:
+        proxies, entries = self._settings.trusted_proxies, self._seen["forwarded_for"]
+        says = f"{entries} addresses in X-Forwarded-For, CHATAPI_TRUSTED_PROXIES={proxies}"
+        if self._is_direct:
+            says = f"nothing seems to stand before {self._url}"
+            well = self._is_local and not proxies
+            return Finding("forwarding", well or None, says, "" if well else f"{DOCTOR} --url URL (nginx's)")
+        if entries < proxies or not entries:
+            line = "nginx: proxy_set_header X-Forwarded-For $remote_addr;"
+            return Finding("forwarding", False, f"{says}: a caller's address is not known, or what he says", line)
+        if entries > proxies:
+            says += f": all callers look like {self._seen['address']}"
+            return Finding("forwarding", False, says, setting("CHATAPI_TRUSTED_PROXIES", entries))
+        if self._seen["scheme"] != urlsplit(self._url).scheme:
+            says = f"the gateway believes that it is called over {self._seen['scheme']}"
+            return Finding("forwarding", False, says, "nginx: proxy_set_header X-Forwarded-Proto $scheme;")
+        return Finding("forwarding", True, f"the gateway sees {self._seen['address']}, {self._seen['scheme']}")
+
+    # --- what becomes of streams
+
+    @property
+    def _longest_s(self) -> float:
+        """How long a probe may take."""
+        return self._settings.max_time_s + self._settings.heartbeat_s
+
+    def _buffering(self) -> Finding:
+        every_s, line = min(EVERY_S, self._longest_s / EVENTS), "nginx: proxy_buffering off;"
+        try:
+            head, body, arrived = self._timed(every_s)
+        except UpstreamError as error:
+            return Finding("streams", False, f"a stream was not finished: {_said(error)}", line)
+        if not body.endswith(b"data: [DONE]\n\n"):
+            return Finding("streams", False, f"a stream was answered {head.status}, or cut", line)
+        spread_s, sent_s = arrived[-1] - arrived[0], (EVENTS - 1) * every_s
+        if spread_s > sent_s / 2:
+            return Finding("streams", True, "events arrive one by one")
+        gzip = "\nnginx: gzip off;" if head.headers.get("Content-Encoding") else ""
+        says = f"events sent over {sent_s:.1f} s arrive within {spread_s:.1f} s: something collects them"
+        return Finding("streams", False, says, line + gzip)
+
+    def _timed(self, every_s: float) -> tuple[Head, bytes, list[float]]:
+        """A stream, and when each of its events arrived."""
+        call = Call(QUICK_S + EVENTS * every_s)
+        url = f"{self._url}/v1/probe?events={EVENTS}&every_s={every_s}"
+        body, arrived = b"", list[float]()
+        # gzip is asked for as browsers and SDKs do, or compressing would not show.
+        with closing(self._transport.start(Request(url, headers={"Accept-Encoding": "gzip"}), call)) as exchange:
+            head = finish(exchange.head(call.ends_at))
+            while data := exchange.receive(call.ends_at):
+                body += data
+                arrived += [time.monotonic()] * (body.count(b"data: ") - len(arrived))
+        return head, body, arrived
+
+    def _aborts(self) -> Finding:
+        if not self._seen["noted"]:
+            says = "not tried: the gateway there uses another database than this command"
+            return Finding("aborts", None, says, setting("DATABASE_URL", "sqlite:////var/lib/chatapi/chatapi.db"))
+        events = min(100, int(self._longest_s / LEFT_EVERY_S))
+        kinds = {"a stream": f"events={events}&every_s={LEFT_EVERY_S}"}
+        if self._seen["watched"]:  # by other workers a caller is missed only when they write to him
+            kinds["an answer"] = f"silence_s={min(LEFT_S, self._longest_s)}"
+        try:
+            unseen = [kind for kind, query in kinds.items() if not self._leaves(query)]
+        except UpstreamError as error:
+            return Finding("aborts", None, f"not tried: {_said(error)}", DOCTOR)
+        if not unseen:
+            return Finding("aborts", True, "a caller who leaves ends his call")
+        says = f"a caller who leaves {' or '.join(unseen)} is hidden from the gateway: his call goes on, and costs"
+        return Finding("aborts", False, says, "nginx: proxy_ignore_client_abort off;")
+
+    def _leaves(self, query: str) -> bool:
+        """Whether the gateway notices that we leave early, after two events or a moment."""
+        note, body = uuid.uuid4().hex, b""
+        call = Call(STAY_S + 2 * self._trip_s)
+        request = Request(f"{self._url}/v1/probe?{query}&note={note}")
+        with closing(self._transport.start(request, call)) as exchange, suppress(UpstreamTimeout):
+            finish(exchange.head(call.ends_at))
+            while body.count(b"data: ") < 2 and (data := exchange.receive(call.ends_at)):
+                body += data
+        return self._was_noted(note)
+
+    def _was_noted(self, note: str) -> bool:
+        until = time.monotonic() + NOTED_S
+        while time.monotonic() < until:
+            if self._parts.store.read(lambda tx: store.get_meta(tx, f"probe:{note}")):
+                self._forget(note)
+                return True
+            time.sleep(0.1)
+        return False
+
+    def _forget(self, note: str) -> None:
+        if note:
+            with suppress(StoreUnavailable):  # the gateway forgets it when it notes the next one
+                self._parts.store.write(lambda tx: store.drop_meta(tx, f"probe:{note}"))
+
+    # --- what is too large or too late
+
+    def _body_limit(self) -> Finding:
+        most = self._settings.max_body
+        line = f"nginx: client_max_body_size {math.ceil(most / 2**20 * 1.25)}m;"
+        payload = {"doctor": ""}  # no chat request: it is refused before a model is asked
+        payload["doctor"] = "x" * (most - len(json.dumps(payload, separators=(",", ":"))))
+        call = Call(BODY_S)
+        try:
+            answer = finish(
+                self._transport.fetch(Request(f"{self._url}/v1/chat/completions", payload), call, call.ends_at)
+            )
+        except UpstreamError as error:
+            return Finding("bodies", False, f"a body of {most} bytes was not taken: {_said(error)}", line)
+        if answer.status == 400:
+            return Finding("bodies", True, f"{most} bytes are let through")
+        if answer.status == 413:
+            return Finding("bodies", False, f"a body of {most} bytes (CHATAPI_MAX_BODY) is refused on the way", line)
+        return Finding("bodies", False, f"a body of {most} bytes is answered {answer.status} in place of 400", line)
+
+    @property
+    def _silence_s(self) -> float:
+        """As long as a whole answer may take, and the moment in which the gateway says that it took too long."""
+        return self._settings.max_time_s + min(1.0, self._settings.heartbeat_s)
+
+    def _no_timeouts(self) -> Finding:
+        says = f"not tried: it takes a silence of {self._settings.max_time_s:g} s (CHATAPI_MAX_TIME)"
+        return Finding("timeouts", None, says, f"{DOCTOR} --url {self._url} --slow")
+
+    def _timeouts(self) -> Finding:
+        line = f"nginx: proxy_read_timeout {math.ceil(self._settings.max_time_s) + 10}s;"
+        began = time.monotonic()
+        try:
+            answer = self._get(f"silence_s={self._silence_s}", self._silence_s + QUICK_S)
+            said = f"answered {answer.status}"
+        except UpstreamError as error:
+            answer, said = None, _said(error)
+        if answer and answer.status == 200:
+            return Finding("timeouts", True, f"{self._silence_s:g} s of silence are waited for")
+        says = f"a silence of {self._silence_s:g} s is ended after {time.monotonic() - began:.0f} s: {said}"
+        return Finding("timeouts", False, says, line)
+
+
+def _said(error: UpstreamError) -> str:
+    return error.message.replace("The upstream", "it").partition(". ")[0]
+
+
+def _json(answer: Answer) -> Json:
+    try:
+        found = json.loads(answer.body)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

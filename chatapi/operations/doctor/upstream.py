@@ -1,0 +1,174 @@
+"""Those whom the gateway asks: the upstream, the token it is given, each model of the catalogue."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from email.utils import parsedate_to_datetime
+
+from ...catalogue import Catalogue
+from ...chat import Call, ChatJob, finish
+from ...components import Parts
+from ...errors import (
+    ChatError,
+    ModelLoading,
+    ModelNotFound,
+    UpstreamAuth,
+    UpstreamError,
+    UpstreamQuota,
+    UpstreamRateLimited,
+    UpstreamRejected,
+)
+from ...huggingface import Transport
+from ...huggingface.transport import Request
+from ...settings import ROUTER_URL
+from .findings import AGENT, CREDIT, DOCTOR, TOKEN, Finding, Tell, setting
+from .machine import clock
+
+MODEL_S = 20.0  # for one model to say one token
+SIDE_BY_SIDE = 8
+LIST_S = 5.0  # for the upstream's list of models
+TRIED = 3  # of its models, until one tells whether the token is accepted
+
+
+class Upstream:
+    """The upstream of the settings, or the engine on this machine in its place."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._engine = parts.engine
+        self._catalogue = parts.engine.catalogue
+        self._settings = parts.settings
+        self._url = parts.settings.embedded_url or parts.settings.base_url
+        self._is_reached = False
+        self._token_works = False
+        self._stand_in = "org/name"  # a model that has answered
+
+    def reached(self) -> Iterator[Finding]:
+        """Whether it can be reached, and what time it is there. Asked without the token, at no cost."""
+        call = Call(LIST_S)
+        try:
+            answer = finish(Transport(None, AGENT).fetch(Request(f"{self._url}/v1/models"), call, call.ends_at))
+        except UpstreamError as error:
+            yield Finding("upstream", False, f"{self._url}: {error.message}", self._way())
+            return
+        self._is_reached = True
+        yield Finding("upstream", True, f"{self._url} answers")
+        if (date := answer.headers.get("Date")) and not self._settings.embedded_url:
+            yield from clock("upstream", parsedate_to_datetime(date).timestamp())
+
+    def _way(self) -> str:
+        if self._settings.embedded_url:
+            return "make run"
+        if self._settings.base_url == ROUTER_URL:
+            return f"let this machine reach {ROUTER_URL} (DNS, firewall, HTTPS_PROXY)"
+        return setting("HUGGINGFACE_BASE_URL", ROUTER_URL)
+
+    # --- the token
+
+    def token(self) -> Iterator[Finding]:
+        """One token asked of a model that the upstream knows."""
+        if self._settings.wants_embedded and not self._settings.embedded_url:
+            says = "HUGGINGFACE_API_KEY is not set, and the router refuses calls without it"
+            yield Finding("token", False, f"{says}; only `make run` has a model of its own", TOKEN)
+        elif self._is_reached:
+            for model in self._known():
+                finding = self._judged(error := self._ask(model))
+                if error is None:
+                    self._stand_in = model
+                if finding.ok is not None:
+                    break
+            self._token_works = finding.ok is not False
+            yield finding
+
+    def _known(self) -> list[str]:
+        """A few models of the upstream's own list; where there is none, one that the catalogue leaves to it."""
+        if self._catalogue.embedded:
+            return [self._catalogue.embedded.id]
+        until = time.monotonic() + LIST_S
+        while time.monotonic() < until:
+            # The engine's own model objects, those of the catalogue, name a task.
+            if listed := [model["id"] for model in self._engine.models().values() if "task" not in model]:
+                return listed[:TRIED]
+            time.sleep(0.5)
+        cards = map(self._catalogue.find, self._catalogue.cards)
+        return [next((card.id for card in cards if not card.url), self._settings.default_model)]
+
+    def _ask(self, model: str) -> ChatError | None:
+        """What is wrong with one call for one token."""
+        hello = {"role": "user", "content": "Hi"}
+        job = ChatJob(model=model, messages=[hello], options={"max_tokens": 1}, max_time_s=MODEL_S, fallbacks=())
+        try:
+            finish(self._engine.reply(job, self._engine.call_for(job, {})))
+        except ChatError as error:
+            return error
+        return None
+
+    def _judged(self, error: ChatError | None) -> Finding:
+        if error is None:
+            return Finding("token", True, "is accepted" if self._settings.huggingface_api_key else "none is needed")
+        said = f"{error.code}: {error.message}"
+        if isinstance(error, UpstreamQuota):
+            return Finding("token", False, said, CREDIT)
+        if "HUGGINGFACE_API_KEY" in error.message and "gated" not in error.message:
+            return Finding("token", False, said, TOKEN)
+        answered = isinstance(error, ModelLoading) or (getattr(error, "upstream_status", None) or 500) < 500
+        if not answered:
+            return Finding("token", None, f"was not refused, but no answer came ({said})", DOCTOR)
+        return Finding("token", True, f"is accepted ({error.code} for the model asked)")
+
+    # --- the models
+
+    def models(self, tell: Tell) -> Iterator[Finding]:
+        """One token asked of each model of the catalogue, side by side."""
+        every = {*self._catalogue.cards, self._settings.default_model}
+        ids = [id for id in every if self._can_ask(id)]
+        if not self._token_works:
+            says = f"{len(every) - len(ids)} were not asked: first the upstream and the token have to be right"
+            yield Finding("models", None, says, DOCTOR)
+        with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
+            asked = {pool.submit(self._ask, id): id for id in sorted(ids)}
+            for count, done in enumerate(as_completed(asked), 1):
+                tell(f"models: {count} of {len(asked)}")
+                yield self._diagnosis(asked[done], done.result())
+
+    def _can_ask(self, id: str) -> bool:
+        # A token that is refused is told once, not of each model; what the engine here answers was asked with it.
+        try:
+            card = self._catalogue.find(id)
+        except ModelNotFound:
+            return True
+        return card is not self._catalogue.embedded and bool(card.url or self._token_works)
+
+    def _diagnosis(self, id: str, error: ChatError | None) -> Finding:
+        name = f"model {id}"
+        if error is None:
+            return Finding(name, True, "answers")
+        said = f"{error.code}: {error.message}"
+        if isinstance(error, ModelLoading | UpstreamRateLimited):
+            return Finding(name, None, said, DOCTOR)
+        # The documented models are shipped although nobody serves them any more; and nobody has to use them.
+        unused = Catalogue.load().cards.get(id) == self._catalogue.cards.get(id) and id != self._settings.default_model
+        return Finding(
+            name, None if unused and isinstance(error, ModelNotFound) else False, said, self._mend(id, error)
+        )
+
+    def _mend(self, id: str, error: ChatError) -> str:
+        """The lines of the catalogue, or the setting."""
+        if isinstance(error, UpstreamAuth):
+            return TOKEN
+        if isinstance(error, UpstreamQuota):
+            return CREDIT
+        if self._catalogue.embedded and isinstance(error, ModelNotFound):
+            return setting("CHATAPI_DEFAULT_MODEL", self._catalogue.embedded.id)
+        file = self._settings.catalogue or setting("CHATAPI_CATALOGUE", "catalogue.toml") + ", and in that file"
+        return "\n".join((f'{file}: [models."{id}"]', *self._entry(id, error)))
+
+    def _entry(self, id: str, error: ChatError) -> tuple[str, ...]:
+        card = self._catalogue.find(id)
+        task = f'task = "{card.task}"'
+        if card.url and (isinstance(error, ModelNotFound) or getattr(error, "upstream_status", None) is None):
+            return task, 'url = "https://…"'
+        if isinstance(error, ModelNotFound):
+            return (f'serve_as = "{self._stand_in}"',)
+        if isinstance(error, UpstreamRejected):
+            return (f'task = "{"text-generation" if card.is_chat else "chat-completion"}"',)
+        return task, f'fallbacks = ["{self._stand_in}"]'

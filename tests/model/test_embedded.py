@@ -1,0 +1,263 @@
+"""The embedded engine: a real model as the gateway's child, which lives exactly as long as the gateway does."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+from support.embedded_gateway import require_engine, serve_embedded
+from support.gateways import ROOT, clean_environment
+
+from chatapi.embedded import MODEL_ID, EngineError, model_id, weights
+
+ASK = {"model": "microsoft/DialoGPT-medium", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8}
+
+
+def engine_of(gateway):
+    """The engine's process: the child of gunicorn's master that serves the model."""
+    children = psutil.Process(gateway.process.pid).children(recursive=True)
+    return next(child for child in children if "--serve" in child.cmdline())
+
+
+def gone_within(process, seconds):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def parts(process, word):
+    """The processes below `process` that run the engine's `--keep` or `--serve`."""
+    return [child for child in process.children(recursive=True) if word in child.cmdline()]
+
+
+def becomes_true(met, within_s):
+    end = time.monotonic() + within_s
+    while not met():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@pytest.fixture(scope="module")
+def gateway():
+    with serve_embedded() as running:
+        yield running
+
+
+def test_it_says_who_answers_and_how_to_try_it(gateway):
+    log = gateway.log_text()
+    assert MODEL_ID in log
+    assert f"curl {gateway.url}/api/chat/completions" in log
+
+
+def test_every_catalogue_id_is_answered_and_the_answer_names_the_model(gateway):
+    listed = gateway.request("GET", "/v1/models").json()["data"]
+    assert listed[0]["id"] == MODEL_ID
+    for model in (m["id"] for m in listed):
+        answer = gateway.post("/api/chat/completions", {**ASK, "model": model, "max_tokens": 2})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["data"]["model"] == MODEL_ID
+        assert answer.headers.get("X-Requested-Model", MODEL_ID) == model
+
+
+def test_a_model_that_is_not_here_is_named_with_those_that_are(gateway):
+    answer = gateway.post("/v1/chat/completions", {**ASK, "model": "acme/nope"})
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "model_not_found"
+    assert MODEL_ID in answer.json()["error"]["message"]
+
+
+def test_eight_callers_at_once_are_all_answered(gateway):
+    with ThreadPoolExecutor(8) as callers:
+        answers = list(callers.map(lambda _: gateway.post("/api/chat/completions", ASK), range(8)))
+    assert [a.status_code for a in answers] == [200] * 8
+    assert all(a.json()["data"]["usage"]["completion_tokens"] > 0 for a in answers)
+
+
+def test_an_answer_without_a_limit_ends_all_the_same(gateway):
+    body = {**ASK, "messages": [{"role": "user", "content": "Count from one to a million."}], "temperature": 0}
+    del body["max_tokens"]
+    answer = gateway.post("/v1/chat/completions", body, timeout=120)
+    assert answer.status_code == 200
+    assert answer.json()["choices"][0]["finish_reason"] in ("stop", "length")
+
+
+def test_a_prompt_beyond_the_context_is_the_callers_to_shorten(gateway):
+    body = {**ASK, "messages": [{"role": "user", "content": "word " * 9000}]}
+    answer = gateway.post("/v1/chat/completions", body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
+
+
+@pytest.mark.parametrize("how", ["kill all", "SIGTERM", "SIGINT"])
+def test_the_engine_ends_with_the_gateway(how):
+    with serve_embedded() as gateway:
+        engine = engine_of(gateway)
+        master = psutil.Process(gateway.process.pid)
+        if how == "kill all":
+            for process in [master, *(c for c in master.children() if c.pid != engine.pid)]:
+                process.kill()
+        else:
+            os.kill(master.pid, getattr(signal, how))
+        assert gone_within(engine, 15)
+
+
+def test_no_engine_is_started_where_an_upstream_is_set():
+    with serve_embedded(HUGGINGFACE_BASE_URL="http://127.0.0.1:9") as gateway:
+        children = psutil.Process(gateway.process.pid).children(recursive=True)
+        assert not [c for c in children if "--serve" in c.cmdline()]
+        assert "http://127.0.0.1:9" in gateway.log_text()
+
+
+def start(tmp_path, **env):
+    return subprocess.run(
+        [sys.executable, "-m", "chatapi.embedded", "true"],
+        check=False,
+        env={**clean_environment(str(tmp_path)), **env},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_a_missing_file_is_refused_before_anything_starts(tmp_path):
+    ended = start(tmp_path, CHATAPI_EMBEDDED_MODEL=str(tmp_path / "none.gguf"))
+    assert ended.returncode != 0
+    assert "CHATAPI_EMBEDDED_MODEL" in ended.stderr
+    assert "no such file" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_file_that_is_no_gguf_is_refused(tmp_path):
+    require_engine()
+    (tmp_path / "text.gguf").write_text("hello")
+    ended = start(tmp_path, CHATAPI_EMBEDDED_MODEL=str(tmp_path / "text.gguf"))
+    assert ended.returncode != 0
+    assert "not a GGUF file" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_gguf_that_cannot_be_loaded_is_told_in_the_engines_words(tmp_path):
+    require_engine()
+    (tmp_path / "cut.gguf").write_bytes(b"GGUF" + bytes(100))
+    ended = start(tmp_path, CHATAPI_EMBEDDED_MODEL=str(tmp_path / "cut.gguf"))
+    assert ended.returncode != 0
+    assert "did not start" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "path, name",
+    [
+        (None, MODEL_ID),
+        ("/models/Llama-3.2-1B-Instruct-Q8_0.gguf", "Llama-3.2-1B-Instruct-Q8_0"),
+        ("/models/my model (v2).gguf", "my-model-v2"),
+        ("/models/....gguf", "local-model"),
+    ],
+)
+def test_the_models_id(path, name):
+    assert model_id(path and Path(path)) == name
+
+
+def test_weights_of_another_file(tmp_path):
+    (tmp_path / "a.gguf").write_bytes(b"GGUF....")
+    assert weights(tmp_path / "a.gguf") == tmp_path / "a.gguf"
+    (tmp_path / "b.gguf").write_bytes(b"....")
+    with pytest.raises(EngineError, match="not a GGUF"):
+        weights(tmp_path / "b.gguf")
+
+
+def test_make_run_knows_when_it_needs_the_engine(tmp_path):
+    """`make -n` names the engine's requirements only where neither a token nor an upstream is set."""
+
+    def planned(dotenv, **env):
+        (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
+        for name in ("requirements.txt", "requirements-embedded.txt"):
+            (tmp_path / name).write_text("")
+        (tmp_path / ".env").write_text(dotenv)
+        command = ["make", "-n", "run"]
+        environment = {**clean_environment(str(tmp_path)), **env}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+
+    needs = "requirements-embedded.txt"
+    assert needs in planned("")
+    assert needs in planned((ROOT / ".env.example").read_text())
+    assert needs not in planned("", HUGGINGFACE_API_KEY="hf_x")
+    assert needs not in planned("HUGGINGFACE_API_KEY=hf_x # mine\n")
+    assert needs not in planned('export HUGGINGFACE_BASE_URL="http://tgi:80"\n')
+    assert needs in planned("# HUGGINGFACE_API_KEY=hf_x\n")
+
+
+def test_signals_meant_for_the_gateway_leave_the_engine_alone(gateway):
+    """systemd sends SIGTERM to every process at once, and the gateway has answers to finish."""
+    engine = [
+        *parts(psutil.Process(gateway.process.pid), "--keep"),
+        *parts(psutil.Process(gateway.process.pid), "--serve"),
+    ]
+    assert len(engine) == 2
+    for process in engine:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            process.send_signal(number)
+    assert gateway.post("/api/chat/completions", ASK, timeout=90).status_code == 200
+    assert all(process.is_running() for process in engine)
+
+
+def test_an_engine_that_fell_over_is_started_again_at_the_same_address(gateway):
+    [fallen] = parts(psutil.Process(gateway.process.pid), "--serve")
+    command = fallen.cmdline()
+    fallen.kill()
+    assert becomes_true(lambda: gateway.post("/api/chat/completions", ASK, timeout=90).status_code == 200, 30)
+    [risen] = parts(psutil.Process(gateway.process.pid), "--serve")
+    assert risen.pid != fallen.pid and risen.cmdline() == command
+
+
+def test_the_engine_stays_while_a_worker_does(tmp_path):
+    """A killed master's workers finish what they have; only then is nobody left."""
+    require_engine()
+    script = "import os, time; os.fork() and os._exit(0); print(os.getpid(), flush=True); time.sleep(600)"
+    command = [sys.executable, "-m", "chatapi.embedded", sys.executable, "-c", script]
+    env = clean_environment(str(tmp_path))
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as master:
+        assert master.stdout
+        said = iter(master.stdout.readline, "")
+        next(line for line in said if "is ready" in line)
+        engine = parts(psutil.Process(master.pid), "--serve")
+        worker = psutil.Process(int(next(said)))
+        master.wait(30)
+        time.sleep(1)
+        assert len(engine) == 1 and engine[0].is_running()
+        worker.kill()
+        assert gone_within(engine[0], 15)
+
+
+def test_a_missing_engine_is_named_with_the_way_to_get_it(tmp_path):
+    without = "import importlib.util; importlib.util.find_spec = lambda name: None; from chatapi.embedded import main; "
+    ended = subprocess.run(
+        [sys.executable, "-c", without + "main(['true'])"],
+        check=False,
+        cwd=tmp_path,
+        env=clean_environment(str(tmp_path)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 1
+    assert "requirements-embedded.txt" in ended.stderr and "HUGGINGFACE_API_KEY" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_command_that_is_not_there_is_named(tmp_path):
+    command = [sys.executable, "-m", "chatapi.embedded", "no-such-command"]
+    env = {**clean_environment(str(tmp_path)), "HUGGINGFACE_BASE_URL": "http://127.0.0.1:9"}
+    ended = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr == "chatapi: no-such-command cannot be run: No such file or directory\n"

@@ -1,0 +1,1 @@
+"""What tests share: gateways, upstreams, servers, and what callers hear."""

@@ -1,0 +1,184 @@
+"""The app as production runs it: `serve` starts real gunicorn, on a free port, with its own environment.
+
+    with serve({"HUGGINGFACE_BASE_URL": up.url, "CHATAPI_HEARTBEAT": "0.2"}) as gateway:
+        gateway.post("/api/chat/completions", {...})
+
+Nothing of the developer's comes in: no setting, no proxy, no `.env`, no `.netrc`. `catalogue_for` writes the
+overlay that puts the fault server's behaviours behind models of every kind.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import psutil
+import requests
+
+from support.upstream import BEHAVIOURS, CLASSIC_REPLIES, ERRORS
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "gunicorn.conf.py"
+KEPT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "LD_LIBRARY_PATH", "COVERAGE_PROCESS_START")
+READY_WITHIN_S, STOPPED_WITHIN_S = 20, 10
+T = TypeVar("T")
+LOG_TAIL = 6000  # characters of the log that a failing test shows
+
+
+@dataclass
+class Gateway:
+    """A running gunicorn."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def post(self, path: str, body: Any = None, **kwargs: Any) -> requests.Response:
+        """POST `body` as JSON (or what `data` says), on a connection of its own."""
+        if body is not None:
+            kwargs["json"] = body
+        return self.request("POST", path, **kwargs)
+
+    def request(self, method: str, path: str, **kwargs: Any) -> requests.Response:
+        with requests.Session() as session:
+            session.trust_env = False  # no .netrc, no proxy
+            return session.request(method, self.url + path, **{"timeout": 30, **kwargs})
+
+    def log_text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def workers(self) -> list[int]:
+        """The process ids of the workers."""
+        return sorted(child.pid for child in psutil.Process(self.process.pid).children())
+
+
+@contextmanager
+def serve(env: Mapping[str, str], *gunicorn_args: str) -> Iterator[Gateway]:
+    """gunicorn with one worker and these settings, ready to answer; stopped at the end.
+
+    `gunicorn_args` come last, so they win. Its working directory is new and empty: no `.env`.
+    """
+    port = free_port()
+    config = ["-c", str(CONFIG)] if CONFIG.exists() else ["-k", "gevent"]
+    command = [sys.executable, "-m", "gunicorn", *config, "-w", "1", "-b", f"127.0.0.1:{port}"]
+    with TemporaryDirectory(prefix="gateway-") as scratch:
+        log = Path(scratch, "gunicorn.log")
+        Path(scratch, "cwd").mkdir()
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [*command, *gunicorn_args, "wsgi:app"],
+                cwd=Path(scratch, "cwd"),
+                env={**clean_environment(scratch), **env},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+        gateway = Gateway(port, process, log)
+        try:
+            await_ready(gateway)
+            yield gateway
+        finally:
+            stop(process)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+def clean_environment(home: str) -> dict[str, str]:
+    """What any process needs, and the way to our code."""
+    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+    return {**kept, "HOME": home, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+
+def await_ready(gateway: Gateway) -> None:
+    deadline = time.monotonic() + READY_WITHIN_S
+    while time.monotonic() < deadline and gateway.process.poll() is None:
+        try:
+            if gateway.request("GET", "/healthz", timeout=2).ok:
+                return
+        except requests.RequestException:
+            time.sleep(0.02)
+    raise AssertionError(f"gunicorn is not ready; its log:\n{gateway.log_text()[-LOG_TAIL:]}")
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask it to end at once; its workers go with it, also when it hangs."""
+    if process.poll() is not None:
+        return
+    family = [process, *psutil.Process(process.pid).children(recursive=True)]
+    process.send_signal(signal.SIGINT)  # gunicorn's quick shutdown: streams are not waited for
+    try:
+        process.wait(STOPPED_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        for member in family:
+            member.kill()
+        process.wait()
+
+
+def side_by_side(function: Callable[..., T], cases: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], T]:
+    """function(*case) of every case, all at once."""
+    with ThreadPoolExecutor(max(1, len(cases))) as pool:
+        return dict(zip(cases, pool.map(lambda case: function(*case), cases), strict=True))
+
+
+EVERY_BEHAVIOUR = sorted(id.removeprefix("test/") for id in BEHAVIOURS)
+
+
+def catalogue_for(url: str, directory: Path, behaviours: Iterable[str] = EVERY_BEHAVIOUR) -> Path:
+    """A catalogue with the fault server at `url` behind every kind of model.
+
+    `tgi/x` is a text model on its own server and `own/x` a chat model on one, both with behaviour `test/x`;
+    `classic/x` are text models of hf-inference whose behaviour a test sets; `conversation/x` get all turns.
+    """
+    entries = []
+    for name in behaviours:
+        at = f'url = "{url}/at/test/{name}"'
+        entries.append(entry(f"tgi/{name}", 'task = "text-generation"', at))
+        entries.append(entry(f"own/{name}", 'task = "chat-completion"', at))
+    for slug in ERRORS:
+        entries.append(entry(f"classic/err-{slug}", 'task = "text-generation"'))
+    for id in CLASSIC_REPLIES:
+        entries.append(entry(f"test/{id}", 'task = "text-generation"'))
+    for id, *lines in MODELS:
+        entries.append(entry(id, *(line.format(url=url) for line in lines)))
+    path = directory / "catalogue.toml"
+    path.write_text("\n".join(entries))
+    return path
+
+
+def entry(id: str, *lines: str) -> str:
+    return "\n".join([f'[models."{id}"]', *lines, ""])
+
+
+GENERATION, TEXT2TEXT = 'task = "text-generation"', 'task = "text2text-generation"'
+CONVERSATION = 'context = "conversation"'
+MODELS = (
+    ("classic/any", GENERATION),
+    ("classic/t5", TEXT2TEXT),
+    ("tgi/t5", TEXT2TEXT, 'url = "{url}/at/test/ok"'),
+    ("conversation/DialoGPT-tiny", GENERATION, CONVERSATION),
+    ("conversation/gpt2", GENERATION, CONVERSATION, 'url = "{url}/at/test/ok"'),
+    ("conversation/blenderbot-90M", TEXT2TEXT, CONVERSATION),
+    ("conversation/flan-t5-small", TEXT2TEXT, CONVERSATION),
+    ("conversation/gpt-neo-125m", GENERATION, CONVERSATION, 'url = "{url}/at/test/ok"'),
+    ("conversation/tiny-context", GENERATION, CONVERSATION, "context_tokens = 60"),
+    ("old/retired", 'serve_as = "test/ok"'),
+    ("old/retired-text", 'serve_as = "tgi/ok"'),
+    ("own/no-images", 'task = "chat-completion"', "images = false", 'url = "{url}/at/test/ok"'),
+)

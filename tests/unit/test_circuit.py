@@ -1,0 +1,379 @@
+"""The circuit: shared by processes, never blocked by a dead one; and under gunicorn, by two workers."""
+
+import http.client
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from contextlib import ExitStack, closing
+
+import psutil
+import pytest
+from support.gateways import entry, serve
+from support.heard import all_at_once, hear, wait_until
+from support.upstream import TEXT, say
+from test_api import NEW, V1, asking
+from test_streams import Caller
+
+from chatapi.engine.circuit import FAILURES, PROBE_EVERY_S, SLOTS, Board, Circuit, Slot
+
+forked = multiprocessing.get_context("fork")  # as gunicorn does it: the board is made before
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+
+# ---------------------------------------------------------------- across processes
+
+
+@pytest.fixture
+def circuit():
+    return Circuit(Board())
+
+
+def in_children(function, number, *args):
+    """function(*args) in that many processes at once; what each returned."""
+    answers = forked.SimpleQueue()
+    gate = forked.Barrier(number)
+
+    def run():
+        gate.wait(10)
+        answers.put(function(*args))
+
+    children = [forked.Process(target=run) for _ in range(number)]
+    for child in children:
+        child.start()
+    found = [answers.get() for _ in children]
+    for child in children:
+        child.join(10)
+    return found
+
+
+def fail(circuit, times=1, name="a/model"):
+    for _ in range(times):
+        circuit.failed(name)
+
+
+def wind_back(circuit, seconds):
+    """As if this much time had passed since."""
+    board = circuit._board
+    slots = board.read().values()
+    board.write([s._replace(failed_at=s.failed_at - seconds, probe_at=s.probe_at - seconds) for s in slots])
+
+
+def test_five_failures_in_a_row_open_it(circuit):
+    fail(circuit, FAILURES - 1)
+    assert (circuit.closed_for("a/model"), circuit.opened()) == (0, {})
+    fail(circuit)
+    assert PROBE_EVERY_S - 1 < circuit.closed_for("a/model") <= PROBE_EVERY_S
+    assert circuit.opened().keys() == {"a/model"}
+    assert circuit.closed_for("another/model") == 0
+
+
+def test_a_success_in_between_begins_anew(circuit):
+    fail(circuit, FAILURES - 1)
+    circuit.succeeded("a/model")
+    fail(circuit, FAILURES - 1)
+    assert circuit.closed_for("a/model") == 0
+
+
+def test_failures_of_any_process_count_for_all(circuit):
+    in_children(fail, FAILURES, circuit)
+    assert circuit.closed_for("a/model") > 0
+    assert in_children(circuit.closed_for, 3, "a/model") == pytest.approx([PROBE_EVERY_S] * 3, abs=1)
+    in_children(circuit.succeeded, 1, "a/model")
+    assert (circuit.closed_for("a/model"), circuit.opened()) == (0, {})
+
+
+def failures(circuit):
+    return sum(slot.failures for slot in circuit._board.read().values())
+
+
+def test_no_failure_is_lost_between_processes(circuit):
+    in_children(fail, 8, circuit, 100)
+    assert failures(circuit) == 800
+
+
+def test_no_failure_is_lost_between_threads(circuit):
+    """A worker may have threads too."""
+    threads = [threading.Thread(target=fail, args=(circuit, 300)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures(circuit) == 2400
+
+
+def test_one_probe_at_a_time(circuit):
+    fail(circuit, FAILURES)
+    wind_back(circuit, PROBE_EVERY_S + 1)
+    waits = in_children(circuit.closed_for, 8, "a/model")
+    assert sum(wait == 0 for wait in waits) == 1
+    assert min(wait for wait in waits if wait) > PROBE_EVERY_S - 1
+    fail(circuit)
+    assert circuit.closed_for("a/model") > PROBE_EVERY_S - 1, "a probe that failed leaves it open"
+    wind_back(circuit, PROBE_EVERY_S + 1)
+    assert circuit.closed_for("a/model") == 0
+    circuit.succeeded("a/model")
+    assert [circuit.closed_for("a/model") for _ in range(3)] == [0, 0, 0]
+
+
+def hold(board, taken):
+    with board.locked():
+        taken.put(os.getpid())
+        time.sleep(60)
+
+
+def test_a_process_killed_with_the_lock_in_its_hand(circuit):
+    taken = forked.SimpleQueue()
+    holder = forked.Process(target=hold, args=(circuit._board, taken))
+    holder.start()
+    os.kill(taken.get(), signal.SIGKILL)
+    done = threading.Event()
+    worker = threading.Thread(target=lambda: (fail(circuit), done.set()), daemon=True)
+    worker.start()
+    assert done.wait(2), "the dead process's lock blocks the living"
+    holder.join(5)
+
+
+def test_when_all_places_are_taken_the_oldest_is_forgotten(circuit):
+    fail(circuit, FAILURES, "the/first")
+    for number in range(SLOTS):
+        fail(circuit, FAILURES, f"later/{number}")
+    assert len(circuit.opened()) == SLOTS
+    assert "the/first" not in circuit.opened()
+    assert circuit.closed_for("the/first") == 0
+    assert circuit.closed_for(f"later/{SLOTS - 1}") > 0
+
+
+def test_long_names_and_strange_ones(circuit):
+    names = ["a/" + "x" * 96 + ":" + "y" * 96, "a/" + "x" * 96 + ":" + "z" * 96, "ação/日本" * 20]
+    for name in names:
+        fail(circuit, FAILURES, name)
+    assert all(circuit.closed_for(name) > 0 for name in names)
+    assert len(circuit.opened()) == len(names), "each open circuit is shown"
+
+
+def test_a_slot_fits_its_place():
+    board = Board()
+    slots = [Slot(bytes([i]) * 16, i + 1, i, i, b"name") for i in range(SLOTS)]
+    board.write(slots)
+    assert [slot._replace(name=b"name") for slot in board.read().values()] == slots
+
+
+# ---------------------------------------------------------------- under gunicorn
+
+FIRST_TOKEN_S, REPLY_S = 1.2, 3.0
+BROKEN = "body-empty"  # unavailable at once: no second attempt
+
+
+@pytest.fixture(scope="module")
+def gateway(upstream_server, tmp_path_factory):
+    """Two workers."""
+    catalogue = tmp_path_factory.mktemp("circuit") / "catalogue.toml"
+    url = f"{upstream_server.url}/at/own/model"
+    catalogue.write_text(entry("own/model", 'task = "chat-completion"', f'url = "{url}"'))
+    env = {
+        "HUGGINGFACE_API_KEY": "hf_test",
+        "HUGGINGFACE_BASE_URL": upstream_server.url,
+        "CHATAPI_CATALOGUE": str(catalogue),
+        "CHATAPI_MAX_TIME": "6",
+        "CHATAPI_FIRST_TOKEN_TIMEOUT": f"{FIRST_TOKEN_S:g}",
+        "CHATAPI_REPLY_TIMEOUT": f"{REPLY_S:g}",
+        "CHATAPI_IDLE_TIMEOUT": "0.5",
+    }
+    with serve(env, "-w", "2") as running:
+        wait_until(lambda: len(running.workers()) == 2)
+        yield running
+
+
+class Line:
+    """A connection kept open: one worker's."""
+
+    def __init__(self, gateway):
+        self.connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)
+        self.get("/healthz")
+        mine = self.connection.sock.getsockname()[1]
+        self.worker = next(pid for pid in gateway.workers() if mine in peers(pid))
+
+    def close(self):
+        self.connection.close()
+
+    def get(self, path):
+        self.connection.request("GET", path)
+        return json.loads(self.connection.getresponse().read())
+
+    def ask(self, model, **fields):
+        body = json.dumps(asking(V1, model, **fields))
+        began = time.monotonic()
+        self.connection.request("POST", V1, body, {"Content-Type": "application/json"})
+        answer = self.connection.getresponse()
+        return answer.status, answer.headers, json.loads(answer.read()), time.monotonic() - began
+
+
+def peers(pid):
+    return {c.raddr.port for c in psutil.Process(pid).net_connections("tcp") if c.raddr}
+
+
+@pytest.fixture(scope="module")
+def lines(gateway):
+    """A connection to each worker."""
+    with ExitStack() as stack:
+        found = {}
+        for _ in range(200):
+            line = stack.enter_context(closing(Line(gateway)))
+            found.setdefault(line.worker, line)
+            if len(found) == 2:
+                break
+        yield [found[worker] for worker in gateway.workers()]
+
+
+def break_it(upstream, lines, model, times=FAILURES):
+    upstream.behave(model, BROKEN)
+    for number in range(times):
+        assert lines[number % 2].ask(model)[0] == 502
+
+
+def answers(lines, model, **fields):
+    """What either worker says."""
+    return [line.ask(model, **fields) for line in lines]
+
+
+def test_five_failures_anywhere_open_it_everywhere(upstream, lines):
+    """Failed by turns; then left alone, its fallback in its place; one probe, whose success closes it."""
+    break_it(upstream, lines, "shared/model")
+    opened_at = time.monotonic()
+    upstream.behave("shared/model", "ok")
+    upstream.behave("shared/fallback", "ok")
+    for status, headers, body, seconds in answers(lines, "shared/model"):
+        assert (status, body["error"]["code"]) == (502, "upstream_unavailable")
+        assert body["error"]["retryable"] is True
+        assert 1 <= int(headers["Retry-After"]) <= PROBE_EVERY_S
+        assert seconds < 0.5
+    for status, headers, body, seconds in answers(lines, "shared/model", fallbacks=["shared/fallback"]):
+        assert (status, body["model"], headers["X-Requested-Model"]) == (200, "shared/fallback", "shared/model")
+        assert seconds < 1
+    assert len(upstream.calls_for("shared/model")) == FAILURES, "left alone"
+    for line in lines:
+        shown = line.get("/readyz")["circuit"]["open"]
+        assert shown["shared/model"]["failed_s_ago"] < PROBE_EVERY_S
+    check_probe(upstream, lines, opened_at)
+
+
+def check_probe(upstream, lines, opened_at):
+    upstream.behave("shared/model", lambda x: (x.sleep(1), say(x)))
+    time.sleep(max(0.0, opened_at + PROBE_EVERY_S + 0.1 - time.monotonic()))
+    found = all_at_once(lambda line: line.ask("shared/model", fallbacks=["shared/fallback"]), lines)
+    assert sorted(body["model"] for _, _, body, _ in found.values()) == ["shared/fallback", "shared/model"]
+    assert len(upstream.calls_for("shared/model")) == FAILURES + 1, "one probe, the other went to the fallback"
+    for line in lines:
+        assert "shared/model" not in line.get("/readyz")["circuit"]["open"]
+        assert line.ask("shared/model", fallbacks=["shared/fallback"])[2]["model"] == "shared/model"
+
+
+def check_closed(upstream, lines, model):
+    upstream.behave(model, "ok")
+    for status, _, body, _ in answers(lines, model):
+        assert status == 200, body
+
+
+def check_open(upstream, lines, model):
+    upstream.behave(model, "ok")
+    assert [status for status, *_ in answers(lines, model)] == [502, 502]
+
+
+def test_a_success_begins_anew(upstream, lines):
+    break_it(upstream, lines, "anew/model", FAILURES - 1)
+    check_closed(upstream, lines, "anew/model")
+    break_it(upstream, lines, "anew/model", FAILURES - 1)
+    check_closed(upstream, lines, "anew/model")
+
+
+def test_the_same_id_on_a_server_of_its_own(upstream, lines):
+    break_it(upstream, lines, "own/model")
+    assert "own/model at " in str(lines[0].get("/readyz"))
+
+
+COUNTING = ["cut", "reset-mid", "error-then-done", "stall-after-3", "done-no-finish"]
+NOT_COUNTING = ["gone", "gated", "loading", "content-filter", "context-length", "err-validation", "err-depleted"]
+NOT_COUNTING += ["err-ratelimit", "err-bad-token", "body-list-error"]
+
+
+@pytest.mark.parametrize("fault", COUNTING)
+def test_a_stream_that_breaks_counts(upstream, gateway, lines, fault):
+    upstream.behave(f"counts/{fault}", fault)
+    all_at_once(lambda _: hear(gateway, NEW, f"counts/{fault}", stream=True), range(FAILURES))
+    check_open(upstream, lines, f"counts/{fault}")
+
+
+@pytest.mark.parametrize("fault", NOT_COUNTING)
+def test_a_refusal_is_no_illness(upstream, gateway, lines, fault):
+    upstream.behave(f"refuses/{fault}", fault)
+    all_at_once(lambda _: hear(gateway, NEW, f"refuses/{fault}"), range(FAILURES + 1))
+    check_closed(upstream, lines, f"refuses/{fault}")
+
+
+LEAVING = {"silent": None, "stall-after-3": b" from", "slow": b"tok3", "headers-only": None}
+
+
+@pytest.mark.parametrize("fault", LEAVING)
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+def test_a_caller_who_left_counts_as_none(upstream, gateway, lines, fault, stream):
+    model = f"left-{'stream' if stream else 'whole'}/{fault}"
+    upstream.behave(model, fault)
+    if not stream and LEAVING[fault]:
+        upstream.behave(model, "silent")
+
+    def leave(_):
+        with Caller(gateway, NEW, model, stream=stream) as caller:
+            if stream and LEAVING[fault]:
+                caller.read_until(LEAVING[fault])
+            else:
+                time.sleep(0.15)
+
+    all_at_once(leave, range(FAILURES + 1))
+    assert wait_until(lambda: all(call.client_closed_at for call in upstream.calls_for(model)))
+    check_closed(upstream, lines, model)
+
+
+def in_a_hurry(upstream, gateway, model, max_time, **fields):
+    return all_at_once(lambda _: hear(gateway, NEW, model, max_time=max_time, **fields), range(FAILURES + 1))
+
+
+def test_a_caller_in_a_hurry_counts_as_none(upstream, gateway, lines):
+    """A first token may take longer than this caller gives."""
+    upstream.behave("hurry/stream", lambda x: (x.sleep(1.5), say(x)))
+    found = in_a_hurry(upstream, gateway, "hurry/stream", 1, stream=True)
+    assert {heard.code for heard in found.values()} == {"upstream_timeout"}
+    check_closed(upstream, lines, "hurry/stream")
+
+
+def test_a_caller_whose_time_ends_amid_healthy_tokens_counts_as_none(upstream, gateway, lines):
+    """Every token came in time; the answer was longer than the caller's patience."""
+    upstream.behave("hurry/slow", lambda x: say(x, [f"tok{i} " for i in range(100)], pause=0.05))
+    found = in_a_hurry(upstream, gateway, "hurry/slow", 2, stream=True)
+    assert {heard.code for heard in found.values()} == {"upstream_timeout"}
+    check_closed(upstream, lines, "hurry/slow")
+
+
+def test_a_caller_in_a_hurry_for_a_whole_answer_counts_as_none(upstream, gateway, lines):
+    """A whole answer may take REPLY_S; the time to a first token says nothing about it."""
+    upstream.behave("hurry/whole", lambda x: (x.sleep(2.6), say(x)))
+    found = in_a_hurry(upstream, gateway, "hurry/whole", 2)
+    assert {heard.code for heard in found.values()} == {"upstream_timeout"}
+    check_closed(upstream, lines, "hurry/whole")
+
+
+def test_silence_within_the_limits_of_the_operator_counts(upstream, gateway, lines):
+    upstream.behave("ill/silent", "silent")
+    all_at_once(lambda _: hear(gateway, NEW, "ill/silent", stream=True, fallbacks=["test/ok"]), range(FAILURES))
+    check_open(upstream, lines, "ill/silent")
+
+
+def test_a_rescue_knows_of_the_circuit(upstream, gateway, lines):
+    """A stream that breaks goes on with a model that is well, past one whose circuit is open."""
+    break_it(upstream, lines, "ill/second")
+    upstream.behave("well/first", "cut")
+    upstream.behave("well/third", "ok")
+    heard = hear(gateway, NEW, "well/first", stream=True, fallbacks=["ill/second", "well/third"])
+    assert (heard.text, heard.told.done, heard.models) == (TEXT, True, ["well/first", "well/third"])
+    assert len(upstream.calls_for("ill/second")) == FAILURES

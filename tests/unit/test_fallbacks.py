@@ -1,0 +1,484 @@
+"""Another model in place of one that fails: when it is asked, what the caller hears, and streams that are rescued."""
+
+import time
+
+import pytest
+from support.gateways import entry, serve
+from support.heard import DIALECTS, all_at_once, check_failed_stream, check_one_answer, choices, hear, records_of
+from support.upstream import ERRORS, PIECES, TEXT, chat_object, chunk, play, say, saying, script
+from test_api import NEW, V1
+
+FIRST_TOKEN_S, REPLY_S, IDLE_S, MAX_TIME_S, SLACK_S = 0.8, 1.0, 0.6, 5.0, 1.0
+THREADS = 16  # few enough that such short limits mean the upstream, not this machine
+SECOND = "The second one."
+MODES = ("whole", "stream")
+CASES = [(dialect, mode) for dialect in DIALECTS for mode in MODES]
+
+# ---------------------------------------------------------------- who is behind what
+
+SIZES = {"small": 1000, "smaller": 500, "same": 1000, "larger": 4000}
+BREAKS = {
+    "cut": "upstream_unavailable",
+    "cut-mid-event": "upstream_unavailable",
+    "reset-mid": "upstream_unavailable",
+    "stall-after-3": "upstream_timeout",
+    "error-then-done": "upstream_unavailable",
+    "error-then-close": "upstream_unavailable",
+    "eof-no-finish": "upstream_unavailable",
+}
+RESCUES = [
+    (fault, way, dialect) for fault in BREAKS for way in ("prefill", "refused", "same", "other") for dialect in DIALECTS
+]
+ODD = ("tools", "silent", "again", "limit", "begun-tools", "two", "third")
+
+
+@pytest.fixture(scope="module")
+def gateway(upstream_server, tmp_path_factory):
+    """One gateway for all: each case has models, and so circuits, of its own."""
+    upstream_server.reset()
+    with serve(
+        {
+            "HUGGINGFACE_API_KEY": "hf_test",
+            "HUGGINGFACE_BASE_URL": upstream_server.url,
+            "CHATAPI_CATALOGUE": str(catalogue(upstream_server.url, tmp_path_factory.mktemp("fallbacks"))),
+            "CHATAPI_MAX_TIME": f"{MAX_TIME_S:g}",
+            "CHATAPI_FIRST_TOKEN_TIMEOUT": f"{FIRST_TOKEN_S:g}",
+            "CHATAPI_REPLY_TIMEOUT": f"{REPLY_S:g}",
+            "CHATAPI_IDLE_TIMEOUT": f"{IDLE_S:g}",
+            "CHATAPI_HEARTBEAT": "30",
+        }
+    ) as running:
+        yield running
+
+
+def catalogue(url, directory):
+    chat, prefill = 'task = "chat-completion"', "prefill = true"
+    entries = [entry(f"size/{name}", chat, f"context_tokens = {size}") for name, size in SIZES.items()]
+    entries += [entry(f"{way}/{fault}-{dialect}", chat, prefill) for fault, way, dialect in RESCUES if way[0] in "pr"]
+    entries += [entry(f"odd/{name}", chat, prefill) for name in ODD]
+    entries += [entry("named/first", chat, 'fallbacks = ["named/second", "named/third"]')]
+    entries += [entry("own/tgi", 'task = "text-generation"', f'url = "{url}/at/own/tgi"')]
+    entries += [entry("alias/second", 'serve_as = "named/heir"')]
+    path = directory / "catalogue.toml"
+    path.write_text("\n".join(entries))
+    return path
+
+
+# ---------------------------------------------------------------- when another model is asked
+
+ASKED = ["http500", "http502", "http503", "http504", "reset", "close", "body-truncated", "body-empty", "body-html"]
+ASKED += ["body-200-error", "redirect", "silent", "headers-only", "header-dribble", "body-dribble", "slow-first"]
+ASKED += ["loading", "rate-bare", "rate-retry-after", "rate-ratelimit", "overloaded", "gone", "context-length"]
+ASKED += ["context-length-tgi", *(f"err-{slug}" for slug in ("provider-unsupported", "model-not-found", "depleted"))]
+NOT_ASKED = {
+    "content-filter": "content_filter",
+    "gated": "upstream_auth",
+    "body-list-error": "upstream_rejected",
+    "body-detail": "upstream_rejected",
+    "err-validation": "upstream_rejected",
+    "err-wrong-shape": "upstream_rejected",
+    "err-tgi-413": "upstream_rejected",
+    "err-no-token": "upstream_auth",
+    "err-bad-token": "upstream_auth",
+    "err-no-permission": "upstream_auth",
+}
+LATE = ("silent", "headers-only", "header-dribble", "body-dribble", "slow-first")
+
+
+@pytest.fixture(scope="module")
+def answers(gateway, upstream_server):
+    """(fault, dialect, mode) → what is heard where a healthy model stands behind the failing one."""
+
+    def ask(case):
+        fault, dialect, mode = case
+        first, second = models_of(case)
+        upstream_server.behave(first, fault)
+        upstream_server.behave(second, saying(SECOND))
+        return hear(gateway, DIALECTS[dialect], first, stream=mode == "stream", fallbacks=[second])
+
+    return all_at_once(ask, [(fault, *case) for fault in (*ASKED, *NOT_ASKED) for case in CASES], THREADS)
+
+
+def models_of(case):
+    return [f"{place}/{'-'.join(case)}" for place in ("first", "second")]
+
+
+@pytest.mark.parametrize("dialect, mode", CASES)
+@pytest.mark.parametrize("fault", ASKED)
+def test_the_fallback_answers(gateway, answers, upstream_server, fault, dialect, mode):
+    heard, (first, second) = answers[fault, dialect, mode], models_of((fault, dialect, mode))
+    assert (heard.status, heard.text) == (200, SECOND), heard.body
+    assert heard.models == [second]
+    assert heard.headers["X-Requested-Model"] == first
+    assert heard.tokens == (2, 4), "the second model's alone"
+    assert len(upstream_server.calls_for(second)) == 1
+    assert heard.seconds < (FIRST_TOKEN_S if mode == "stream" else REPLY_S) + SLACK_S
+    if fault in LATE:
+        assert len(upstream_server.calls_for(first)) == 1, "a silent upstream is not asked twice"
+    [record] = records_of(gateway, heard.headers["X-Request-Id"])
+    asked = len(upstream_server.calls_for(first)) + 1
+    assert (record["ending"], record["model"], record["served"]) == ("completed", first, second)
+    assert record["attempts"] == asked, "failed attempts are attempts, not completions"
+    assert (record["prompt_tokens"], record["completion_tokens"]) == (2, 4)
+
+
+@pytest.mark.parametrize("dialect, mode", CASES)
+@pytest.mark.parametrize("fault", NOT_ASKED)
+def test_the_fallback_is_not_asked(answers, upstream_server, fault, dialect, mode):
+    heard, (first, second) = answers[fault, dialect, mode], models_of((fault, dialect, mode))
+    assert heard.code == NOT_ASKED[fault]
+    assert len(upstream_server.calls_for(first)) == 1
+    assert upstream_server.calls_for(second) == []
+
+
+def test_never_two_requests_at_once(answers, upstream_server):
+    """The next model is asked when the one before has been left: what was closed is seen a moment later."""
+    for fault in LATE:
+        for case in CASES:
+            first, second = (upstream_server.calls_for(model)[0] for model in models_of((fault, *case)))
+            assert first.client_closed_at is not None
+            assert second.at > first.client_closed_at - 0.2
+
+
+@pytest.mark.parametrize("dialect, mode", CASES)
+def test_the_catalogue_names_fallbacks(gateway, upstream, dialect, mode):
+    upstream.behave("named/first", "gone")
+    upstream.behave("named/second", "gone")
+    upstream.behave("named/third", saying(SECOND))
+    heard = hear(gateway, DIALECTS[dialect], "named/first", stream=mode == "stream")
+    assert (heard.text, heard.models) == (SECOND, ["named/third"])
+    assert [call.model for call in asked(upstream)] == ["named/first", "named/second", "named/third"]
+
+
+def asked(upstream):
+    return [call for call in upstream.calls if call.method == "POST"]
+
+
+@pytest.mark.parametrize("given, models", [([], []), (["other/one"], ["other/one"])])
+def test_the_requests_fallbacks_outrank_the_catalogues(gateway, upstream, given, models):
+    upstream.behave("named/first", "gone")
+    upstream.behave("other/one", saying(SECOND))
+    heard = hear(gateway, NEW, "named/first", fallbacks=given)
+    assert [call.model for call in asked(upstream)] == ["named/first", *models]
+    assert heard.code == (None if models else "model_not_found")
+
+
+def test_each_model_is_asked_once_and_by_the_name_that_answers(gateway, upstream):
+    upstream.behave("once/first", "gone")
+    upstream.behave("named/heir", "gone")
+    heard = hear(gateway, V1, "once/first", fallbacks=["once/first", "alias/second", "named/heir"])
+    assert heard.code == "model_not_found"
+    assert [call.model for call in asked(upstream)] == ["once/first", "named/heir"]
+
+
+@pytest.mark.parametrize("dialect, mode", CASES)
+def test_when_all_fail_the_error_is_that_of_the_model_asked_for(gateway, upstream, dialect, mode):
+    first, second, third = (f"all-{place}/{dialect}-{mode}" for place in ("first", "second", "third"))
+    upstream.behave(first, "loading")
+    upstream.behave(second, "gated")
+    upstream.behave(third, "http500")
+    heard = hear(gateway, DIALECTS[dialect], first, stream=mode == "stream", fallbacks=[second, third])
+    assert (heard.code, heard.headers["Retry-After"]) == ("model_loading", "20")
+    assert first in heard.error["message"]
+    assert {call.model for call in asked(upstream)} == {first, second, third}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_too_long_goes_to_larger_models_only(gateway, upstream, mode):
+    upstream.behave("size/small", "context-length")
+    upstream.behave("size/larger", saying(SECOND))
+    fallbacks = ["size/smaller", "size/same", "size/larger"]
+    heard = hear(gateway, NEW, "size/small", stream=mode == "stream", fallbacks=fallbacks)
+    assert (heard.text, heard.models) == (SECOND, ["size/larger"])
+    assert [call.model for call in asked(upstream)] == ["size/small", "size/larger"]
+
+
+def test_too_long_with_no_larger_model_is_said_at_once(gateway, upstream):
+    upstream.behave("size/small", "context-length")
+    heard = hear(gateway, NEW, "size/small", fallbacks=["size/smaller", "size/same"])
+    assert (heard.code, len(asked(upstream))) == ("context_length_exceeded", 1)
+
+
+def test_a_content_filter_further_down_is_final(gateway, upstream):
+    """The verdict is about the text, whoever gives it."""
+    upstream.behave("filter/first", "gone")
+    upstream.behave("filter/second", "content-filter")
+    heard = hear(gateway, NEW, "filter/first", fallbacks=["filter/second", "filter/third"])
+    assert heard.code == "content_filter"
+    assert len(asked(upstream)) == 2
+
+
+@pytest.mark.parametrize("dialect, mode", CASES)
+def test_the_callers_max_time_bounds_it_all(gateway, upstream, dialect, mode):
+    models = [f"late-{i}/{dialect}-{mode}" for i in range(4)]
+    for model in models:
+        upstream.behave(model, "silent")
+    heard = hear(gateway, DIALECTS[dialect], models[0], stream=mode == "stream", fallbacks=models[1:], max_time=1)
+    assert heard.code == "upstream_timeout"
+    assert 0.9 < heard.seconds < 1 + SLACK_S
+
+
+# ---------------------------------------------------------------- rescue in mid-stream
+
+REFUSED = ERRORS["validation"]  # a model that takes no assistant message at the end
+
+
+def behave_for(upstream, way, model):
+    """The fallback's behaviour for each way of going on."""
+    ways = {"prefill": ["continue"], "refused": [REFUSED, "ok"], "same": ["ok"], "other": [saying("Something else.")]}
+    upstream.sequence(model, ways[way])
+
+
+@pytest.fixture(scope="module")
+def rescues(gateway, upstream_server):
+    """(fault, way, dialect) → what is heard of a stream that breaks after three tokens."""
+
+    def ask(case):
+        fault, way, dialect = case
+        second = f"{way}/{fault}-{dialect}"
+        upstream_server.behave(f"broken-{second}", fault)
+        behave_for(upstream_server, way, second)
+        return hear(gateway, DIALECTS[dialect], f"broken-{second}", stream=True, fallbacks=[second])
+
+    return all_at_once(ask, RESCUES, THREADS)
+
+
+@pytest.mark.parametrize("fault, way, dialect", RESCUES)
+def test_a_stream_that_breaks(gateway, rescues, upstream_server, fault, way, dialect):
+    heard, second = rescues[fault, way, dialect], f"{way}/{fault}-{dialect}"
+    [record] = records_of(gateway, heard.headers["X-Request-Id"])
+    if way == "other":
+        check_failed_stream(heard, BREAKS[fault])
+        assert heard.text == "".join(PIECES[:3]), "nothing of the other answer"
+        assert record["ending"] == ("deadline" if fault == "stall-after-3" else "upstream_cut")
+    else:
+        check_one_answer(heard, TEXT)
+        assert heard.models == [f"broken-{second}", second]
+        assert record["ending"] == "completed"
+        prompt, completion = heard.tokens
+        assert completion == (5 if way == "prefill" else 6), "all tokens delivered"
+        assert 2 <= prompt <= 4, "the caller's two, counted once"
+    last = {"prefill": "assistant", "refused": "assistant", "same": "user", "other": "user"}[way]
+    calls = upstream_server.calls_for(second)
+    assert calls[0].body["messages"][-1]["role"] == last
+    assert len(calls) == (2 if way == "refused" else 1)
+    assert heard.seconds < IDLE_S + SLACK_S
+
+
+def breaking_after(pieces):
+    """These tokens, and then the connection closes."""
+
+    def behaviour(x):
+        x.start_stream()
+        for item in script(x, pieces).tokens:
+            x.event(item)
+        x.sleep(0.05)
+        x.close()
+
+    return behaviour
+
+
+def test_a_rescue_that_breaks_is_rescued(gateway, upstream):
+    upstream.behave("chain/first", breaking_after(PIECES[:2]))
+    upstream.behave("chain/second", breaking_after(PIECES[:4]))
+    upstream.behave("odd/third", "continue")
+    heard = hear(gateway, V1, "chain/first", stream=True, fallbacks=["chain/second", "odd/third"])
+    check_one_answer(heard, TEXT)
+    assert heard.models == ["chain/first", "chain/second", "odd/third"]
+    assert upstream.calls_for("odd/third")[0].body["messages"][-1]["content"] == "".join(PIECES[:4])
+
+
+def test_a_tgi_stream_is_rescued_by_a_chat_model(gateway, upstream):
+    upstream.behave("own/tgi", "cut")
+    upstream.behave("chat/after-tgi", "ok")
+    heard = hear(gateway, NEW, "own/tgi", stream=True, fallbacks=["chat/after-tgi"])
+    check_one_answer(heard, TEXT)
+    assert heard.models == ["own/tgi", "chat/after-tgi"]
+
+
+def test_a_chat_stream_is_rescued_by_a_tgi_model(gateway, upstream):
+    upstream.behave("chat/before-tgi", "cut")
+    upstream.behave("own/tgi", "ok")
+    heard = hear(gateway, NEW, "chat/before-tgi", stream=True, fallbacks=["own/tgi"])
+    check_one_answer(heard, TEXT)
+    assert heard.models == ["chat/before-tgi", "own/tgi"]
+
+
+def test_the_token_limit_holds_over_both_parts(gateway, upstream):
+    upstream.behave("limit/first", "cut")
+    upstream.behave("odd/limit", "continue")
+    heard = hear(gateway, NEW, "limit/first", stream=True, fallbacks=["odd/limit"], max_tokens=4)
+    assert upstream.calls_for("odd/limit")[0].body["max_tokens"] == 1
+    assert heard.told.done
+    assert choices(heard.told)[-1]["finish_reason"] == "length"
+
+
+def test_a_malformed_event_is_skipped_and_nobody_else_is_asked(gateway, upstream):
+    upstream.behave("mal/formed", "malformed-event")
+    heard = hear(gateway, V1, "mal/formed", stream=True, fallbacks=["mal/second"])
+    check_one_answer(heard, TEXT)
+    assert upstream.calls_for("mal/second") == []
+
+
+def test_a_content_filter_in_mid_stream_is_told_with_its_reason(gateway, upstream):
+    verdict = {"error": {"message": "Filtered by the content policy.", "code": "content_filter", "status": 400}}
+    upstream.behave("filter/mid", lambda x: play(x, [*script(x).tokens[:3], verdict]))
+    upstream.behave("filter/after", "ok")
+    heard = hear(gateway, V1, "filter/mid", stream=True, fallbacks=["filter/after"])
+    check_failed_stream(heard, "content_filter")
+    assert "content policy" in heard.error["message"]
+    assert upstream.calls_for("filter/after") == []
+
+
+def test_a_rescue_in_time_or_not_at_all(gateway, upstream):
+    """The caller's max_time holds for the rescue too."""
+    upstream.behave("hurry/first", "stall-after-3")
+    upstream.behave("hurry/second", "silent")
+    heard = hear(gateway, NEW, "hurry/first", stream=True, fallbacks=["hurry/second"], max_time=1)
+    check_failed_stream(heard, "upstream_timeout")
+    assert heard.seconds < 1 + SLACK_S
+
+
+# ---------------------------------------------------------------- what no other model can go on from
+
+CALL = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city":'}}
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}]
+
+
+def cut_after(*deltas):
+    """These deltas (of choice 0, or with the index given), and then the connection closes."""
+
+    def behaviour(x):
+        x.start_stream()
+        for delta in deltas:
+            index, delta = delta if isinstance(delta, tuple) else (0, delta)
+            x.event(chunk(x, delta, index=index))
+        x.sleep(0.05)
+        x.close()
+
+    return behaviour
+
+
+def calling_a_tool(x):
+    """A good answer that is a tool call."""
+    told = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    rest = {"tool_calls": [{"index": 0, "function": {"arguments": '"Belém"}'}}]}
+    play(x, [chunk(x, told), chunk(x, rest), chunk(x, {}, "tool_calls"), "[DONE]"])
+
+
+STUCK = {
+    "tool-call": [{"role": "assistant", "content": None, "tool_calls": [CALL]}],
+    "text-then-tool-call": [{"role": "assistant", "content": "Well"}, {"tool_calls": [CALL]}],
+    "two-choices": [(0, {"role": "assistant", "content": "Hel"}), (1, {"role": "assistant", "content": "Hel"})],
+    "reasoning": [{"role": "assistant", "reasoning_content": "Let me think."}, {"content": "Hel"}],
+}
+
+
+@pytest.mark.parametrize("name", STUCK)
+def test_more_than_text_is_not_continued(gateway, upstream, name):
+    upstream.behave(f"stuck/{name}", cut_after(*STUCK[name]))
+    upstream.behave("odd/begun-tools", "ok")
+    fields = {"n": 2} if name == "two-choices" else {"tools": TOOLS}
+    heard = hear(gateway, V1, f"stuck/{name}", stream=True, fallbacks=["odd/begun-tools"], **fields)
+    check_failed_stream(heard, "upstream_unavailable")
+    assert upstream.calls_for("odd/begun-tools") == []
+
+
+def check_whole_or_failed(heard):
+    """A stream that says it is finished holds all of what its finish reason promises."""
+    if heard.told.error:
+        return check_failed_stream(heard, "upstream_unavailable")
+    assert heard.told.done
+    finishes = {c["index"]: c["finish_reason"] for c in choices(heard.told) if c["finish_reason"]}
+    for index, reason in finishes.items():
+        mine = [choice for choice in choices(heard.told) if choice["index"] == index]
+        said = "".join(choice["delta"].get("content") or "" for choice in mine)
+        calls = [call for choice in mine for call in choice["delta"].get("tool_calls", [])]
+        assert ["role" in choice["delta"] for choice in mine].count(True) == 1, mine
+        if reason == "tool_calls":
+            assert "".join(c["function"].get("arguments", "") for c in calls) == '{"city":"Belém"}', mine
+        else:
+            assert said == TEXT, (index, said)
+    return None
+
+
+ROLE = {"role": "assistant", "content": ""}
+
+
+@pytest.mark.parametrize(
+    "sent, fallback",
+    [([ROLE], "plain/tools"), ([ROLE, {"content": "Well"}], "odd/tools")],
+    ids=["after-the-role", "after-text"],
+)
+def test_a_rescue_that_calls_a_tool_loses_nothing_of_the_call(gateway, upstream, sent, fallback):
+    upstream.behave(f"begun-{fallback}", cut_after(*sent))
+    upstream.behave(fallback, calling_a_tool)
+    check_whole_or_failed(hear(gateway, V1, f"begun-{fallback}", stream=True, fallbacks=[fallback], tools=TOOLS))
+
+
+@pytest.mark.parametrize(
+    "sent, fallback",
+    [([ROLE], "plain/two"), ([ROLE, {"content": "Hel"}], "plain/two-begun"), ([ROLE, {"content": "Hel"}], "odd/two")],
+    ids=["after-the-role", "afresh", "prefill"],
+)
+def test_of_two_choices_neither_is_cut(gateway, upstream, sent, fallback):
+    """Two are asked for, and the stream breaks before the second has begun."""
+    first = f"one-of-two-{fallback}-{len(sent)}".replace("/", "-")
+    upstream.behave(f"begun/{first}", cut_after(*sent))
+    upstream.behave(fallback, "continue" if fallback == "odd/two" else "ok")
+    check_whole_or_failed(hear(gateway, V1, f"begun/{first}", stream=True, fallbacks=[fallback], n=2))
+
+
+def test_a_fallback_that_is_silent_is_not_asked_twice(gateway, upstream):
+    """With the text so far or afresh: silence is silence."""
+    upstream.behave("begun/silent", "cut")
+    upstream.behave("odd/silent", "silent")
+    upstream.behave("plain/after-silent", "ok")
+    heard = hear(gateway, NEW, "begun/silent", stream=True, fallbacks=["odd/silent", "plain/after-silent"])
+    check_one_answer(heard, TEXT)
+    assert len(upstream.calls_for("odd/silent")) == 1
+
+
+def test_a_rescue_does_not_hammer(gateway, upstream):
+    """At most four attempts in three seconds to one model, with and without the text so far."""
+    upstream.behave("begun/again", "cut")
+    upstream.behave("odd/again", "http503")
+    heard = hear(gateway, NEW, "begun/again", stream=True, fallbacks=["odd/again"])
+    check_failed_stream(heard, "upstream_unavailable")
+    times = [call.at for call in upstream.calls_for("odd/again")]
+    assert all(later - at > 3 for at, later in zip(times, times[4:], strict=False)), times
+
+
+def test_text_that_ends_where_the_first_model_was_cut(gateway, upstream):
+    """All of the text had gone out, only its end had not: nothing is said twice."""
+    upstream.behave("ended/first", breaking_after(PIECES))
+    upstream.behave("ended/second", "ok")
+    heard = hear(gateway, NEW, "ended/first", stream=True, fallbacks=["ended/second"])
+    check_one_answer(heard, TEXT)
+
+
+def test_a_whole_answer_rescues_a_stream(gateway, upstream):
+    upstream.behave("whole/first", "cut")
+    upstream.behave("whole/second", "whole-for-stream")
+    check_one_answer(hear(gateway, NEW, "whole/first", stream=True, fallbacks=["whole/second"]), TEXT)
+
+
+def test_a_shorter_answer_is_no_rescue(gateway, upstream):
+    upstream.behave("shorter/first", breaking_after(PIECES))
+    upstream.behave("shorter/second", saying("Hello"))
+    heard = hear(gateway, NEW, "shorter/first", stream=True, fallbacks=["shorter/second"])
+    check_failed_stream(heard, "upstream_unavailable")
+    assert heard.text == TEXT
+
+
+def test_an_own_name_in_the_upstreams_chunks_is_not_passed_on(gateway, upstream):
+    upstream.behave("name/first", "gone")
+    upstream.behave("name/second", lambda x: play(x, [chat_object(x, "chat.completion.chunk", []), *script(x).whole()]))
+    assert hear(gateway, V1, "name/first", stream=True, fallbacks=["name/second"]).models == ["name/second"]
+
+
+def test_a_slow_first_model_is_given_all_the_time_when_it_stands_alone(gateway, upstream):
+    upstream.behave("alone/slow", lambda x: (x.sleep(1.5), say(x)))
+    began = time.monotonic()
+    assert hear(gateway, NEW, "alone/slow", stream=True).text == TEXT
+    assert time.monotonic() - began > 1.4

@@ -1,0 +1,759 @@
+"""What must not get out, and what must not get in: secrets, hostile headers, foreign pages, false proxies, bombs."""
+
+import hashlib
+import re
+import socket
+import sqlite3
+import time
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.gateways import ROOT, free_port, serve, side_by_side
+from support.upstream import Exchange, fault
+
+from chatapi import create_app
+from chatapi.accounting.access import Keys
+from chatapi.accounting.store import Store
+from chatapi.caller import NO_LIMITS, Limits
+
+CHAT, LEGACY, V1 = "/api/chat/completions", "/api/huggingface-chat", "/v1/chat/completions"
+ROUTES = [CHAT, LEGACY, V1]
+TOKEN = "hf_test-token"  # the gateway's own, as conftest.py has it
+CANARY = "zq7canary"  # in whatever must not be seen again
+KEY = f"sk-{CANARY}-the-callers-own"
+MODEL, REQUEST_ID = "known/model-3141", "known-request-2718"
+
+
+def files_of(directory: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(directory.iterdir()) if path.is_file())
+
+
+def seen(text: str, *words: str) -> list[str]:
+    """The lines with any of `words`."""
+    return [line[:300] for line in text.splitlines() if any(word in line for word in words)]
+
+
+def asking(path, **fields):
+    """A request in the words of its route."""
+    what = {"message": "hi"} if path == LEGACY else {"messages": [{"role": "user", "content": "hi"}]}
+    return {"model": "test/ok", **what, **fields}
+
+
+@pytest.fixture(scope="module")
+def books(tmp_path_factory):
+    """The folder of the gateway's database."""
+    return tmp_path_factory.mktemp("books")
+
+
+@pytest.fixture(scope="module")
+def dark(gateway_env, books):
+    """A gateway that tells all it ever tells, and wants a key."""
+    own = {"CHATAPI_LOG_LEVEL": "debug", "CHATAPI_AUTH": "required", "DATABASE_URL": f"sqlite:///{books}/chatapi.db"}
+    with serve({**gateway_env, **own, "CHATAPI_KEYS": hashlib.sha256(KEY.encode()).hexdigest()}) as running:
+        yield running
+
+
+def raw(gateway, data: bytes, half_close: bool = False, within_s: float = 5.0) -> bytes:
+    """All that is answered to these bytes. Half closed, nothing more can come from us, and the gateway knows it."""
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=within_s) as sock:
+        sock.sendall(data)
+        if half_close:
+            sock.shutdown(socket.SHUT_WR)
+        answered = b""
+        try:
+            while data := sock.recv(65_536):
+                answered += data
+        except ConnectionResetError:  # it closed with bytes of ours unread; what it said has arrived
+            pass
+    return answered
+
+
+def request(method: str, path: str, *headers: bytes, body: bytes = b"", key: str = KEY) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1".encode(), b"Host: localhost", b"Connection: close", *headers]
+    if key:
+        lines.append(f"Authorization: Bearer {key}".encode())
+    return b"\r\n".join([*lines, b"", body])
+
+
+def statuses(answered: bytes) -> list[int]:
+    return [int(found) for found in re.findall(rb"^HTTP/1\.1 (\d+) ", answered, re.M)]
+
+
+def head_of(answered: bytes) -> bytes:
+    return answered.partition(b"\r\n\r\n")[0].lower()
+
+
+# ---------------------------------------------------------------- canaries
+
+ODD_HEADERS = {
+    "Cookie": f"session={CANARY}",
+    "X-Api-Key": CANARY,
+    "Api-Key": CANARY,
+    "Proxy-Authorization": f"Bearer {CANARY}",
+    "User-Agent": CANARY,
+    "Referer": f"https://{CANARY}.example/{CANARY}?{CANARY}",
+    "Origin": f"https://{CANARY}.example",
+    "X-Forwarded-For": f"{CANARY}, 10.0.0.1",
+    "X-Forwarded-Host": f"{CANARY}.example",
+    "X-Forwarded-Prefix": f"/{CANARY}",
+    "Forwarded": f"for={CANARY}",
+    "X-Real-Ip": CANARY,
+    "Via": f"1.1 {CANARY}",
+    "traceparent": f"00-{CANARY}-{CANARY}-01",
+    "tracestate": f"a={CANARY}",
+    "X-Request-Id": f"{CANARY}, not sane",
+    "OpenAI-Organization": CANARY,
+    "Idempotency-Key": CANARY,
+    "Accept-Language": CANARY,
+}
+IMAGE = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{CANARY}AAAA"}}
+WORDS = [
+    {"role": "system", "content": CANARY},
+    {"role": "user", "name": CANARY, "content": f"my password is {CANARY}"},
+]
+
+
+def loaded(path, model, stream):
+    """A body with a canary wherever one fits."""
+    what = {"message": f"my password is {CANARY}"} if path == LEGACY else {"messages": WORDS}
+    more = {"user": CANARY, "password": CANARY, CANARY: {CANARY: [CANARY]}, "stop": [CANARY], "max_time": 1}
+    return {"model": model, **what, **more, "stream": stream}
+
+
+def echoing(status):
+    """An upstream that repeats all it was told, but for our token."""
+    return lambda x: fault(status, f"cannot do {x.call.raw_body.decode()} {x.call.path}").send(x)
+
+
+def misshapen(x: Exchange) -> None:
+    choice = {"index": {CANARY: 1}, "message": [CANARY], "delta": CANARY, "finish_reason": [CANARY]}
+    x.send_json(200, {"choices": [choice], "usage": CANARY, "model": [CANARY]})
+
+
+UPSTREAMS = {
+    "completed": "test/ok",
+    "echoes": "test/echo",
+    "refuses": echoing(400),
+    "breaks": echoing(500),
+    "misshapen": misshapen,
+    "cut": "test/cut",
+}
+BODIES = {
+    "invalid": lambda path, stream: loaded(path, MODEL, stream) | {"temperature": CANARY},
+    "invalid model": lambda path, stream: loaded(path, f"{CANARY}/../{CANARY}", stream),
+    "image": lambda path, stream: loaded(path, MODEL, stream) | {"messages": [{"role": "user", "content": [IMAGE]}]},
+    "image for a text model": lambda path, stream: (
+        loaded(path, "tgi/ok", stream) | {"messages": [{"role": "user", "content": [IMAGE]}]}
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def told(dark, books, upstream_server):
+    """After every outcome on every route: the answers, and all that the gateway has told anybody else."""
+    upstream_server.reset()
+    for name, behaviour in UPSTREAMS.items():
+        upstream_server.behave(f"known/{name}", behaviour)
+    upstream_server.behave(MODEL, "test/ok")
+    known = {**ODD_HEADERS, "Authorization": f"Bearer {KEY}"}
+
+    def ask(path, stream, outcome):
+        where = f"{path}?key={CANARY}&{CANARY}=1"
+        if outcome == "unauthorized":
+            headers = {**ODD_HEADERS, "Authorization": f"Bearer sk-{CANARY}-wrong"}
+            return dark.post(where, loaded(path, MODEL, stream), headers=headers)
+        if outcome in BODIES:
+            return dark.post(where, BODIES[outcome](path, stream), headers=known)
+        if outcome == "sane":
+            return dark.post(where, loaded(path, MODEL, stream), headers=known | {"X-Request-Id": REQUEST_ID})
+        return dark.post(where, loaded(path, f"known/{outcome}", stream), headers=known)
+
+    outcomes = [*UPSTREAMS, *BODIES, "unauthorized", "sane"]
+    answers = side_by_side(
+        ask, [(path, stream, outcome) for path in ROUTES for stream in (False, True) for outcome in outcomes]
+    )
+    for path in (f"/{CANARY}", f"{V1}/{CANARY}?{CANARY}", f"/v1/models/{CANARY}/x", f"/docs/{CANARY}"):
+        dark.request("GET", path, headers=known)
+    dark.request("GET", f"/v1/usage?since={CANARY}", headers=known)
+    dark.post(CHAT, data=CANARY.encode(), headers={**known, "Content-Type": "application/json"})
+    dark.post(CHAT, data=b"{}", headers={**known, "Content-Type": f"text/{CANARY}"})
+    dark.post(CHAT, data=b"{}", headers={**known, "Content-Encoding": CANARY})
+    numbers = dark.request("GET", "/metrics", headers=known).text
+    with closing(sqlite3.connect(books / "chatapi.db")) as connection:
+        rows = connection.execute("SELECT request_id, model, ending, code FROM calls").fetchall()
+    yield answers, dark.log_text(), numbers, rows
+    assert upstream_server.failures == []
+
+
+def test_every_outcome_was_there(told):
+    answers, _, _, rows = told
+    assert {answer.status_code for answer in answers.values()} >= {200, 400, 401, 500, 502}
+    assert {ending for _, _, ending, _ in rows} >= {"completed", "refused", "upstream_cut"}
+
+
+def test_the_log_holds_no_canary(told):
+    _, log, _, _ = told
+    assert seen(log, CANARY, TOKEN) == []
+    assert MODEL in log and REQUEST_ID in log, "these two are what it is for"
+
+
+def test_the_numbers_hold_no_canary(told):
+    _, _, numbers, _ = told
+    assert seen(numbers, CANARY, TOKEN, REQUEST_ID) == []
+    assert MODEL in numbers
+
+
+def test_the_books_hold_no_canary(told, books):
+    held = files_of(books)
+    assert MODEL.encode() in held and REQUEST_ID.encode() in held
+    assert CANARY.encode() not in held
+    assert TOKEN.encode() not in held
+
+
+def test_no_answer_holds_the_callers_key_or_the_gateways_token(told):
+    for case, answer in told[0].items():
+        whole = str(answer.headers) + answer.text
+        assert TOKEN not in whole, case
+        assert KEY not in whole, case
+        repeated = {name for name, value in answer.headers.items() if CANARY in value}
+        assert repeated <= {"X-Ignored-Fields"}, case  # which is there to repeat the names of fields
+        if answer.status_code == 401:
+            assert CANARY not in whole, case
+
+
+LEAKS = [400, 401, 404, 429, 500]
+
+
+@pytest.mark.parametrize("status", LEAKS)
+def test_an_upstream_that_repeats_our_token_does_not_make_us_tell_it(upstream, client, status):
+    """As debug servers do, which answer with the request they got."""
+
+    def repeating(x):
+        fault(status, f"not for you: Authorization: {x.call.headers['authorization']}").send(x)
+
+    upstream.behave("test/telltale", repeating)
+    for path, stream in ((CHAT, False), (LEGACY, False), (V1, True)):
+        answer = client.post(path, json=asking(path, model="test/telltale", stream=stream, max_time=1))
+        assert '"error"' in answer.text  # in a stream, perhaps after the status
+        assert TOKEN not in answer.text
+
+
+def test_an_error_in_a_stream_does_not_tell_our_token_either(upstream, client):
+    def repeating(x):
+        x.start_stream()
+        x.event({"choices": [{"index": 0, "delta": {"content": "a"}}]})
+        x.event({"error": {"message": f"not for you: {x.call.headers['authorization']}", "code": 500}})
+        x.end()
+
+    upstream.behave("test/telltale", repeating)
+    for path in (CHAT, V1):
+        answer = client.post(path, json=asking(path, model="test/telltale", stream=True))
+        assert '"error"' in answer.text
+        assert TOKEN not in answer.text
+
+
+def test_the_passwords_of_database_and_redis_are_told_nobody(gateway_env):
+    nobody = f"127.0.0.1:{free_port()}"
+    env = {
+        "DATABASE_URL": f"postgresql://u:{CANARY}@{nobody}/x",
+        "REDIS_URL": f"redis://u:{CANARY}@{nobody}/0",
+        "CHATAPI_AUTH": "off",
+        "CHATAPI_ANONYMOUS_LIMITS": "rpm=1000",
+        "CHATAPI_LOG_LEVEL": "debug",
+    }
+    with serve({**gateway_env, **env}) as gateway:
+        for path in ROUTES:
+            answer = gateway.post(path, loaded(path, "test/ok", stream=path == V1), headers=ODD_HEADERS)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+            assert CANARY not in answer.text
+        assert gateway.request("GET", "/v1/usage").status_code == 500
+        numbers, log = gateway.request("GET", "/metrics").text, gateway.log_text()
+    assert "database is away" in log and "Redis is away" in log, "operators are told why"
+    assert seen(log + numbers, CANARY) == []
+
+
+# ---------------------------------------------------------------- faults of ours
+
+FAULTY = """
+from flask import request
+
+from chatapi import create_app
+from chatapi.schemas import openai_job
+from chatapi.web import gate, replies
+
+app = create_app()
+
+
+@app.post("/v1/fault")
+@app.post("/api/fault")
+def fault():
+    try:
+        int(request.get_data(as_text=True))  # says what it was given
+    except ValueError as error:
+        raise LookupError({"all": request.get_data(as_text=True), **request.headers}) from error
+
+
+@app.post("/v1/late")
+@app.post("/api/late")
+def late():
+    gate.admit()
+    job = openai_job(gate.read_json())
+    call = gate.begin_call(job)
+
+    def items():
+        yield next(gate.parts().engine.stream(job, call))
+        raise LookupError(job.messages)
+
+    return replies._streamed(job, call, items())
+"""
+
+
+@pytest.fixture(scope="module")
+def faulty(gateway_env, tmp_path_factory):
+    """A gateway with two more views, which fail as a mistake of ours would."""
+    own = tmp_path_factory.mktemp("faulty")
+    (own / "wsgi.py").write_text(FAULTY)
+    with serve({**gateway_env, "PYTHONPATH": f"{own}:{ROOT}", "CHATAPI_LOG_LEVEL": "debug"}) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    "path, place",
+    [("/v1/fault", "in fault"), ("/api/fault", "in fault"), ("/v1/late", "in items"), ("/api/late", "in items")],
+)
+def test_a_fault_of_ours_is_logged_without_what_it_says(faulty, upstream, path, place):
+    """Type and place are what mends it; the words are the caller's."""
+    id = f"fault-{path[1:].replace('/', '-')}"
+    headers = {"X-Request-Id": id, "Cookie": CANARY, "User-Agent": "quiet"}
+    body = {"model": "test/ok", "messages": [{"role": "user", "content": f"my password is {CANARY}"}], "stream": True}
+    before = len(faulty.log_text())
+    answer = faulty.post(path, body, headers=headers)
+    assert '"internal_error"' in answer.text
+    assert CANARY not in answer.text
+    log = faulty.log_text()[before:]
+    assert f"request {id}" in log
+    assert "LookupError" in log
+    assert "wsgi.py" in log and place in log
+    assert seen(log, CANARY) == []
+
+
+# ---------------------------------------------------------------- hostile headers
+
+INJECTIONS = [
+    "' OR '1'='1",
+    "'; DROP TABLE keys; --",
+    '" OR 1=1 --',
+    "chatapi_' OR 1=1 --aaaaaaaa",
+    "chatapi_aaaaaaaaaa_' UNION SELECT value FROM meta --",
+    "%' AND 1=(SELECT 1) --",
+    "%s %d {0} {id} ${jndi:ldap://x}",
+    "chatapi_%00%00%00",
+]
+AUTHORIZATIONS = {
+    **{f"SQL {number}": (text.encode(), {401}) for number, text in enumerate(INJECTIONS)},
+    "NUL": (b"chatapi_\x00aaaa", {400}),
+    "a control character": (b"chatapi_\x01aaaa", {400}),
+    "CR": (b"chatapi_a\rSet-Cookie: x=1", {400}),
+    "LF": (b"chatapi_a\nSet-Cookie: x=1", {400}),
+    "a folded line": (b"chatapi_a\r\n Set-Cookie: x=1", {400}),
+    "latin-1": (b"chatapi_\xe9\xff\x80", {401}),
+    "UTF-8": ("chatapi_ключ🔑".encode(), {401}),
+    "half of UTF-8": ("🔑".encode()[:2], {401}),
+    "4 KB": (b"k" * 4096, {401}),
+    "8 KB": (b"k" * 8192, {431}),
+    "60 KB": (b"k" * 60_000, {431}),
+    "60 KB of quotes": (b"'" * 60_000, {431}),
+}
+
+
+@pytest.fixture(scope="module")
+def key_in_the_books(dark, books):
+    """A key of the database's, to see afterwards that it is still there."""
+    dark.request("GET", "/v1/usage", headers={"Authorization": f"Bearer {KEY}"})
+    with closing(Store(f"sqlite:///{books}/chatapi.db")) as of:
+        return Keys(of).create("still here", NO_LIMITS, (), None)[1]
+
+
+@pytest.mark.parametrize("value, allowed", AUTHORIZATIONS.values(), ids=AUTHORIZATIONS)
+def test_no_authorization_harms_the_database(dark, books, key_in_the_books, value, allowed):
+    before = len(dark.log_text())
+    for method, path in (("GET", "/v1/usage"), ("POST", V1), ("GET", "/metrics")):
+        length = [b"Content-Length: 0"] if method == "POST" else []
+        answered = raw(dark, request(method, path, b"Authorization: Bearer " + value, *length, key=""))
+        assert set(statuses(answered)) <= allowed and len(statuses(answered)) == 1
+        assert b"set-cookie" not in head_of(answered)
+    answered = raw(dark, request("GET", "/v1/usage", key=key_in_the_books))
+    assert statuses(answered) == [200]
+    with closing(sqlite3.connect(books / "chatapi.db")) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert connection.execute("SELECT name FROM keys").fetchall() == [("still here",)]
+    assert "Traceback" not in dark.log_text()[before:]
+
+
+SPLITS = {
+    "request id, CR": (b"X-Request-Id: a\rSet-Cookie: x=1", {400}),
+    "request id, LF": (b"X-Request-Id: a\nSet-Cookie: x=1", {400}),
+    "request id, folded": (b"X-Request-Id: a\r\n\tSet-Cookie: x=1", {400}),
+    "request id, encoded": (b"X-Request-Id: a%0d%0aSet-Cookie:%20x=1", {200}),
+    "request id, latin-1": (b"X-Request-Id: a\xe5\x98\x8a\xe5\x98\x8dSet-Cookie: x=1", {200}),
+    "two request ids": (b"X-Request-Id: a\r\nX-Request-Id: b;Set-Cookie", {200}),
+    "origin": (b"Origin: http://a%0d%0aSet-Cookie:%20x=1", {200}),
+    "trace": (b"traceparent: 00-%0d%0aSet-Cookie:%20x=1", {200}),
+}
+
+
+@pytest.mark.parametrize("header, allowed", SPLITS.values(), ids=SPLITS)
+def test_no_header_of_the_callers_becomes_one_of_ours(dark, header, allowed):
+    answered = raw(dark, request("GET", "/v1/usage", header))
+    assert set(statuses(answered)) == allowed and len(statuses(answered)) == 1
+    assert b"set-cookie" not in head_of(answered)
+
+
+@pytest.mark.parametrize(
+    "path", ["/docs%0d%0aSet-Cookie:x=1", "//docs%0d%0aSet-Cookie:x=1", "/v1//models%0d%0aSet-Cookie:x=1"]
+)
+def test_no_path_becomes_a_header(dark, path):
+    answered = raw(dark, request("GET", path))
+    assert statuses(answered) in ([404], [308])
+    assert b"\nset-cookie" not in head_of(answered)
+
+
+TOO_MUCH = {
+    "1 MB of headers": [b"X-Large-%d: " % number + b"x" * 8000 for number in range(128)],
+    "1,000 headers": [b"X-%d: 1" % number for number in range(1000)],
+    "a header of 100 KB": [b"X-Large: " + b"x" * 100_000],
+    "a name of 100 KB": [b"x" * 100_000 + b": 1"],
+}
+
+
+@pytest.mark.parametrize("headers", TOO_MUCH.values(), ids=TOO_MUCH)
+def test_too_much_of_headers_is_refused(dark, headers):
+    before = len(dark.log_text())
+    answered = raw(dark, request("GET", "/healthz", *headers))
+    assert len(statuses(answered)) == 1
+    assert statuses(answered)[0] in (400, 431)
+    assert "Traceback" not in dark.log_text()[before:]
+    assert statuses(raw(dark, request("GET", "/healthz"))) == [200]
+
+
+BROKEN = {
+    "a key without its colon": request("GET", "/v1/usage", f"Authorization Bearer {CANARY}".encode(), key=""),
+    "a key with a blank before its colon": request(
+        "GET", "/v1/usage", f"Authorization {CANARY}: Bearer".encode(), key=""
+    ),
+    "an address with a byte of latin-1": request("GET", "/v1/usage", key="").replace(
+        b"usage", b"\xe9?k=" + CANARY.encode()
+    ),
+    "an address with a blank": request("GET", f"/v1/usage?key= {CANARY}", key=""),
+    "a body before its head": f'{{"content": "{CANARY}"}} / HTTP/1.1\r\n\r\n'.encode(),
+    "an expectation": request("POST", V1, f"Expect: {CANARY}".encode(), key=""),
+    "a transfer coding": request("POST", V1, f"Transfer-Encoding: {CANARY}".encode(), key=""),
+}
+
+
+@pytest.mark.parametrize("data", BROKEN.values(), ids=BROKEN)
+def test_what_is_no_http_is_refused_and_not_repeated(dark, data):
+    """gunicorn's own refusals: what follows a slip may be anything, a key as well."""
+    before = len(dark.log_text())
+    answered = raw(dark, data)
+    assert len(statuses(answered)) == 1
+    assert 400 <= statuses(answered)[0] <= 501
+    time.sleep(0.05)  # it answers first, and then writes the log
+    assert seen(dark.log_text()[before:], CANARY, "Traceback") == []
+    assert CANARY.encode() not in answered
+
+
+# ---------------------------------------------------------------- pages of others: rebinding, forms
+
+FOREIGN = {
+    "another name for this machine": {"Host": "evil.example"},
+    "with our port": {"Host": "evil.example:8000"},
+    "a page elsewhere": {"Origin": "http://evil.example"},
+    "a page in a sandbox": {"Origin": "null"},
+    "both": {"Host": "evil.example", "Origin": "http://evil.example"},
+}
+
+
+@pytest.mark.parametrize("headers", FOREIGN.values(), ids=FOREIGN)
+def test_a_foreign_page_reaches_nothing(gateway, headers):
+    """Nothing it could read with, and nothing that would cost: the gateway asks no key of this machine only."""
+    for path in ROUTES:
+        answer = gateway.post(path, asking(path), headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "missing_api_key")
+        assert not [name for name in answer.headers if name.startswith("Access-Control")]
+    for path in ("/v1/models", "/v1/models/test/ok", "/v1/usage", "/metrics"):
+        assert gateway.request("GET", path, headers=headers).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "text/plain"},
+        {"Content-Type": "text/plain; application/json"},
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {"Content-Type": "multipart/form-data; boundary=x"},
+        {},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("path", ROUTES)
+def test_what_a_form_can_post_is_refused_before_it_is_read(gateway, path, headers):
+    """A browser posts these across sites without asking; a body that never comes shows that nobody waits for it."""
+    lines = [f"{name}: {value}".encode() for name, value in headers.items()]
+    answered = raw(gateway, request("POST", path, *lines, b"Content-Length: 50", key=""), within_s=3)
+    assert statuses(answered) == [415]
+
+
+# ---------------------------------------------------------------- who a proxy says it is
+
+
+@pytest.fixture
+def counted(settings, upstream, tmp_path):
+    """The statuses of calls made one after the other, as (address, X-Forwarded-For): so many a minute are allowed."""
+
+    def count(proxies, calls, rpm=2):
+        url = f"sqlite:///{tmp_path}/chatapi.db"
+        limits = Limits(rpm=rpm)
+        app = create_app(
+            replace(settings, auth="off", anonymous_limits=limits, trusted_proxies=proxies, database_url=url)
+        )
+        found = []
+        for address, said in calls:
+            headers = {"X-Forwarded-For": said} if said is not None else {}
+            answer = app.test_client().post(V1, json=asking(V1), headers=headers, environ_base={"REMOTE_ADDR": address})
+            found.append(answer.status_code)
+        app.extensions["chatapi"].store.close()
+        return found
+
+    return count
+
+
+A, B = "203.0.113.1", "203.0.113.2"
+PROXY = "10.0.0.1"
+ALL, SHARED = [200, 200, 200], [200, 200, 429]
+ADDRESSES = {
+    "no proxy: its own address counts": (0, [(A, None), (A, None), (A, None)], SHARED),
+    "no proxy: each has its own": (0, [(A, None), (A, None), (B, None)], ALL),
+    "no proxy: what it says counts for nothing": (0, [(A, "192.0.2.1"), (A, "192.0.2.2"), (A, "192.0.2.3")], SHARED),
+    "no proxy: nor for others": (0, [(A, B), (A, B), (B, None)], ALL),
+    "one proxy: the last entry counts": (1, [(PROXY, A), (PROXY, A), (PROXY, A)], SHARED),
+    "one proxy: each has its own": (1, [(PROXY, A), (PROXY, A), (PROXY, B)], ALL),
+    "one proxy: what stands before it is made up": (
+        1,
+        [(PROXY, f"192.0.2.1, {A}"), (PROXY, f"192.0.2.2, {A}"), (PROXY, f"192.0.2.3,192.0.2.4,{A}")],
+        SHARED,
+    ),
+    "one proxy: nobody can spend what is another's": (1, [(PROXY, f"{B}, {A}"), (PROXY, f"{B}, {A}"), (PROXY, B)], ALL),
+    "one proxy, which says nothing": (1, [(PROXY, None), (PROXY, None), (PROXY, None)], SHARED),
+    "two proxies: the last but one counts": (
+        2,
+        [(PROXY, f"{A}, 10.0.0.2"), (PROXY, f"{B}, {A}, 10.0.0.2"), (PROXY, f"{A}, 10.0.0.3")],
+        SHARED,
+    ),
+    "two proxies, and fewer entries: whoever connects counts": (
+        2,
+        [(PROXY, A), (PROXY, B), (PROXY, "192.0.2.9")],
+        SHARED,
+    ),
+    "IPv6: a /64 is one": (0, [("2001:db8::1", None), ("2001:db8::2", None), ("2001:db8::ffff:0:0:1", None)], SHARED),
+    "IPv6: another /64 is another": (0, [("2001:db8::1", None), ("2001:db8::2", None), ("2001:db8:0:1::1", None)], ALL),
+    "IPv6 through a proxy": (1, [(PROXY, "2001:db8::1"), (PROXY, "2001:DB8:0::2"), (PROXY, "2001:db8::3")], SHARED),
+    "IPv4 in IPv6 is IPv4": (0, [(A, None), (f"::ffff:{A}", None), (A, None)], SHARED),
+}
+
+
+@pytest.mark.parametrize("proxies, calls, wanted", ADDRESSES.values(), ids=ADDRESSES)
+def test_whose_calls_are_counted(counted, proxies, calls, wanted):
+    assert counted(proxies, calls) == wanted
+
+
+GARBAGE = [
+    "", ",", ", ,", "unknown", "_hidden", "fe80::1%eth0", "[2001:db8::1]:443", f"{A}:443", "999.1.1.1",
+    "::ffff:999.1.1.1",
+    "' OR 1=1 --", "é", "x" * 5000, ",".join(["1.1.1.1"] * 1000), "0x7f000001", "127.1", "%00", "\t",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("proxies", [0, 1, 10])
+def test_garbage_from_a_proxy_breaks_nothing(counted, proxies):
+    calls = [(PROXY, text) for said in GARBAGE for text in (said, f"{said}, {said}")]
+    assert set(counted(proxies, calls, rpm=1000)) == {200}
+
+
+@pytest.mark.parametrize("proxies", [0, 1, 2])
+def test_nobody_behind_a_proxy_is_local(settings, proxies, tmp_path):
+    url = f"sqlite:///{tmp_path}/chatapi.db"
+    client = create_app(replace(settings, trusted_proxies=proxies, database_url=url)).test_client()
+    assert client.post(V1, json={}).status_code == 400
+    for said in ("127.0.0.1", "::1", "127.0.0.1, 127.0.0.1", "localhost"):
+        assert client.post(V1, json={}, headers={"X-Forwarded-For": said}).status_code == 401
+
+
+def test_underscores_do_not_make_a_forwarding_header(gateway_env, upstream):
+    """WSGI has one name for `X-Forwarded-For` and `X_Forwarded_For`, and a proxy sets the first only."""
+    env = {"CHATAPI_AUTH": "off", "CHATAPI_TRUSTED_PROXIES": "1", "CHATAPI_ANONYMOUS_LIMITS": "rpm=2"}
+    with serve({**gateway_env, **env}) as gateway:
+        found = [
+            gateway.post(V1, asking(V1), headers={"X-Forwarded-For": A, "X_Forwarded_For": f"192.0.2.{n}"}).status_code
+            for n in range(3)
+        ]
+        assert found == SHARED
+        assert gateway.post(V1, asking(V1), headers={"X-Forwarded-For": B}).status_code == 200
+
+
+# ---------------------------------------------------------------- the headers of answers
+
+KNOWN = {"Authorization": f"Bearer {KEY}"}
+ANSWERS = {
+    "whole": ("POST", V1, {"json": asking(V1), "headers": KNOWN}, 200),
+    "stream": ("POST", CHAT, {"json": asking(CHAT, stream=True), "headers": KNOWN}, 200),
+    "legacy": ("POST", LEGACY, {"json": asking(LEGACY), "headers": KNOWN}, 200),
+    "invalid": ("POST", V1, {"json": {}, "headers": KNOWN}, 400),
+    "no key": ("POST", CHAT, {"json": asking(CHAT)}, 401),
+    "a wrong key": ("POST", V1, {"json": asking(V1), "headers": {"Authorization": "Bearer x"}}, 401),
+    "no key for usage": ("GET", "/v1/usage", {}, 401),
+    "no key for numbers": ("GET", "/metrics", {}, 401),
+    "no route": ("GET", "/nowhere", {}, 404),
+    "no method": ("PUT", V1, {}, 405),
+    "too large": ("POST", V1, {"data": b"x" * 100_001, "headers": {**KNOWN, "Content-Type": "application/json"}}, 413),
+    "no json": ("POST", V1, {"data": b"x", "headers": {**KNOWN, "Content-Type": "text/plain"}}, 415),
+    "upstream": ("POST", V1, {"json": asking(V1, model="test/err-gated"), "headers": KNOWN}, None),
+    "options": ("OPTIONS", V1, {}, 200),
+    "redirect": ("GET", "//v1//usage", {"allow_redirects": False}, 308),
+    "health": ("GET", "/healthz", {}, 200),
+    "ready": ("GET", "/readyz", {}, 200),
+    "numbers": ("GET", "/metrics", {"headers": KNOWN}, 200),
+    "models": ("GET", "/v1/models", {"headers": KNOWN}, 200),
+    "usage": ("GET", "/v1/usage", {"headers": KNOWN}, 200),
+    "page": ("GET", "/docs", {}, 200),
+    "guide": ("GET", "/docs/migration", {}, 200),
+    "no guide": ("GET", "/docs/nothing", {}, 404),
+}
+
+
+@pytest.mark.parametrize("method, path, given, status", ANSWERS.values(), ids=ANSWERS)
+def test_what_no_answer_is_without_and_none_has(dark, upstream, method, path, given, status):
+    answer = dark.request(method, path, **given)
+    headers = answer.headers
+    assert status in (None, answer.status_code)
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert not re.search(r"\d|python|flask|werkzeug", headers.get("Server", ""), re.I)
+    assert not {"x-powered-by", "set-cookie", "x-aspnet-version"} & {name.lower() for name in headers}
+    assert ("WWW-Authenticate" in headers) == (answer.status_code == 401)
+    if answer.status_code == 200 and answer.content and "html" in headers["Content-Type"]:
+        policy = headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
+        assert "script" not in policy
+
+
+@pytest.mark.parametrize("path", ["/v1/usage", "/metrics", "/v1/models"])
+def test_what_is_the_callers_alone_is_kept_by_no_cache(dark, upstream, path):
+    kept = dark.request("GET", path, headers=KNOWN).headers.get("Cache-Control", "")
+    assert "no-store" in kept or ("private" in kept and "max-age" not in kept) or "no-cache" in kept
+
+
+# ---------------------------------------------------------------- bodies
+
+JSON_TYPE = b"Content-Type: application/json"
+
+
+def test_a_body_too_large_is_refused_by_its_length_alone(gateway):
+    for length in (100_001, 10**12, 10**30):
+        head = request("POST", V1, JSON_TYPE, b"Content-Length: %d" % length, key="")
+        answered = raw(gateway, head, half_close=True)
+        assert statuses(answered) == [413]
+        assert b"payload_too_large" in answered
+
+
+@pytest.mark.parametrize(
+    "coding",
+    ["gzip", "GZIP", "br", "deflate", "zstd", "compress", "identity, gzip", "gzip, identity", "Identity,GZip", "x"],
+)
+@pytest.mark.parametrize("path", ROUTES)
+def test_a_compressed_body_is_refused_before_it_is_read(gateway, path, coding):
+    lines = [JSON_TYPE, f"Content-Encoding: {coding}".encode(), b"Content-Length: 50"]
+    assert statuses(raw(gateway, request("POST", path, *lines, key=""), within_s=3)) == [415]
+
+
+def test_two_headers_cannot_hide_a_coding(gateway):
+    for first, second in ((b"identity", b"gzip"), (b"gzip", b"identity")):
+        lines = [JSON_TYPE, b"Content-Encoding: " + first, b"Content-Encoding: " + second, b"Content-Length: 50"]
+        assert statuses(raw(gateway, request("POST", V1, *lines, key=""), within_s=3)) == [415]
+
+
+BOMBS = {
+    "arrays": b"[" * 99_000,
+    "objects": b'{"a":' * 19_000,
+    "arrays in a message": b'{"model": "test/ok", "messages": ' + b"[" * 45_000 + b"]" * 45_000 + b"}",
+    "a number of 90,000 digits": b'{"model": "test/ok", "messages": [], "seed": ' + b"9" * 90_000 + b"}",
+    "an exponent": b'{"model": "test/ok", "messages": [], "temperature": 1e99999}',
+}
+
+
+@pytest.mark.parametrize("body", BOMBS.values(), ids=BOMBS)
+def test_a_bomb_does_not_go_off(gateway, body):
+    before = len(gateway.log_text())
+    answer = gateway.post(V1, data=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400
+    assert len(answer.content) < 2000
+    assert "Traceback" not in gateway.log_text()[before:]
+    timing = dict(part.strip().split(";dur=") for part in answer.headers["Server-Timing"].split(","))
+    assert float(timing["gateway"]) < 1000
+
+
+def test_a_body_that_ends_early_is_told(gateway):
+    body = b'{"model": "test/ok"'
+    answered = raw(gateway, request("POST", V1, JSON_TYPE, b"Content-Length: 500", body=body, key=""), half_close=True)
+    assert statuses(answered) == [400]
+
+
+NEXT = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+SMUGGLED = {
+    "two lengths": ([b"Content-Length: 0", b"Content-Length: 44"], b""),
+    "a list of lengths": ([b"Content-Length: 0, 44"], b""),
+    "length and chunks": ([b"Content-Length: 5", b"Transfer-Encoding: chunked"], b"0\r\n\r\n"),
+    "chunks and length": ([b"Transfer-Encoding: chunked", b"Content-Length: 5"], b"0\r\n\r\n"),
+    "chunks that are not last": ([b"Transfer-Encoding: chunked, identity"], b"0\r\n\r\n"),
+    "chunks by another name": ([b"Transfer-Encoding: xchunked"], b"0\r\n\r\n"),
+    "chunks twice": ([b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"], b"0\r\n\r\n"),
+    "chunks after a tab": ([b"Transfer-Encoding: \x0bchunked"], b"0\r\n\r\n"),
+    "a blank before the colon": ([b"Transfer-Encoding : chunked"], b"0\r\n\r\n"),
+    "a length below zero": ([b"Content-Length: -1"], b""),
+    "a length with a sign": ([b"Content-Length: +0"], b""),
+    "a length in hex": ([b"Content-Length: 0x0"], b""),
+    "a length with an underscore": ([b"Content-Length: 0_0"], b""),
+    "a chunk's size below zero": ([b"Transfer-Encoding: chunked"], b"-1\r\n\r\n"),
+    "a chunk's size with a sign": ([b"Transfer-Encoding: chunked"], b"+0\r\n\r\n"),
+    "a chunk's size that is none": ([b"Transfer-Encoding: chunked"], b"zz\r\n\r\n"),
+    "a chunk without its end": ([b"Transfer-Encoding: chunked"], b"2\r\n{}XX0\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("headers, body", SMUGGLED.values(), ids=SMUGGLED)
+def test_no_request_hides_in_another(gateway, headers, body):
+    """Where two servers could read the end of a body in two ways, it is refused, and so is what follows."""
+    before = len(gateway.log_text())
+    lines = [b"POST " + V1.encode() + b" HTTP/1.1", b"Host: localhost", JSON_TYPE, *headers, b"", body + NEXT]
+    answered = raw(gateway, b"\r\n".join(lines))
+    assert len(statuses(answered)) == 1
+    assert 400 <= statuses(answered)[0] <= 501
+    assert b'{"status":"ok"}' not in answered
+    assert "Traceback" not in gateway.log_text()[before:]
+
+
+@pytest.mark.parametrize(
+    "length, status, words",
+    [
+        (b"Content-Length: 50", 400, b"could not be read to its end"),
+        (b"Content-Length: 5000000", 413, b"payload_too_large"),
+        (b"Transfer-Encoding: chunked", 400, b"could not be read to its end"),
+    ],
+)
+def test_a_body_that_never_comes_is_not_waited_for(gateway, length, status, words):
+    """gateway_env allows a second of silence; without a limit a few such callers would hold all connections."""
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    answered = raw(gateway, head + length + b"\r\nConnection: close\r\n\r\n", within_s=10)
+    assert statuses(answered) == [status]
+    assert words in answered

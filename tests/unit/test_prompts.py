@@ -1,0 +1,212 @@
+"""Messages → the text a text model reads: the first user message, or HF§7's rendering of a conversation."""
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatapi.catalogue import Catalogue, ModelCard
+from chatapi.chat import estimate_tokens, text_of
+from chatapi.huggingface.prompts import prompt_for
+
+DIALOGPT = "microsoft/DialoGPT-medium"
+BLENDERBOT = "facebook/blenderbot-400M-distill"
+FLAN = "google/flan-t5-base"
+NEO = "EleutherAI/gpt-neo-2.7B"
+BLOOM = "bigscience/bloom-560m"
+TASKS = {
+    DIALOGPT: "text-generation",
+    BLENDERBOT: "text2text-generation",
+    FLAN: "text2text-generation",
+    NEO: "text-generation",
+    BLOOM: "text-generation",
+}
+STOPS = ("\nUser:", "\nSystem:")
+
+
+def turns(*texts, system=None):
+    """User and assistant in turn, after a system message if there is one."""
+    found = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+    return ([{"role": "system", "content": system}] if system else []) + found
+
+
+def card_for(model, **fields):
+    return ModelCard(id=model, task=TASKS.get(model, "text-generation"), context="conversation", **fields)
+
+
+# --- the first user message
+
+
+@pytest.mark.parametrize("model", [*TASKS, "org/other"])
+@pytest.mark.parametrize(
+    "messages, text",
+    [
+        (turns("Hi"), "Hi"),
+        (turns("One", "Two", "Three"), "One"),
+        (turns("One", "Two", system="Be brief."), "One"),
+        ([{"role": "assistant", "content": "Two"}, *turns("One")], "One"),
+        (turns("", "Two", "Three"), "Three"),
+        (turns(" \n", "Two", "Three"), "Three"),
+        ([{"role": "user", "content": []}, *turns("One")], "One"),
+        ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, *turns("One")], "One"),
+        (
+            [
+                {"role": "user", "content": [{"type": "image_url"}, {"type": "text", "text": "What?"}]},
+                *turns("x"),
+            ],
+            "What?",
+        ),
+        ([{"role": "user", "content": [{"type": "text", "text": t} for t in ("a", "b")]}], "a\nb"),
+        (turns("  kept as it is \n"), "  kept as it is \n"),
+        (turns("User: not a turn\nAssistant:"), "User: not a turn\nAssistant:"),
+    ],
+)
+def test_a_text_model_is_asked_with_the_first_user_message(model, messages, text):
+    prompt = prompt_for(ModelCard(id=model, task="text-generation"), messages)
+    assert prompt.text == text
+    assert prompt.stop == ()
+
+
+# --- HF§7's renderings, verbatim
+
+
+@pytest.mark.parametrize(
+    "model", [DIALOGPT, "microsoft/DialoGPT-large", "gpt2", "openai-community/gpt2", "a/gpt-neox-20b"]
+)
+def test_gpt2s_family_joins_turns_with_its_end_token(model):
+    eos = "<|endoftext|>"
+    prompt = prompt_for(card_for(model), turns("Hi", "Hello.", "How?", system="Glued in."))
+    assert prompt == (f"Glued in.{eos}Hi{eos}Hello.{eos}How?{eos}", ())
+
+
+def test_blenderbot_counts_its_spaces():
+    prompt = prompt_for(card_for(BLENDERBOT), turns("Hi, how are you?", "I'm well.", "Any plans?"))
+    assert prompt == (" Hi, how are you?  I'm well.   Any plans?</s>", ())
+
+
+def test_flan_is_given_an_instruction():
+    prompt = prompt_for(card_for(FLAN), turns("Hi", "Hello.", "How?"))
+    assert prompt == ("Continue the dialogue.\nUser: Hi\nAssistant: Hello.\nUser: How?\nAssistant:", ())
+
+
+@pytest.mark.parametrize("model", [NEO, BLOOM])
+def test_a_base_model_completes_a_dialogue_and_stops_before_the_next_turn(model):
+    prompt = prompt_for(card_for(model), turns("Hi", "Hello.", "How?", system="System line"))
+    assert prompt == ("System line\nUser: Hi\nAssistant: Hello.\nUser: How?\nAssistant:", STOPS)
+
+
+@pytest.mark.parametrize(
+    "model, task, stop",
+    [
+        ("org/other", "text-generation", STOPS),
+        ("org/other", "text2text-generation", ()),
+        ("org/chat5-base", "text-generation", STOPS),
+        ("org/gpt5-mini", "text-generation", STOPS),
+        ("bigscience/T0", "text2text-generation", ()),
+        ("google/t5-small", "text2text-generation", ()),
+        ("google/mt5-base", "text2text-generation", ()),
+    ],
+)
+def test_other_models_are_rendered_by_their_task(model, task, stop):
+    prompt = prompt_for(ModelCard(id=model, task=task, context="conversation"), turns("Hi"))
+    assert prompt.text.endswith("User: Hi\nAssistant:")
+    assert prompt.stop == stop
+
+
+# --- trimming
+
+
+def fits(card, messages, answer_tokens=0):
+    prompt = prompt_for(card, messages, answer_tokens)
+    return estimate_tokens(prompt.text) + min(answer_tokens, card.context_tokens // 2) <= card.context_tokens
+
+
+@pytest.mark.parametrize("model", TASKS)
+def test_the_oldest_turns_are_dropped_until_it_fits(model):
+    card = card_for(model, context_tokens=128)
+    messages = turns(*(f"turn number {i} of them" for i in range(41)), system="Always be brief.")
+    text = prompt_for(card, messages, 40).text
+    assert "Always be brief." in text
+    assert "turn number 40 of" in text
+    assert "turn number 39 of" in text
+    assert "turn number 0 of" not in text
+    assert fits(card, messages, 40)
+    kept = [i for i in range(41) if f"number {i} of" in text]
+    assert kept == list(range(kept[0], 41)), "what is kept has no holes"
+
+
+@pytest.mark.parametrize("model", TASKS)
+def test_what_fits_is_whole(model):
+    card = card_for(model, context_tokens=1024)
+    messages = turns("One", "Two", "Three", system="Brief.")
+    assert prompt_for(card, messages, 50) == prompt_for(card_for(model), messages)
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+@pytest.mark.parametrize("model", TASKS)
+def test_the_system_turn_and_the_last_turn_stay_whatever_happens(model, role):
+    card = card_for(model, context_tokens=16)
+    messages = [{"role": role, "content": "Always be brief. " * 20}, *turns("first", "second", "last " * 50)]
+    text = prompt_for(card, messages, 4096).text
+    assert "Always be brief." in text
+    assert "last last" in text
+    assert "first" not in text
+
+
+def test_the_system_turn_takes_its_part_of_the_room():
+    card = card_for(NEO, context_tokens=200)
+    messages = turns(*(f"turn number {i} of them" for i in range(41)), system="Always be brief. " * 25)
+    assert fits(card, messages)
+
+
+def test_a_generous_max_tokens_does_not_push_out_the_conversation():
+    card = card_for(NEO, context_tokens=128)
+    assert "second" in prompt_for(card, turns("first", "second", "third"), 4096).text
+
+
+def test_the_longer_the_answer_may_be_the_shorter_the_prompt():
+    card = card_for(NEO, context_tokens=256)
+    messages = turns(*(f"turn number {i} of them" for i in range(101)))
+    lengths = [len(prompt_for(card, messages, answer).text) for answer in (0, 64, 128)]
+    assert lengths == sorted(lengths, reverse=True)
+    assert len(set(lengths)) == 3
+
+
+@pytest.mark.parametrize("model", TASKS)
+@pytest.mark.parametrize("context_tokens", [None, 100, 10**9])
+def test_ten_thousand_turns_take_no_time(model, context_tokens):
+    card = card_for(model, context_tokens=context_tokens)
+    messages = turns(*("some words of a turn" for _ in range(10_001)), system="Brief.")
+    began = time.perf_counter()
+    assert prompt_for(card, messages, 100).text
+    assert time.perf_counter() - began < 1
+
+
+# --- never empty
+
+
+@given(
+    texts=st.lists(st.text(max_size=12), max_size=6),
+    asked=st.text(min_size=1, max_size=12).filter(str.strip),
+    system=st.none() | st.text(max_size=12),
+    model=st.sampled_from(list(TASKS)),
+    context=st.sampled_from(["first-user", "conversation"]),
+    context_tokens=st.none() | st.integers(1, 60),
+    answer_tokens=st.integers(0, 4096),
+)
+def test_a_prompt_is_never_empty(texts, asked, system, model, context, context_tokens, answer_tokens):
+    messages = [*turns(*texts, system=system), {"role": "user", "content": asked}]
+    card = ModelCard(id=model, task=TASKS[model], context=context, context_tokens=context_tokens)
+    prompt = prompt_for(card, messages, answer_tokens)
+    assert prompt.text.strip()
+    assert all(prompt.stop)
+    if context == "conversation":
+        assert asked in prompt.text
+    else:
+        assert prompt.text in [text_of(m) for m in messages]
+
+
+@pytest.mark.parametrize("model", TASKS)
+def test_the_catalogues_cards_make_a_prompt(model):
+    assert prompt_for(Catalogue.load().find(model), turns("Hi"), 4096).text == "Hi"

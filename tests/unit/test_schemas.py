@@ -1,0 +1,1101 @@
+"""Bodies → jobs: strict JSON, the three dialects' fields and bounds, and every fault named in one answer."""
+
+import json
+import socket
+import time
+from math import nextafter
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from support.s1 import S1_EXAMPLE_1, S1_EXAMPLE_2, S1_EXAMPLE_3, S1_FORMAT
+
+from chatapi import create_app
+from chatapi.catalogue import ModelCard
+from chatapi.chat import ChatJob
+from chatapi.errors import BadRequest, ChatError, InvalidJSON
+from chatapi.huggingface.tasks import task_for
+from chatapi.schemas import completions_job, legacy_job, openai_job, parse_json
+from chatapi.settings import Settings
+
+DEFAULT_MODEL = "default/model"
+USER = {"role": "user", "content": "Hi"}
+BUILD = {
+    "s1": completions_job,
+    "openai": openai_job,
+    "legacy": lambda body: legacy_job(body, DEFAULT_MODEL),
+}
+MINIMAL = {
+    "s1": {"messages": [USER], "model": "org/name"},
+    "openai": {"messages": [USER], "model": "org/name"},
+    "legacy": {"message": "Hi"},
+}
+DIALECTS = list(BUILD)
+
+
+def job_of(dialect, **fields):
+    return BUILD[dialect]({**MINIMAL[dialect], **fields})
+
+
+def job_of_literal(dialect, field, literal):
+    """The job of a minimal body with `field` spelled as `literal`, JSON that json.dumps would not write."""
+    text = json.dumps({**MINIMAL[dialect], field: "HERE"}).replace('"HERE"', literal)
+    return BUILD[dialect](parse_json(text.encode()))
+
+
+def refusal_of(dialect, **fields):
+    with pytest.raises(BadRequest) as caught:
+        job_of(dialect, **fields)
+    return caught.value
+
+
+def value_in(job, field):
+    return {"stream": job.stream, "max_time": job.max_time_s}.get(field, job.options.get(field))
+
+
+# --- bytes → JSON
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b" \r\n\t",
+        b"{",
+        b"nothing",
+        b"{'a': 1}",
+        b'{"a": 1,}',
+        b'{"a": 1} {"b": 2}',
+        b'{"a": 1} // why',
+        b'{"a": 01}',
+        b'{"a": .5}',
+        b'{"a": +1}',
+        b'{"a": "line\nbreak"}',
+        b'{"a": "\\x41"}',
+        b"\x00",
+        b'{"a": NaN}',
+        b'{"a": Infinity}',
+        b'{"a": [-Infinity]}',
+        b'{"a": 1, "a": 2}',
+        b'{"a": {"b": 1, "c": 2, "b": 1}}',
+        b'{"a": "\\ud800"}',
+        b'{"a": "\\uDC00\\uD83D"}',
+        b'{"a": ["\\uDbFf x"]}',
+        b'{"\\ud800": 1}',
+        b'{"a": ' + b"9" * 5000 + b"}",
+        b'{"a": -' + b"9" * 5000 + b"}",
+        b'{"a": ' + b"[" * 200 + b"]" * 200 + b"}",
+        b'{"a": ' + b'{"a":' * 200 + b"1" + b"}" * 201,
+        b"[" * 100_000,
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"a":' * 100_000,
+        b"\xff\xfe{\x00}\x00",
+        '{"a": "é"}'.encode("latin-1"),
+        '{"a": 1}'.encode("utf-16"),
+        b'{"a": "\xc0\xaf"}',
+        b'{"a": "\xed\xa0\x80"}',
+        b"\xef\xbb\xbf",
+        b"\xef\xbb\xbf\xef\xbb\xbf{}",
+    ],
+    ids=lambda raw: ascii(raw[:24]),
+)
+def test_what_is_not_json_is_invalid_json(raw):
+    with pytest.raises(InvalidJSON) as caught:
+        parse_json(raw)
+    assert caught.value.code == "invalid_json"
+    assert len(caught.value.message) < 300
+    assert "sys." not in caught.value.message, "advice for Python programmers, not for callers"
+
+
+@pytest.mark.parametrize("raw", [b"null", b"true", b"5", b"1.5", b'"text"', b"[]", b'[{"model": "a/b"}]'])
+def test_json_that_is_no_object_is_an_invalid_request(raw):
+    with pytest.raises(BadRequest) as caught:
+        parse_json(raw)
+    assert caught.value.code == "invalid_request"
+    assert "object" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "raw, value",
+    [
+        (b"{}", {}),
+        (b' \n{"a": 1}\r\n', {"a": 1}),
+        (b'\xef\xbb\xbf{"a": 1}', {"a": 1}),
+        (b'{"a": "\\ud83d\\ude00"}', {"a": "😀"}),
+        ('{"a": "\u2028\u0085é😀"}'.encode(), {"a": "\u2028\u0085é😀"}),
+        (b'{"a": "\\\\ud800"}', {"a": "\\ud800"}),
+        (b'{"a": {"a": 1}, "b": {"a": 1}}', {"a": {"a": 1}, "b": {"a": 1}}),
+        (b'{"a": "\\u0000"}', {"a": "\0"}),
+        (b'{"a": ' + b"9" * 400 + b"}", {"a": int("9" * 400)}),
+    ],
+    ids=lambda value: ascii(value)[:24],
+)
+def test_json_is_read_as_it_is_written(raw, value):
+    assert parse_json(raw) == value
+
+
+def test_brackets_in_text_are_not_nesting():
+    assert parse_json(json.dumps({"a": "[{" * 5000}).encode())["a"] == "[{" * 5000
+
+
+def test_the_depth_of_a_tools_schema_is_fine():
+    assert parse_json(b'{"a": ' + b"[" * 60 + b"]" * 60 + b"}")
+
+
+def test_a_duplicate_name_is_named():
+    with pytest.raises(InvalidJSON, match="temperature"):
+        parse_json(b'{"temperature": 1, "model": "a/b", "temperature": 2}')
+
+
+def test_finding_a_duplicate_among_many_names_takes_no_time():
+    names = ",".join(f'"name{i}":0' for i in range(15_000))
+    began = time.perf_counter()
+    with pytest.raises(InvalidJSON):
+        parse_json(f'{{{names},"z":0,"z":0}}'.encode())
+    assert time.perf_counter() - began < 1
+
+
+# --- S1's fields: bounds, types
+
+BOUNDS = [
+    ("temperature", 0.0, 2.0, nextafter(0, -1), nextafter(2, 3)),
+    ("max_tokens", 1, 4096, 0, 4097),
+    ("top_p", 0.0, 1.0, nextafter(0, -1), nextafter(1, 2)),
+    ("top_k", 1, 100, 0, 101),
+    ("repetition_penalty", 0.1, 2.0, nextafter(0.1, 0), nextafter(2, 3)),
+    ("max_time", 1, 120, 0, 121),
+]
+FIELDS = [row[0] for row in BOUNDS]
+INTEGERS = ["max_tokens", "top_k", "max_time"]
+FLOATS = ["temperature", "top_p", "repetition_penalty"]
+ENVELOPES = ["s1", "legacy"]
+
+
+@pytest.mark.parametrize("dialect", ENVELOPES)
+@pytest.mark.parametrize("field, low, high, below, above", BOUNDS, ids=FIELDS)
+def test_s1_bounds_are_inclusive(dialect, field, low, high, below, above):
+    assert value_in(job_of(dialect, **{field: low}), field) == low
+    assert value_in(job_of(dialect, **{field: high}), field) == high
+    for value in (below, above, -(10**30), 10**30):
+        assert list(refusal_of(dialect, **{field: value}).details) == [field]
+
+
+@pytest.mark.parametrize("dialect", ENVELOPES)
+@pytest.mark.parametrize("value", ["0.7", "1", "", True, False, None, [], [1], {}, {"value": 1}])
+@pytest.mark.parametrize("field", FIELDS)
+def test_s1_numbers_are_json_numbers(dialect, field, value):
+    error = refusal_of(dialect, **{field: value})
+    assert list(error.details) == [field]
+    assert error.param == field
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("literal", ["5.0", "5e0", "1E1", "5.5"])
+@pytest.mark.parametrize("field", INTEGERS)
+def test_a_fraction_or_exponent_is_no_integer(dialect, field, literal):
+    with pytest.raises(BadRequest) as caught:
+        job_of_literal(dialect, field, literal)
+    assert list(caught.value.details) == [field]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("field", FLOATS)
+def test_an_integer_is_fine_for_a_float(dialect, field):
+    assert value_in(job_of_literal(dialect, field, "1"), field) == 1
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("literal", ["1e999", "-1e999", "NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("field", FIELDS)
+def test_no_number_is_infinite(dialect, field, literal):
+    with pytest.raises(BadRequest):
+        job_of_literal(dialect, field, literal)
+
+
+@pytest.mark.parametrize("literal", ["1e999", "-1e999", "NaN", '[1, {"a": -Infinity}]', "[1e999]"])
+def test_no_number_in_a_forwarded_unknown_field_is_infinite(literal):
+    """What goes on to the upstream has to be JSON again."""
+    with pytest.raises(BadRequest):
+        job_of_literal("openai", "unknown", literal)
+
+
+@pytest.mark.parametrize("place", ['{"logit_bias": {"50256": 1e999}}', '{"tools": [{"deep": [1e999]}]}'])
+def test_no_number_within_a_forwarded_object_is_infinite(place):
+    with pytest.raises(BadRequest):
+        openai_job(parse_json(json.dumps(MINIMAL["openai"])[:-1].encode() + b"," + place[1:].encode()))
+
+
+@pytest.mark.parametrize("dialect", ENVELOPES)
+def test_stream_is_false_unless_asked_for(dialect):
+    assert job_of(dialect).stream is False
+    assert job_of(dialect, stream=False).stream is False
+    assert job_of(dialect, stream=True).stream is True
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("value", ["true", 1, 0, [], {}, "yes"])
+def test_stream_is_a_json_boolean(dialect, value):
+    assert list(refusal_of(dialect, stream=value).details) == ["stream"]
+
+
+@pytest.mark.parametrize("dialect", ENVELOPES)
+def test_what_is_not_sent_is_not_in_the_job(dialect):
+    job = job_of(dialect)
+    assert not job.options
+    assert not job.extra
+    assert job.ignored == ()
+    assert job.max_time_s is None
+    assert job.fallbacks is None
+    assert job.include_usage is True
+    assert job.strict is False
+
+
+# --- S1's example bodies, verbatim
+
+
+@pytest.mark.parametrize("build", [completions_job, openai_job])
+@pytest.mark.parametrize(
+    "text, options",
+    [
+        (S1_FORMAT, {"temperature": 0.7, "max_tokens": 100}),
+        (S1_EXAMPLE_1, {"temperature": 0.7}),
+        (S1_EXAMPLE_2, {"temperature": 0.5, "max_tokens": 500}),
+        (S1_EXAMPLE_3, {"temperature": 0.7, "max_tokens": 300}),
+    ],
+    ids=["format", "example 1", "example 2", "example 3"],
+)
+def test_s1s_own_bodies_load(build, text, options):
+    body = json.loads(text)
+    job = build(parse_json(text.encode()))
+    assert job.model == body["model"]
+    assert list(job.messages) == body["messages"]
+    assert job.options == options
+    assert job.stream is False
+
+
+# --- messages
+
+
+@pytest.mark.parametrize("dialect", ["s1", "openai"])
+@pytest.mark.parametrize("role", ["user", "assistant", "system"])
+def test_s1s_roles(dialect, role):
+    job = job_of(dialect, messages=[{"role": role, "content": "x"}, USER])
+    assert list(job.messages) == [{"role": role, "content": "x"}, USER]
+
+
+@pytest.mark.parametrize("role", ["developer", "tool", "function"])
+def test_openais_further_roles_are_openais_only(role):
+    messages = [USER, {"role": role, "content": "x", "tool_call_id": "1", "name": "f"}]
+    assert list(job_of("openai", messages=messages).messages) == messages
+    assert list(refusal_of("s1", messages=messages).details) == ["messages.1.role"]
+
+
+@pytest.mark.parametrize("dialect", ["s1", "openai"])
+@pytest.mark.parametrize("role", ["robot", "User", "user ", "", None, 1, True, [], {}])
+def test_no_other_roles(dialect, role):
+    error = refusal_of(dialect, messages=[USER, {"role": role, "content": "x"}])
+    assert list(error.details) == ["messages.1.role"]
+
+
+@pytest.mark.parametrize("dialect", ["s1", "openai"])
+@pytest.mark.parametrize(
+    "messages, path",
+    [
+        (None, "messages"),
+        ("Hi", "messages"),
+        ({}, "messages"),
+        (USER, "messages"),
+        ([], "messages"),
+        ([USER, None], "messages.1"),
+        ([USER, "Hi"], "messages.1"),
+        ([USER, []], "messages.1"),
+        ([USER, [USER]], "messages.1"),
+        ([USER, {"content": "x"}], "messages.1.role"),
+        ([USER, {"role": "user"}], "messages.1.content"),
+        ([USER, {"role": "user", "content": None}], "messages.1.content"),
+        ([USER, {"role": "user", "content": 5}], "messages.1.content"),
+        ([USER, {"role": "user", "content": {"type": "text", "text": "x"}}], "messages.1.content"),
+        ([USER, {"role": "user", "content": ["x"]}], "messages.1.content.0"),
+        ([USER, {"role": "user", "content": [{"text": "x"}]}], "messages.1.content.0.type"),
+        ([USER, {"role": "user", "content": [{"type": "video", "text": "x"}]}], "messages.1.content.0.type"),
+        ([USER, {"role": "user", "content": [{"type": ["text"], "text": "x"}]}], "messages.1.content.0.type"),
+        ([USER, {"role": "user", "content": [{"type": "text"}]}], "messages.1.content.0.text"),
+        ([USER, {"role": "user", "content": [{"type": "text", "text": 5}]}], "messages.1.content.0.text"),
+        ([USER, {"role": "user", "content": [{"type": "image_url"}]}], "messages.1.content.0.image_url"),
+        (
+            [
+                USER,
+                {
+                    "role": "user",
+                    "content": [{"type": "text", "text": "x"}, {"type": "image_url", "image_url": {}}],
+                },
+            ],
+            "messages.1.content.1.image_url",
+        ),
+    ],
+)
+def test_a_faulty_message_is_named_by_its_path(dialect, messages, path):
+    error = refusal_of(dialect, messages=messages)
+    assert list(error.details) == [path]
+    assert error.param == path
+    assert path in error.message
+
+
+@pytest.mark.parametrize("dialect", ["s1", "openai"])
+@pytest.mark.parametrize("field", ["messages", "model"])
+def test_messages_and_model_are_required(dialect, field):
+    body = {name: value for name, value in MINIMAL[dialect].items() if name != field}
+    with pytest.raises(BadRequest) as caught:
+        BUILD[dialect](body)
+    assert list(caught.value.details) == [field]
+
+
+@pytest.mark.parametrize("dialect", ["s1", "openai"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "https://x.test/a.png"}},
+        {"type": "image_url", "image_url": "https://x.test/a.png"},
+        {"type": "image_url", "text": "https://x.test/a.png"},
+    ],
+    ids=["object", "string", "S1's text"],
+)
+def test_an_image_has_three_spellings_and_one_shape(dialect, part):
+    text = {"type": "text", "text": "What is this?"}
+    job = job_of(dialect, messages=[{"role": "user", "content": [text, part]}])
+    assert job.messages[0]["content"] == [
+        text,
+        {"type": "image_url", "image_url": {"url": "https://x.test/a.png"}},
+    ]
+
+
+@pytest.mark.parametrize("image", ["", " ", None, 5, [], {"url": ""}, {"url": 5}, {"href": "https://x.test"}])
+def test_an_image_needs_a_url(image):
+    part = {"type": "image_url", "image_url": image}
+    error = refusal_of("s1", messages=[{"role": "user", "content": [part]}])
+    assert list(error.details) == ["messages.0.content.0.image_url"]
+
+
+def test_an_images_detail_is_kept():
+    image = {"url": "data:image/png;base64,AA==", "detail": "low"}
+    job = job_of("openai", messages=[{"role": "user", "content": [{"type": "image_url", "image_url": image}]}])
+    assert job.messages[0]["content"][0]["image_url"] == image
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+ASSISTANT = {"role": "assistant", "content": "Hello."}
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [SYSTEM],
+        [SYSTEM, ASSISTANT],
+        [{"role": "user", "content": ""}],
+        [{"role": "user", "content": " \n\t"}],
+        [{"role": "user", "content": []}],
+        [{"role": "user", "content": [{"type": "text", "text": " "}]}],
+    ],
+)
+def test_some_user_message_has_text_or_an_image(messages):
+    assert refusal_of("s1", messages=messages).param == "messages"
+    assert list(job_of("openai", messages=messages).messages) == messages, "for the model to judge"
+
+
+@pytest.mark.parametrize("task", ["text-generation", "text2text-generation"])
+@pytest.mark.parametrize("url", [None, "http://own.test"])
+@pytest.mark.parametrize("messages", [[SYSTEM], [SYSTEM, ASSISTANT], [{"role": "user", "content": " "}]])
+def test_a_text_model_on_v1_needs_a_user_message_too(task, url, messages):
+    card = ModelCard(id="org/name", task=task, url=url)
+    job = job_of("openai", messages=messages)
+    with pytest.raises(BadRequest) as caught:
+        task_for(card).request("http://base.test", card, job, stream=False)
+    assert caught.value.param == "messages"
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "user", "content": [{"type": "image_url", "image_url": "https://x.test/a.png"}]}],
+        [{"role": "user", "content": ""}, ASSISTANT, USER],
+        [SYSTEM, {"role": "user", "content": [{"type": "text", "text": ""}, {"type": "text", "text": "x"}]}],
+    ],
+)
+def test_one_user_message_with_text_or_an_image_is_enough(messages):
+    assert len(job_of("s1", messages=messages).messages) == len(messages)
+
+
+def test_an_assistant_that_calls_tools_may_be_silent():
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [USER, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    assert list(job_of("s1", messages=messages).messages) == messages
+    assert list(job_of("openai", messages=messages).messages) == messages
+
+
+@pytest.mark.parametrize("tool_calls", ["x", {}, 5, [5], ["x"]])
+def test_tool_calls_are_an_array_of_objects(tool_calls):
+    messages = [USER, {"role": "assistant", "content": "x", "tool_calls": tool_calls}]
+    for dialect in ("s1", "openai"):
+        assert refusal_of(dialect, messages=messages).param.startswith("messages.1.tool_calls")
+
+
+@pytest.mark.parametrize("dialect", ["s1", "openai"])
+def test_ten_thousand_messages_load(dialect):
+    """Plain ones, and ones that need the schema."""
+    parts = {"role": "user", "content": [{"type": "text", "text": "x"}]}
+    messages = [USER, ASSISTANT, parts, SYSTEM] * 2500
+    began = time.perf_counter()
+    job = job_of(dialect, messages=messages)
+    assert list(job.messages) == messages
+    assert time.perf_counter() - began < 5
+
+
+# --- all faults at once
+
+FAULTY = {
+    "messages": [
+        USER,
+        {"role": "robot", "content": [{"type": "video", "text": "x"}, {"type": "text"}, 5]},
+        5,
+        {"role": "user"},
+        {"role": "user", "content": 7},
+    ],
+    "model": "no model",
+    "stream": "yes",
+    "temperature": 2.1,
+    "max_tokens": "5",
+    "top_p": -1,
+    "top_k": 0.5,
+    "repetition_penalty": True,
+    "max_time": 1000,
+    "stop": [1, "x", None],
+    "fallbacks": ["a/b", "../c"],
+}
+FAULTS = {
+    "messages.1.role",
+    "messages.1.content.0.type",
+    "messages.1.content.1.text",
+    "messages.1.content.2",
+    "messages.2",
+    "messages.3.content",
+    "messages.4.content",
+    "model",
+    "stream",
+    "temperature",
+    "max_tokens",
+    "top_p",
+    "top_k",
+    "repetition_penalty",
+    "max_time",
+    "stop.0",
+    "stop.2",
+    "fallbacks.1",
+}
+
+
+@pytest.mark.parametrize("dialect", ["s1", "openai"])
+def test_all_faults_are_reported_in_one_answer(dialect):
+    with pytest.raises(BadRequest) as caught:
+        BUILD[dialect](FAULTY)
+    error = caught.value
+    assert error.code == "invalid_request"
+    assert set(error.details) == FAULTS
+    assert all(said and all(isinstance(words, str) for words in said) for said in error.details.values())
+    assert [path for path in FAULTS if path not in error.message] == []
+    assert error.param == next(iter(error.details))
+    places = {path: error.message.index(path) for path in error.details}
+    assert min(places, key=places.get) == error.param, "`param` is the first that the message names"
+
+
+def test_a_message_names_every_field_however_many():
+    error = refusal_of("s1", messages=[{"role": "robot", "content": "x"}] * 60)
+    paths = [f"messages.{i}.role" for i in range(60)]
+    assert list(error.details) == paths
+    assert all(path in error.message for path in paths)
+
+
+def test_no_user_message_and_another_fault_are_both_reported():
+    assert set(refusal_of("s1", messages=[SYSTEM], temperature=9).details) == {"messages", "temperature"}
+
+
+@pytest.mark.parametrize("dialect", ["s1", "openai"])
+def test_an_empty_object_lacks_both_required_fields(dialect):
+    with pytest.raises(BadRequest) as caught:
+        BUILD[dialect]({})
+    assert set(caught.value.details) == {"messages", "model"}
+
+
+# --- model ids
+
+BAD_IDS = [
+    "..",
+    ".",
+    "a/..",
+    "../a",
+    "a/../b",
+    "a/.",
+    "a/b/c",
+    "/a",
+    "a/",
+    "a//b",
+    "/",
+    "a/b:",
+    ":b",
+    "a/b:c:d",
+    "a:b/c",
+    "a/b\n",
+    "\na/b",
+    "a/b\r\nX: y",
+    "",
+    " ",
+    "a b",
+    " a/b",
+    "a/b ",
+    "a/%2e%2e",
+    "a%2fb",
+    "a/b?c",
+    "a/b#c",
+    "a@b",
+    "a\\b",
+    "a/b\0",
+    "http://a/b",
+    "a/\u0663",
+    "a/\uff11",
+    "é/b",
+    "a" * 5000,
+]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("model", [*BAD_IDS, None, 5, True, [], {}, ["a/b"]], ids=lambda m: ascii(m)[:24])
+def test_what_is_no_model_id_never_reaches_an_upstream(dialect, model):
+    assert list(refusal_of(dialect, model=model).details) == ["model"]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("model", ["gpt2", "a/b", "a/b:c", "a:c", "A-1_b.c/D-2_e.f:g-3", "0/1", "_a/-b"])
+def test_model_ids(dialect, model):
+    assert job_of(dialect, model=model).model == model
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_fallbacks_are_model_ids(dialect):
+    assert job_of(dialect, fallbacks=["a/b", "c"]).fallbacks == ("a/b", "c")
+    assert job_of(dialect, fallbacks=[]).fallbacks == ()
+    assert job_of(dialect, fallbacks=None).fallbacks is None
+    assert list(refusal_of(dialect, fallbacks="a/b").details) == ["fallbacks"]
+    assert list(refusal_of(dialect, fallbacks=["a/b", "a/..", 5, None]).details) == [
+        "fallbacks.1",
+        "fallbacks.2",
+        "fallbacks.3",
+    ]
+
+
+# --- unknown fields
+
+
+def test_s1_ignores_unknown_fields_and_names_them():
+    job = job_of("s1", colour="red", top_a=1, messages=[{**USER, "mood": "good"}])
+    assert sorted(job.ignored) == ["colour", "messages.0.mood", "top_a"]
+    assert not job.extra
+    assert not job.options
+    assert list(job.messages) == [USER]
+
+
+@pytest.mark.parametrize(
+    "fields, ignored",
+    [
+        ({"colour": "red"}, ["colour"]),
+        ({"options": {"wait_for_model": True}}, ["options"]),
+        ({"parameters": {"return_full_text": False}}, ["parameters.return_full_text"]),
+        ({"messages": [USER]}, ["messages"]),
+    ],
+)
+def test_legacy_ignores_unknown_fields_and_names_them(fields, ignored):
+    job = job_of("legacy", **fields)
+    assert sorted(job.ignored) == ignored
+    assert not job.extra
+    assert not job.options
+    assert list(job.messages) == [USER]
+
+
+def test_v1_forwards_unknown_fields():
+    message = {**USER, "name": "ana", "mood": "good"}
+    job = job_of("openai", colour="red", min_p=0.1, deep={"a": [None]}, messages=[message])
+    assert job.extra == {"colour": "red", "min_p": 0.1, "deep": {"a": [None]}}
+    assert job.ignored == ()
+    assert list(job.messages) == [message]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_unknown_fields_keep_the_order_in_which_they_came(dialect):
+    """In the header that names them and in what goes upstream: the same request is always the same bytes."""
+    names = [f"field-{letter}" for letter in "qzamxbpckd"]
+    job = job_of(dialect, **dict.fromkeys(names, 1))
+    assert list(job.extra or job.ignored) == names
+
+
+# --- the OpenAI dialect
+
+OPENAI_FIELDS = [
+    ("max_completion_tokens", 100),
+    ("n", 2),
+    ("seed", -7),
+    ("presence_penalty", 0.5),
+    ("frequency_penalty", -0.5),
+    ("logprobs", True),
+    ("top_logprobs", 5),
+    ("logit_bias", {"50256": -100}),
+    ("tools", [{"type": "function", "function": {"name": "f", "parameters": {}}}]),
+    ("tool_choice", "auto"),
+    ("tool_choice", {"type": "function", "function": {"name": "f"}}),
+    ("parallel_tool_calls", False),
+    ("response_format", {"type": "json_object"}),
+    ("user", "ana"),
+    ("reasoning_effort", "low"),
+    ("metadata", {"a": "b"}),
+    ("functions", [{"name": "f"}]),
+    ("function_call", "none"),
+    ("function_call", {"name": "f"}),
+]
+
+
+@pytest.mark.parametrize("dialect", ["openai", "s1"])
+@pytest.mark.parametrize("field, value", OPENAI_FIELDS)
+def test_openais_fields_are_accepted_and_forwarded(dialect, field, value):
+    job = job_of(dialect, **{field: value})
+    assert job.options == {field: value}
+    assert not job.extra
+    assert job.ignored == ()
+
+
+WRONG_KINDS = [
+    ("max_completion_tokens", "100"),
+    ("max_completion_tokens", 1.5),
+    ("n", "2"),
+    ("n", True),
+    ("seed", 1.5),
+    ("seed", "7"),
+    ("presence_penalty", "0.5"),
+    ("frequency_penalty", True),
+    ("logprobs", 1),
+    ("top_logprobs", "5"),
+    ("logit_bias", []),
+    ("tools", {}),
+    ("tool_choice", []),
+    ("parallel_tool_calls", "no"),
+    ("response_format", "json"),
+    ("stream_options", True),
+    ("user", 5),
+    ("reasoning_effort", 5),
+    ("metadata", "x"),
+    ("functions", {}),
+    ("function_call", 5),
+    ("stop", 5),
+    ("stop", {}),
+]
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("field, value", WRONG_KINDS)
+def test_openais_fields_are_typed_in_every_dialect_that_uses_them(dialect, field, value):
+    """The legacy route may take them or leave them; what it takes it checks."""
+    if dialect == "legacy":
+        try:
+            job = job_of(dialect, **{field: value})
+        except BadRequest as error:
+            assert list(error.details) == [field]
+        else:
+            assert field in job.ignored and field not in job.options
+    else:
+        assert list(refusal_of(dialect, **{field: value}).details) == [field]
+
+
+@pytest.mark.parametrize("dialect", ENVELOPES)
+@pytest.mark.parametrize("field, value", [*OPENAI_FIELDS, *WRONG_KINDS])
+def test_no_field_of_an_envelope_dialect_breaks_a_text_models_server(dialect, field, value):
+    card = ModelCard(id="org/own", task="text-generation", url="http://own.test")
+    try:
+        task_for(card).request("http://base.test", card, job_of(dialect, **{field: value}), stream=False)
+    except BadRequest as error:
+        assert error.details
+
+
+@pytest.mark.parametrize("field, value", [*OPENAI_FIELDS, ("stop", ["x"])])
+def test_the_legacy_route_does_not_both_use_a_field_and_call_it_ignored(field, value):
+    job = job_of("legacy", **{field: value})
+    assert (field in job.options) != (field in job.ignored)
+
+
+@pytest.mark.parametrize("field", ["tools", "functions"])
+def test_faulty_tools_are_named_one_by_one(field):
+    assert list(refusal_of("openai", **{field: [{}, 5, "x"]}).details) == [f"{field}.1", f"{field}.2"]
+
+
+@pytest.mark.parametrize(
+    "field, low, high, below, above",
+    [
+        ("temperature", 0, 2, nextafter(0, -1), nextafter(2, 3)),
+        ("top_p", 0, 1, nextafter(0, -1), nextafter(1, 2)),
+        ("presence_penalty", -2, 2, nextafter(-2, -3), nextafter(2, 3)),
+        ("frequency_penalty", -2, 2, nextafter(-2, -3), nextafter(2, 3)),
+        ("top_logprobs", 0, 20, -1, 21),
+        ("max_time", 1, 120, 0, 121),
+    ],
+)
+def test_openais_printed_ranges(field, low, high, below, above):
+    assert value_in(job_of("openai", **{field: low}), field) == low
+    assert value_in(job_of("openai", **{field: high}), field) == high
+    for value in (below, above):
+        assert list(refusal_of("openai", **{field: value}).details) == [field]
+
+
+@pytest.mark.parametrize(
+    "field, least, below",
+    [("top_k", 1, 0), ("n", 1, 0), ("repetition_penalty", 0.0001, 0), ("repetition_penalty", 5, -1)],
+)
+def test_s2s_fields_have_a_lower_bound_only(field, least, below):
+    assert job_of("openai", **{field: least}).options == {field: least}
+    assert job_of("openai", **{field: 10**6}).options == {field: 10**6}
+    assert list(refusal_of("openai", **{field: below}).details) == [field]
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize("value", [-1, 0, 4097, 10**9])
+def test_on_v1_token_counts_are_for_the_model_to_judge(field, value):
+    assert job_of("openai", **{field: value}).options == {field: value}
+
+
+@pytest.mark.parametrize("field", sorted({f for f, _ in OPENAI_FIELDS} | {*FIELDS, "stop", "stream", "fallbacks"}))
+def test_on_v1_null_means_not_set(field):
+    assert job_of("openai", **{field: None}) == job_of("openai")
+
+
+def test_v1_accepts_what_openai_python_sends_for_its_own_defaults():
+    nothing = dict.fromkeys([*FIELDS, "stop", "stream", "stream_options", "user", "tools", "tool_choice", "n"])
+    assert job_of("openai", **nothing) == job_of("openai")
+
+
+@pytest.mark.parametrize("dialect", ["openai", "s1"])
+@pytest.mark.parametrize(
+    "stop, sent", [("END", ["END"]), (["\n"], ["\n"]), (["a", "b"], ["a", "b"]), (list("abcde"), list("abcde"))]
+)
+def test_stop_becomes_a_list(dialect, stop, sent):
+    assert job_of(dialect, stop=stop).options == {"stop": sent}
+
+
+def test_max_tokens_goes_by_either_name():
+    assert job_of("openai", max_tokens=5).max_tokens == 5
+    assert job_of("openai", max_completion_tokens=6).max_tokens == 6
+    assert job_of("openai").max_tokens is None
+
+
+@pytest.mark.parametrize(
+    "stream_options, wanted",
+    [(None, False), ({}, False), ({"include_usage": False}, False), ({"include_usage": True}, True)],
+)
+def test_usage_on_a_v1_stream_is_asked_for(stream_options, wanted):
+    job = job_of("openai", stream=True, stream_options=stream_options)
+    assert job.stream is True
+    assert job.include_usage is wanted
+    assert "stream_options" not in job.options
+
+
+@pytest.mark.parametrize("dialect", ENVELOPES)
+def test_usage_is_always_on_api_streams(dialect):
+    assert job_of(dialect, stream=True, stream_options={"include_usage": False}).include_usage is True
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}},
+        {"type": "file", "file": {"file_id": "x"}},
+        {"type": "refusal", "refusal": "No."},
+    ],
+    ids=lambda part: part["type"],
+)
+def test_v1_forwards_openais_other_parts(part):
+    job = job_of("openai", messages=[{"role": "user", "content": [part]}])
+    assert job.messages[0]["content"] == [part]
+    assert refusal_of("s1", messages=[{"role": "user", "content": [part]}]).param == "messages.0.content.0.type"
+
+
+def test_v1_jobs_are_strict():
+    assert job_of("openai").strict is True
+
+
+# --- the legacy dialect
+
+
+def test_a_legacy_message_becomes_a_user_turn():
+    job = legacy_job({"message": "Olá"}, DEFAULT_MODEL)
+    assert list(job.messages) == [{"role": "user", "content": "Olá"}]
+    assert job.model == DEFAULT_MODEL
+    assert legacy_job({"message": "Olá", "model": "a/b"}, DEFAULT_MODEL).model == "a/b"
+
+
+@pytest.mark.parametrize("name", ["message", "prompt", "inputs"])
+def test_legacy_spellings_of_message(name):
+    assert list(legacy_job({name: "Hi"}, DEFAULT_MODEL).messages) == [USER]
+    for wrong in (None, 5, True, "", "  ", ["Hi"], {"text": "Hi"}):
+        with pytest.raises(BadRequest) as caught:
+            legacy_job({name: wrong}, DEFAULT_MODEL)
+        assert list(caught.value.details) == [name]
+        assert name in caught.value.message
+
+
+def test_a_legacy_message_is_required_under_its_documented_name():
+    with pytest.raises(BadRequest) as caught:
+        legacy_job({}, DEFAULT_MODEL)
+    assert list(caught.value.details) == ["message"]
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_new_tokens", "max_length"])
+def test_legacy_spellings_of_max_tokens(name):
+    assert job_of("legacy", **{name: 7}).options == {"max_tokens": 7}
+    assert job_of("legacy", parameters={name: 7}).options == {"max_tokens": 7}
+    assert list(refusal_of("legacy", **{name: 0}).details) == [name]
+    assert list(refusal_of("legacy", parameters={name: 4097}).details) == [f"parameters.{name}"]
+
+
+@pytest.mark.parametrize("field, low, high, below, above", BOUNDS, ids=FIELDS)
+def test_legacy_fields_may_be_in_parameters(field, low, high, below, above):
+    assert value_in(job_of("legacy", parameters={field: high}), field) == high
+    error = refusal_of("legacy", parameters={field: below})
+    assert list(error.details) == [f"parameters.{field}"]
+    assert f"parameters.{field}" in error.message
+
+
+def test_the_documented_spelling_wins_over_an_older_one():
+    job = job_of("legacy", prompt="old", parameters={"max_new_tokens": 9, "temperature": 1.5}, temperature=0.5)
+    assert list(job.messages) == [USER]
+    assert job.options == {"max_tokens": 9, "temperature": 0.5}
+
+
+@pytest.mark.parametrize("parameters", [None, 5, "x", [], True])
+def test_parameters_is_an_object_and_other_faults_are_reported_with_it(parameters):
+    assert set(refusal_of("legacy", parameters=parameters).details) == {"parameters"}
+    error = refusal_of("legacy", parameters=parameters, message=5, temperature=9)
+    assert set(error.details) == {"parameters", "message", "temperature"}
+
+
+def test_legacy_faults_are_reported_together_under_the_paths_the_caller_wrote():
+    with pytest.raises(BadRequest) as caught:
+        legacy_job(
+            {"inputs": 5, "model": "..", "top_k": 0, "parameters": {"max_length": 0, "top_p": 2}},
+            DEFAULT_MODEL,
+        )
+    assert set(caught.value.details) == {
+        "inputs",
+        "model",
+        "top_k",
+        "parameters.max_length",
+        "parameters.top_p",
+    }
+
+
+# --- any body at all
+
+SERVERS = [
+    ModelCard(id="org/chat"),
+    ModelCard(id="org/text", task="text-generation"),
+    ModelCard(id="org/t5", task="text2text-generation", context="conversation", context_tokens=20),
+    ModelCard(id="org/own", task="text-generation", context="conversation", url="http://own.test"),
+]
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20)
+    | st.sampled_from(["user", "text", "image_url", "a/b", "..", "0.7", 0, 1, 10**400, "\0", "_schema"])
+)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=10,
+)
+parts = st.fixed_dictionaries(
+    {},
+    optional={
+        "type": st.sampled_from(["text", "image_url", "file", "refusal"]) | values,
+        "text": st.text(max_size=5) | values,
+        "image_url": st.just({"url": "https://x.test"}) | values,
+    },
+)
+messages = st.fixed_dictionaries(
+    {},
+    optional={
+        "role": st.sampled_from(["user", "assistant", "system", "tool", "developer"]) | values,
+        "content": st.text(max_size=5) | st.lists(parts | values, max_size=3) | values,
+        "tool_calls": values,
+        "name": values,
+        "_schema": values,
+    },
+)
+NAMES = sorted(
+    {f for f, _ in OPENAI_FIELDS + WRONG_KINDS}
+    | {
+        *FIELDS,
+        "model",
+        "message",
+        "messages",
+        "prompt",
+        "inputs",
+        "parameters",
+        "max_length",
+        "fallbacks",
+        "stream",
+    }
+)
+anything = st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=8), values, max_size=4)
+nearly_valid = st.builds(
+    lambda base, wrong, given, nested: {**base, **wrong, **given, **nested},
+    st.sampled_from([*MINIMAL.values(), {**MINIMAL["s1"], **MINIMAL["legacy"]}]),
+    anything,
+    st.just({}) | st.builds(lambda found: {"messages": found}, st.lists(messages | values, max_size=3)),
+    st.just({}) | st.builds(lambda found: {"parameters": found}, anything | values),
+)
+bodies = anything | nearly_valid
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@given(body=bodies)
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@example(body={"messages": [{"role": "user", "content": "x", "_schema": 1}], "model": "a/b", "_schema": 2})
+def test_any_body_is_a_job_or_an_error_of_ours(dialect, body):
+    try:
+        job = BUILD[dialect](body)
+    except ChatError as error:
+        assert error.details
+        assert all(path in error.message for path in list(error.details)[:20])
+        assert all(isinstance(words, str) for said in error.details.values() for words in said)
+    else:
+        assert isinstance(job, ChatJob)
+        for card in SERVERS:
+            check_payload(card, job)
+
+
+def check_payload(card, job):
+    """What a job makes of itself for an upstream is JSON, or an error that names fields."""
+    try:
+        payload = task_for(card).request("http://base.test", card, job, job.stream).payload
+    except BadRequest as error:
+        assert error.details
+    else:
+        json.dumps(payload, ensure_ascii=False, allow_nan=False).encode()
+
+
+@given(raw=st.binary(max_size=60) | st.builds(bytes, st.lists(st.sampled_from(b'{}[]",:\\ud8901e-.+tfn \xff'))))
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_are_an_object_or_an_error_of_ours(raw):
+    try:
+        assert isinstance(parse_json(raw), dict)
+    except ChatError as error:
+        assert error.status == 400
+
+
+@given(body=bodies, at=st.integers(0, 400), junk=st.binary(max_size=3))
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+def test_damaged_json_is_an_object_or_an_error_of_ours(body, at, junk):
+    raw = json.dumps(body).encode()
+    assert parse_json(raw) == body
+    try:
+        assert isinstance(parse_json(raw[:at] + junk + raw[at:]), dict)
+    except ChatError as error:
+        assert error.status == 400
+
+
+# --- through the application
+
+ROUTES = {
+    "s1": "/api/chat/completions",
+    "legacy": "/api/huggingface-chat",
+    "openai": "/v1/chat/completions",
+}
+
+
+@pytest.fixture(scope="module")
+def gateway():
+    """A client of the whole application, whose upstream is a port where nobody listens."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        # Bound and not listening: refused for as long as the tests run. So short a time allows one attempt.
+        yield create_app(Settings(huggingface_base_url=url, max_time_s=0.2)).test_client()
+
+
+def error_in(response, dialect):
+    """The error of a response that has its dialect's shape, and is no fault of ours."""
+    body = response.get_json()
+    error = body["error"]
+    if dialect == "openai":
+        assert set(body) == {"error"}
+        assert set(error) == {"message", "type", "param", "code", "retryable", "request_id"}
+    else:
+        assert set(body) == {"success", "error"}
+        assert body["success"] is False
+        assert {"code", "message", "retryable", "request_id"} <= set(error)
+        assert set(error) <= {"code", "message", "retryable", "request_id", "details", "upstream_status"}
+        assert response.status_code in (400, 500)
+    assert error["code"] != "internal_error", error
+    assert (response.status_code == 400) == (error["code"] in ("invalid_request", "invalid_json"))
+    assert response.headers["X-Request-Id"] == error["request_id"]
+    return error
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@given(body=bodies | values)
+@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+def test_no_body_makes_an_internal_error(gateway, dialect, body):
+    response = gateway.post(ROUTES[dialect], data=json.dumps(body), content_type="application/json")
+    error_in(response, dialect)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("field, value", [*OPENAI_FIELDS, *WRONG_KINDS])
+@pytest.mark.parametrize("model", ["google/flan-t5-base", "org/chat"])
+def test_no_field_makes_an_internal_error(gateway, dialect, field, value, model):
+    body = {**MINIMAL[dialect], "model": model, field: value}
+    error_in(gateway.post(ROUTES[dialect], json=body), dialect)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_valid_body_reaches_the_upstream(gateway, dialect, stream):
+    response = gateway.post(ROUTES[dialect], json={**MINIMAL[dialect], "stream": stream})
+    assert response.status_code in (500, 502, 504)
+    assert error_in(response, dialect)["code"] in ("upstream_unavailable", "upstream_timeout")
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_faults_reach_the_caller(gateway, dialect):
+    response = gateway.post(ROUTES[dialect], json={**MINIMAL[dialect], "temperature": 3, "top_k": "5"})
+    error = error_in(response, dialect)
+    assert error["code"] == "invalid_request"
+    assert "temperature" in error["message"] and "top_k" in error["message"]
+    if dialect == "openai":
+        assert error["param"] in ("temperature", "top_k")
+        assert error["type"] == "invalid_request_error"
+    else:
+        assert set(error["details"]) == {"temperature", "top_k"}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize(
+    "raw, code",
+    [
+        (b"", "invalid_json"),
+        (b"{", "invalid_json"),
+        (b"\xff", "invalid_json"),
+        (b'{"a": NaN}', "invalid_json"),
+        (b"[]", "invalid_request"),
+        (b"null", "invalid_request"),
+    ],
+)
+def test_bodies_that_are_no_object_are_answered_400(gateway, dialect, raw, code):
+    response = gateway.post(ROUTES[dialect], data=raw, content_type="application/json")
+    assert response.status_code == 400
+    assert error_in(response, dialect)["code"] == code

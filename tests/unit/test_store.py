@@ -1,0 +1,735 @@
+"""The store on SQLite and on real PostgreSQL: one body of tests, and what each of them does when it is in trouble."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from signal import SIGINT, SIGQUIT
+from tempfile import TemporaryDirectory
+
+import hypothesis
+import psutil
+import pytest
+import sqlalchemy as sa
+from hypothesis import strategies as st
+from support import stores as shared
+from support.gateways import clean_environment
+from support.heard import wait_until
+from support.servers import Server, answers, listens, needs, postgres
+from support.stores import locked, path_of, side_by_side_processes, sql
+
+from chatapi.accounting import store as stores
+from chatapi.accounting.store import SchemaError, Store
+from chatapi.errors import StoreUnavailable
+
+# Fixtures, under the names that tests ask for them by.
+database, sqlite_url = shared.database, shared.sqlite_url
+postgres_url, postgres_server = shared.postgres_url, shared.postgres_server
+
+DAY = 1_795_305_600.0  # 2026-11-22T00:00:00Z
+DAY_S = 86_400
+NOT_LONGER_S = 6
+
+
+@pytest.fixture
+def store(database):
+    store = Store(database)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def other(database):
+    """Another process's store, as it were."""
+    other = Store(database)
+    yield other
+    other.close()
+
+
+def call(number, at=DAY, **fields):
+    """A call that is open."""
+    row = dict.fromkeys(column.name for column in stores.calls.columns)
+    row |= {"id": stores.call_id(at + number / 1000, 0), "request_id": f"r{number}", "started_at": at, "stream": False}
+    row |= {"dialect": "openai", "route": "/v1/chat/completions", "attempts": 0, "owner": "h b p 1 2", "until": at + 60}
+    return row | fields
+
+
+def ended(row, **fields):
+    more = {"ending": "completed", "status": 200, "attempts": 1, "served": "test/ok", "usage_source": "upstream"}
+    return row | more | {"prompt_tokens": 3, "completion_tokens": 4, "first_token_ms": 1.5, "total_ms": 20.25} | fields
+
+
+def key(id, at=DAY, **fields):
+    row = dict.fromkeys(column.name for column in stores.keys.columns)
+    return row | {"id": id, "name": f"of {id}", "digest": "d", "limits": {}, "models": [], "created_at": at} | fields
+
+
+def ledger(store):
+    return {row["id"]: dict(row) for row in store.read(lambda tx: stores._rows(tx.execute(sa.select(stores.calls))))}
+
+
+def used(store, *args):
+    return store.read(lambda tx: stores.used(tx, *args))
+
+
+def numbers(store):
+    """The numbers of the calls in the ledger."""
+    return sorted(int(row["request_id"][1:]) for row in ledger(store).values())
+
+
+def open_one(store, number, at=DAY):
+    store.write(lambda tx: stores.open_call(tx, call(number, at)))
+
+
+# ---------------------------------------------------------------- the schema
+
+USE_IT = """
+from chatapi.accounting.store import Store, get_meta
+# each
+store = Store(arguments[0])
+# go
+result = store.read(lambda tx: get_meta(tx, "secret"))
+"""
+
+
+def test_an_empty_database_is_set_up_on_first_use_by_many_processes_once(database):
+    found = side_by_side_processes(USE_IT, 8, database)
+    assert len(set(found)) == 1
+    assert len(found[0]) == 64
+    assert sql(database, "SELECT value FROM meta WHERE name = 'schema'") == [("1",)]
+
+
+def test_a_new_store_connects_when_it_is_used(database):
+    store = Store(database)
+    if store.is_sqlite:
+        assert not path_of(database).exists()
+    store.check()
+    assert store.schema_version() == len(stores.MIGRATIONS)
+    store.close()
+
+
+def test_a_newer_schema_asks_for_a_newer_chatapi(store, other, database):
+    other.check()
+    sql(database, "UPDATE meta SET value = '7' WHERE name = 'schema'")
+    for use in (store.check, lambda: store.write(lambda tx: None), store.upgrade):
+        with pytest.raises(SchemaError, match=r"has schema 7, .* knows 1: install a newer chatapi"):
+            use()
+    assert store.schema_version() == 7
+
+
+def _second(tx):
+    tx.exec_driver_sql("CREATE TABLE second (n BIGINT)")
+
+
+def _third(tx):
+    tx.exec_driver_sql("INSERT INTO second VALUES (3)")
+
+
+def test_an_older_schema_says_how_to_upgrade(store, other, database, monkeypatch):
+    other.check()
+    open_one(other, 1)
+    monkeypatch.setattr(stores, "MIGRATIONS", (*stores.MIGRATIONS, _second, _third))
+    for use in (store.check, lambda: store.write(lambda tx: None)):
+        with pytest.raises(SchemaError, match="flask --app wsgi db upgrade"):
+            use()
+    assert store.schema_version() == 1
+    assert store.upgrade() == 2
+    assert store.upgrade() == 0
+    assert store.schema_version() == 3
+    assert numbers(store) == [1]
+    assert sql(database, "SELECT n FROM second") == [(3,)]
+
+
+UPGRADE = """
+from chatapi.accounting import store
+def second(tx): tx.exec_driver_sql("CREATE TABLE second (n BIGINT)")
+def third(tx): tx.exec_driver_sql("INSERT INTO second VALUES (3)")
+store.MIGRATIONS = (*store.MIGRATIONS, second, third)
+# each
+one = store.Store(arguments[0])
+# go
+result = one.upgrade()
+one.check()
+"""
+
+
+def test_processes_that_upgrade_at_once_take_each_step_once(store, database):
+    store.check()
+    assert sorted(side_by_side_processes(UPGRADE, 4, database)) == [0, 0, 0, 2]
+    assert sql(database, "SELECT n FROM second") == [(3,)]
+
+
+def test_a_step_that_fails_leaves_nothing_of_the_steps_before_it(store, database, monkeypatch):
+    store.check()
+    monkeypatch.setattr(stores, "MIGRATIONS", (*stores.MIGRATIONS, _second, _third, lambda tx: 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        store.upgrade()
+    assert store.schema_version() == 1
+    assert not sa.inspect(sa.create_engine(database, poolclass=sa.pool.NullPool)).has_table("second")
+
+
+# ---------------------------------------------------------------- keys
+
+
+def test_keys_are_kept_and_every_change_is_heard_of(store, other):
+    assert store.read(lambda tx: stores.get_key(tx, "a")) is None
+    versions = [store.read(lambda tx: stores.get_meta(tx, "keys_version"))]
+    later = key("a", DAY + 5, limits={"rpm": 3, "shadow": ["rpm"]}, models=["google/*"], old_digest="o", old_until=1.5)
+    for row in (later, key("b"), later | {"name": "Ünïcode 名前", "revoked_at": DAY + 9.25}):
+        store.write(lambda tx, row=row: stores.put_key(tx, row))
+        versions.append(other.read(lambda tx: stores.get_meta(tx, "keys_version")))
+        assert other.read(lambda tx, row=row: stores.get_key(tx, row["id"])) == row
+    assert [int(version) for version in versions] == [0, 1, 2, 3]
+    assert [row["id"] for row in other.read(stores.all_keys)] == ["b", "a"]
+    store.write(lambda tx: stores.use_key(tx, "a", DAY + 20.5))
+    assert other.read(lambda tx: stores.get_key(tx, "a"))["last_used_at"] == DAY + 20.5
+    assert other.read(lambda tx: stores.get_meta(tx, "keys_version")) == "3"
+
+
+def test_states_of_limits_are_kept_until_they_expire(store):
+    for subject, until in [("key:a", DAY + 1), ("key:b", DAY + 2), ("key:b", DAY + 3)]:
+        store.write(lambda tx, s=subject, u=until: stores.put_limits(tx, s, f"until {u:.0f}", u))
+    store.write(lambda tx: stores.forget_limits(tx, DAY + 2))
+    assert store.read(lambda tx: stores.get_limits(tx, "key:a")) is None
+    assert store.read(lambda tx: stores.get_limits(tx, "key:b")) == f"until {DAY + 3:.0f}"
+
+
+# ---------------------------------------------------------------- the ledger
+
+
+def test_a_call_is_opened_and_closed_once(store, other):
+    row = call(1, key_id="a", model="test/ok", stream=True)
+    store.write(lambda tx: stores.open_call(tx, row))
+    assert other.read(stores.open_calls) == [row]
+    assert used(other) == []
+    end = ended(row)
+    assert other.write(lambda tx: stores.close_call(tx, end)) is True
+    assert store.write(lambda tx: stores.close_call(tx, {**end, "ending": "worker_lost"})) is False
+    assert ledger(store) == {row["id"]: end}
+    assert store.read(stores.open_calls) == []
+    assert [(u["calls"], u["prompt_tokens"], u["completion_tokens"]) for u in used(store)] == [(1, 3, 4)]
+
+
+def test_a_call_cannot_be_opened_twice_and_one_that_was_never_opened_cannot_be_closed(store):
+    open_one(store, 1)
+    with pytest.raises(StoreUnavailable):
+        open_one(store, 1)
+    assert store.write(lambda tx: stores.close_call(tx, ended(call(2)))) is False
+    assert used(store) == []
+
+
+CLOSE_ALL = """
+from chatapi.accounting import store
+# each
+one = store.Store(arguments[0])
+end = {"ending": "completed", "prompt_tokens": 1, "completion_tokens": me}
+rows = [{**row, **end} for row in one.read(store.open_calls)]
+# go
+result = [row["id"] for row in rows if one.write(lambda tx: store.close_call(tx, row))]
+"""
+
+
+def test_of_several_processes_that_close_a_call_one_does(store, database):
+    for number in range(40):
+        open_one(store, number)
+    closed = side_by_side_processes(CLOSE_ALL, 4, database)
+    assert sorted(id for ids in closed for id in ids) == sorted(ledger(store))
+    by_whom = Counter(row["completion_tokens"] for row in ledger(store).values())
+    assert by_whom == Counter({me: len(ids) for me, ids in enumerate(closed) if ids})
+    totals = [(row["calls"], row["prompt_tokens"], row["completion_tokens"]) for row in used(store)]
+    assert totals == [(40, 40, sum(me * len(ids) for me, ids in enumerate(closed)))]
+
+
+TOKENS = st.none() | st.integers(0, 1000)
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["open", "close", "close-again", "whole"]),
+        st.integers(0, 3 * DAY_S),  # when
+        st.sampled_from([None, "a", "b"]),  # whose
+        st.sampled_from([None, "test/ok", "test/other"]),
+        st.sampled_from([None, "test/ok", "test/fallback"]),
+        st.sampled_from(["completed", "client_left", "refused"]),
+        TOKENS,
+        TOKENS,
+        st.integers(0, 100),  # which
+    ),
+    max_size=30,
+)
+
+
+def rollup(store):
+    """Usage as the rows of the ledger add up to it."""
+    sums = {}
+    for row in ledger(store).values():
+        if row["ending"]:
+            name = (stores.day_of(row["started_at"]), row["key_id"] or "", row["served"] or row["model"] or "")
+            of = sums.setdefault((*name, row["ending"]), [0, 0, 0])
+            of[0] += 1
+            of[1] += row["prompt_tokens"] or 0
+            of[2] += row["completion_tokens"] or 0
+    return sums
+
+
+def reported(store):
+    names, counts = ("day", "key_id", "model", "ending"), ("calls", "prompt_tokens", "completion_tokens")
+    return {tuple(row[n] for n in names): [row[c] for c in counts] for row in used(store)}
+
+
+@hypothesis.settings(max_examples=25, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.given(events=EVENTS)
+def test_usage_is_the_sum_of_the_ledger_whatever_the_order(store, events):
+    store.write(lambda tx: [tx.execute(table.delete()) for table in (stores.calls, stores.usage)])
+    opened, closed = [], []
+
+    def play(tx):
+        for number, (what, after, owner, model, served, ending, prompt, completion, which) in enumerate(events):
+            row = call(number, DAY + after, key_id=owner, model=model)
+            end = {"served": served, "ending": ending, "prompt_tokens": prompt, "completion_tokens": completion}
+            if what == "open":
+                stores.open_call(tx, row)
+                opened.append(row)
+            elif what == "whole":
+                stores.open_call(tx, ended(row, **end))
+            elif what == "close" and opened:
+                closed.append(ended(opened.pop(which % len(opened)), **end))
+                assert stores.close_call(tx, closed[-1])
+            elif what == "close-again" and closed:
+                assert not stores.close_call(tx, {**closed[which % len(closed)], **end})
+
+    store.write(play)
+    assert reported(store) == rollup(store)
+
+
+USES = [(0, "a", "m1"), (0, "b", "m1"), (1, "a", "m2"), (1, None, "m1"), (2, "a", "m1")]
+
+
+@pytest.mark.parametrize(
+    "since, until, key_id, found",
+    [
+        (None, None, None, [0, 1, 2, 3, 4]),
+        ("2026-11-23", None, None, [2, 3, 4]),
+        (None, "2026-11-22", None, [0, 1]),
+        ("2026-11-23", "2026-11-23", None, [2, 3]),
+        (None, None, "a", [0, 2, 4]),
+        (None, None, "", [3]),
+        ("2026-11-24", "2026-11-23", None, []),
+        ("2026-11-23", "2026-12-31", "a", [2, 4]),
+    ],
+)
+def test_usage_is_asked_for_by_day_and_key(store, since, until, key_id, found):
+    store.write(lambda tx: stores.put_key(tx, key("a")))
+    for number, (day, owner, model) in enumerate(USES):
+        row = ended(call(number, DAY + day * DAY_S + 5, key_id=owner), served=model, prompt_tokens=number)
+        store.write(lambda tx, row=row: stores.open_call(tx, row))
+    rows = used(store, since, until, key_id)
+    assert sorted(row["prompt_tokens"] for row in rows) == found
+    assert {row["key_name"] for row in rows} <= {"of a", None}
+    assert all((row["key_name"] == "of a") == (row["key_id"] == "a") for row in rows)
+
+
+def test_prune_deletes_ended_calls_from_before_in_portions_and_leaves_what_was_used(store):
+    before = DAY + 1
+    for number in range(10):
+        row = call(number)
+        store.write(lambda tx, r=row, n=number: stores.open_call(tx, r if n == 3 else ended(r)))
+    store.write(lambda tx: stores.open_call(tx, ended(call(0, before, request_id="r10"))))
+    was = reported(store)
+    assert store.read(lambda tx: stores.count_before(tx, before)) == 9
+    assert [store.write(lambda tx: stores.prune(tx, before, 4)) for _ in range(4)] == [4, 4, 1, 0]
+    assert numbers(store) == [3, 10]
+    assert reported(store) == was
+
+
+def test_the_oldest_go_first(store):
+    for number in (5, 1, 3):
+        store.write(lambda tx, n=number: stores.open_call(tx, ended(call(n))))
+    assert store.write(lambda tx: stores.prune(tx, DAY + 60, 1)) == 1
+    assert numbers(store) == [3, 5]
+
+
+# ---------------------------------------------------------------- transactions
+
+
+def test_an_exception_takes_back_what_its_work_did_and_nothing_else(store, other):
+    open_one(store, 1)
+
+    def broken(tx):
+        stores.open_call(tx, call(2))
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        store.write(broken)
+    assert numbers(other) == [1]
+    open_one(store, 3)
+    assert numbers(other) == [1, 3]
+
+
+def test_a_statement_that_fails_is_told_and_takes_back_the_rest(store, other):
+    def broken(tx):
+        stores.open_call(tx, call(1))
+        tx.exec_driver_sql("INSERT INTO nowhere VALUES (1)")
+
+    with pytest.raises(StoreUnavailable) as told:
+        store.write(broken)
+    assert "nowhere" in told.value.cause
+    assert "nowhere" not in told.value.message
+    assert numbers(other) == []
+
+
+def test_many_threads_write_at_once_and_all_is_committed(store, other):
+    def work(number):
+        return store.write(lambda tx: stores.open_call(tx, call(number)) or number)
+
+    with ThreadPoolExecutor(32) as pool:
+        assert list(pool.map(work, range(400))) == list(range(400))
+    assert numbers(other) == list(range(400))
+
+
+def in_one_batch(store, works):
+    """Hand in `works` while another is under way, so that they wait together; what came of each."""
+    going, go = threading.Event(), threading.Event()
+
+    def hold(tx):
+        going.set()
+        assert go.wait(10)
+
+    def outcome(work):
+        try:
+            return store.write(work)
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(len(works) + 1) as pool:
+        first = pool.submit(store.write, hold)
+        assert going.wait(10)
+        waiting = [pool.submit(outcome, work) for work in works]
+        assert wait_until(lambda: len(store._waiting) == len(works))
+        go.set()
+        first.result()
+        return [one.result(30) for one in waiting]
+
+
+def test_work_that_waits_together_is_committed_together(store, database):
+    transactions = "SELECT pg_current_xact_id_if_assigned()"
+
+    def work(number):
+        def do(tx):
+            stores.open_call(tx, call(number))
+            return str(tx.exec_driver_sql(transactions).scalar()) if not store.is_sqlite else "1"
+
+        return do
+
+    found = in_one_batch(store, [work(number) for number in range(12)])
+    assert len(set(found)) == 1
+    assert len(ledger(store)) == 12
+
+
+def test_work_that_fails_does_no_harm_to_what_waited_with_it(store, other):
+    def work(number):
+        def do(tx):
+            stores.open_call(tx, call(number))
+            if number == 3:
+                raise KeyError("mine")
+            if number == 5:
+                tx.exec_driver_sql("INSERT INTO nowhere VALUES (1)")
+            return number
+
+        return do
+
+    found = in_one_batch(store, [work(number) for number in range(8)])
+    assert [n for n, one in enumerate(found) if one == n] == [0, 1, 2, 4, 6, 7]
+    assert isinstance(found[3], KeyError)
+    assert isinstance(found[5], StoreUnavailable)
+    assert numbers(other) == [0, 1, 2, 4, 6, 7]
+
+
+HAMMER = """
+from chatapi.accounting import store
+def add(tx):
+    store.put_meta(tx, "count", str(int(store.get_meta(tx, "count") or 0) + 1))
+# each
+one = store.Store(arguments[0])
+one.check()
+# go
+for _ in range(50):
+    one.write(add)
+result = True
+"""
+
+
+def test_a_write_sees_what_other_processes_have_written(store, database):
+    side_by_side_processes(HAMMER, 4, database)
+    assert store.read(lambda tx: stores.get_meta(tx, "count")) == "200"
+
+
+# ---------------------------------------------------------------- locked
+
+
+def seconds_of(do):
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable) as told:
+        do()
+    assert told.value.cause
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_a_database_that_others_hold_is_told_soon_and_used_again(store, other, database, connected):
+    other.check()
+    if connected:
+        store.check()
+        open_one(store, 0)
+    with locked(database):
+        assert 1 < seconds_of(lambda: open_one(store, 1)) < NOT_LONGER_S
+        assert numbers(store) == ([0] if connected else [])  # reading goes on
+    open_one(store, 2)
+    assert numbers(store) == ([0, 2] if connected else [2])
+
+
+def test_everybody_who_waits_for_a_database_that_others_hold_is_told_soon(store, other, database):
+    open_one(store, 0)
+    with locked(database), ThreadPoolExecutor(12) as pool:
+        longest = max(pool.map(lambda number: seconds_of(lambda: open_one(store, number)), range(1, 13)))
+    assert longest < NOT_LONGER_S
+
+
+def test_what_was_told_to_have_failed_is_not_written_later(store, other, monkeypatch):
+    monkeypatch.setattr(stores, "LOCK_WAIT_S", 0.2)  # five times that is what everybody waits for the line
+    store.check()
+
+    def work(number):
+        def do(tx):
+            if number == 1:
+                time.sleep(2.5)  # a network that swallows everything
+            stores.open_call(tx, call(number))
+            return number
+
+        return do
+
+    found = in_one_batch(store, [work(number) for number in range(1, 6)])
+    assert numbers(other) == [number for number in found if isinstance(number, int)]
+
+
+# ---------------------------------------------------------------- SQLite in trouble
+
+
+@pytest.fixture
+def sqlite(sqlite_url):
+    store = Store(sqlite_url)
+    yield store
+    store.close()
+
+
+READ_ONLY = """
+import os, sqlite3, sys  # sqlite3 now: who we become may not read Python's own files
+from chatapi.accounting import store
+from chatapi.errors import StoreUnavailable
+one = store.Store(sys.argv[1])
+one._make_engine()
+if os.geteuid() == 0:  # root may write anywhere
+    os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
+assert len(one.read(store.used)) == 1
+try:
+    one.write(lambda tx: store.put_meta(tx, "a", "b"))
+except StoreUnavailable as error:
+    assert "readonly" in error.cause, error.cause
+    assert len(one.read(store.used)) == 1
+    print("told")
+"""
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_what_cannot_be_written_can_still_be_read(what):
+    with TemporaryDirectory() as folder:  # not tmp_path, which nobody but us may enter
+        path = Path(folder, "chatapi.db")
+        url = f"sqlite:///{path}"
+        store = Store(url)
+        store.write(lambda tx: stores.open_call(tx, ended(call(1))))
+        if what == "file":
+            store.close()  # else it stays open: without its -shm no SQLite reads a WAL database in such a folder
+        for file in Path(folder).iterdir():  # its -wal and -shm too
+            file.chmod(0o444)
+        os.chmod(folder, 0o555 if what == "folder" else 0o777)
+        command = [sys.executable, "-c", READ_ONLY, url]
+        told = subprocess.run(
+            command, check=False, env=clean_environment(folder), capture_output=True, text=True, timeout=30
+        )
+        os.chmod(folder, 0o755)
+        store.close()
+        assert told.stdout == "told\n", told.stderr
+
+
+def test_a_full_disk_is_told_and_nothing_is_half_written(sqlite, sqlite_url):
+    open_one(sqlite, 0)
+    # SQLite's own word for a full disk, on the connection that writes; the next one finds room again.
+    sqlite.write(lambda tx: tx.exec_driver_sql("PRAGMA max_page_count = 1").close())
+
+    def much(tx):
+        for number in range(1, 2000):
+            stores.open_call(tx, call(number))
+
+    with pytest.raises(StoreUnavailable) as told:
+        sqlite.write(much)
+    assert told.value.cause == "database or disk is full"
+    assert numbers(sqlite) == [0]
+    assert sql(sqlite_url, "PRAGMA integrity_check") == [("ok",)]
+    sqlite.write(much)
+    assert len(numbers(sqlite)) == 2000
+
+
+@pytest.mark.parametrize("content", [b"not a database" * 1000, b"SQLite format 3\0" + b"\xff" * 5000])
+def test_a_file_that_is_no_database_is_told(sqlite, sqlite_url, content):
+    path_of(sqlite_url).parent.mkdir()
+    path_of(sqlite_url).write_bytes(content)
+    for use in (sqlite.check, sqlite.upgrade, sqlite.schema_version, lambda: open_one(sqlite, 1)):
+        assert seconds_of(use) < NOT_LONGER_S
+    assert path_of(sqlite_url).read_bytes() == content
+
+
+@pytest.mark.parametrize("path", ["/proc/nowhere/chatapi.db", "/"])
+def test_a_place_where_no_file_can_be_is_told(path):
+    assert seconds_of(Store(f"sqlite:///{path}").check) < NOT_LONGER_S
+
+
+def test_a_process_that_is_killed_loses_nothing_it_committed(sqlite, sqlite_url):
+    code = "import os; from chatapi.accounting.store import *; s = Store(sys.argv[1])\n"
+    code += "s.write(lambda tx: put_meta(tx, 'kept', 'yes')); s._begin(s._writer._connection)\n"
+    code += "put_meta(s._writer._connection, 'kept', 'no'); os.kill(os.getpid(), 9)"
+    command = [sys.executable, "-c", "import sys; " + code, sqlite_url]
+    killed = subprocess.run(
+        command, check=False, env=clean_environment("/nonexistent"), capture_output=True, timeout=30
+    )
+    assert killed.returncode == -9, killed.stderr
+    assert sqlite.read(lambda tx: stores.get_meta(tx, "kept")) == "yes"
+    open_one(sqlite, 1)
+
+
+# ---------------------------------------------------------------- passwords
+
+AS_USER = "postgresql+psycopg://chatapi:P%C3%A4ssw0rd%2540@127.0.0.1:1/nowhere"
+AS_PARAMETER = "postgresql+psycopg://chatapi@127.0.0.1:1/nowhere?password=P%C3%A4ssw0rd%2540"
+
+
+@pytest.mark.parametrize("url", [AS_USER, AS_PARAMETER], ids=["user", "parameter"])
+def test_a_password_is_nowhere_to_be_seen(url):
+    store = Store(url)
+    with pytest.raises(StoreUnavailable) as told:
+        store.check()
+    shown = [str(store), repr(store), f"{told.value} {told.value.cause} {told.value!r}"]
+    shown += ["".join(traceback.format_exception(told.value))]
+    for text in shown:
+        assert "ssw0rd" not in text
+    assert "127.0.0.1" in str(store)
+
+
+# ---------------------------------------------------------------- PostgreSQL in trouble
+
+
+class Restartable:
+    """A PostgreSQL of its own that can be stopped and started."""
+
+    def __init__(self, url):
+        self.url = url
+        self._port = sa.make_url(url).port
+        self._data = Path(sql(url, "SHOW data_directory")[0][0])
+        self._server = None
+
+    def stop(self):
+        pid = int(self._data.joinpath("postmaster.pid").read_text().split()[0])
+        os.kill(pid, SIGINT)
+        if self._server:
+            self._server.stop(SIGINT)
+        assert wait_until(lambda: not alive(pid) and not listens(self._port), 15)
+
+    def start(self):
+        command = [needs("postgres"), "-D", str(self._data), "-p", str(self._port), "-h", "127.0.0.1"]
+        home, isready = self._data.parent, needs("pg_isready")
+        command += ["-k", str(home)]
+        user = home.owner() if os.geteuid() == 0 else None
+        self._server = Server(command, home, lambda: answers(isready, self._port), user, SIGQUIT)
+        self._server.start()
+
+
+def alive(pid):
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+@contextmanager
+def restartable():
+    with postgres() as url:
+        server = Restartable(url)
+        try:
+            yield server
+        finally:
+            if server._server:
+                server._server.stop(SIGINT)
+
+
+def test_postgres_that_is_stopped_is_told_at_once_and_used_again_when_it_is_back():
+    with restartable() as server:
+        store, idle = Store(server.url), Store(server.url)
+        for each in (store, idle):
+            each.check()
+            each.write(lambda tx: None)
+        open_one(store, 1)
+        server.stop()
+        for use in (lambda: open_one(store, 2), lambda: ledger(store)):
+            assert seconds_of(use) < NOT_LONGER_S
+        server.start()
+        # Whoever has noticed is not disturbed again. Whoever has not finds each of his two connections broken once.
+        open_one(store, 3)
+        assert numbers(store) == [1, 3]
+        failures = 0
+        for _ in range(3):
+            try:
+                open_one(idle, 4 + failures)
+                break
+            except StoreUnavailable:
+                failures += 1
+        assert failures <= 1
+        with suppress(StoreUnavailable):
+            ledger(idle)
+        assert numbers(idle) == [1, 3, 4 + failures]
+        store.close()
+        idle.close()
+
+
+def test_a_connection_that_was_broken_is_replaced(postgres_url):
+    store = Store(postgres_url)
+    open_one(store, 1)
+    ledger(store)
+    kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database()"
+    sql(postgres_url, kill + " AND pid <> pg_backend_pid()")
+    for use in (lambda: open_one(store, 2), lambda: ledger(store)):
+        with suppress(StoreUnavailable):
+            use()
+    open_one(store, 3)
+    assert numbers(store)[-1] == 3
+    store.close()
+
+
+def test_no_statement_and_no_lock_is_waited_for_without_end(postgres_url):
+    store = Store(postgres_url)
+    names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+    set_to = [store.read(lambda tx, name=name: tx.exec_driver_sql(f"SHOW {name}").scalar()) for name in names]
+    store.close()
+    assert "0" not in set_to
+    with pytest.raises(StoreUnavailable, match="cannot keep its books") as told:
+        store.write(lambda tx: tx.exec_driver_sql("SET LOCAL statement_timeout = 50; SELECT pg_sleep(60)"))
+    assert "statement timeout" in told.value.cause
+    store.close()
+
+
+def test_expired_limits_are_found_without_a_look_at_all_of_them(sqlite):
+    def plan(tx):
+        return tx.exec_driver_sql("EXPLAIN QUERY PLAN DELETE FROM limits WHERE expires_at < 1").all()
+
+    assert "limits_expiring" in str(sqlite.read(plan))

@@ -1,0 +1,123 @@
+"""Tokens that an upstream does not report: counted by the model's own tokenizer where it is at hand, else estimated."""
+
+import time
+from dataclasses import replace
+
+import pytest
+from support.gateways import serve
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from chatapi import create_app
+from chatapi.chat import Usage, estimated
+from chatapi.huggingface import tokenizers as tokens
+from chatapi.huggingface.tokenizers import MOST_CHARACTERS, Tokenizers
+
+MESSAGES = [{"role": "user", "content": "one two three"}]
+# Models whose upstream reports nothing, whether streamed, and what a chat template adds to the prompt.
+SILENT = [("test/usage-nowhere", True, 4), ("classic/any", False, 0), ("classic/any", True, 0)]
+
+
+def put_tokenizer(home, model):
+    """A tokenizer that takes each character for a token, where Hugging Face's tools would have put it."""
+    folder = home / "hub" / f"models--{model.replace('/', '--')}" / "snapshots" / "0123abcd"
+    folder.mkdir(parents=True)
+    tokenizer = Tokenizer(models.WordLevel({chr(c): c for c in range(32, 127)} | {"?!": 200}, unk_token="?!"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder / "tokenizer.json"
+
+
+def counted(tokenizers, model, usage, seconds=10):
+    """What it counts once the tokenizer is loaded, which it does in the background."""
+    deadline = time.monotonic() + seconds
+    while (found := tokenizers.count(model, usage)).source != "tokenizer" and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found
+
+
+def test_the_first_is_estimated_and_the_next_are_counted(tmp_path):
+    put_tokenizer(tmp_path, "a/b")
+    tokenizers, usage = Tokenizers(tmp_path), estimated(MESSAGES, "four")
+    found = counted(tokenizers, "a/b", usage)
+    assert found == Usage(len("one two three") + 4, len("four"), source="tokenizer")
+    assert tokenizers.count("a/b", usage) == found
+
+
+def test_a_provider_named_with_the_model_does_not_matter(tmp_path):
+    put_tokenizer(tmp_path, "a/b")
+    assert counted(Tokenizers(tmp_path), "a/b:fastest", estimated(MESSAGES, "x")).completion_tokens == 1
+
+
+@pytest.mark.parametrize("model", ["a/other", "../../../etc", "a/b/c"])
+def test_without_a_tokenizer_it_stays_an_estimate(tmp_path, model):
+    put_tokenizer(tmp_path, "a/b")
+    usage = estimated(MESSAGES, "four")
+    assert counted(Tokenizers(tmp_path), model, usage, seconds=0.3) == usage
+
+
+def test_a_tokenizer_that_cannot_be_read_is_told_once(tmp_path, caplog):
+    put_tokenizer(tmp_path, "a/b").write_text("{")
+    usage = estimated(MESSAGES, "four")
+    tokenizers = Tokenizers(tmp_path)
+    assert counted(tokenizers, "a/b", usage, seconds=0.5) == usage
+    assert len([r for r in caplog.records if "cannot be used" in r.getMessage()]) == 1
+
+
+def test_what_the_upstream_reported_is_not_counted_again(tmp_path):
+    put_tokenizer(tmp_path, "a/b")
+    reported = Usage(1, 2)
+    assert Tokenizers(tmp_path).count("a/b", reported) is reported
+
+
+def test_a_very_long_text_is_estimated(tmp_path):
+    put_tokenizer(tmp_path, "a/b")
+    tokenizers = Tokenizers(tmp_path)
+    counted(tokenizers, "a/b", estimated(MESSAGES, "x"))
+    assert tokenizers.count("a/b", estimated(MESSAGES, "x" * (MOST_CHARACTERS + 1))).source == "estimate"
+
+
+def test_nothing_there_costs_nothing(tmp_path):
+    usage = estimated(MESSAGES, "four")
+    assert Tokenizers(tmp_path / "nowhere").count("a/b", usage) is usage
+
+
+def test_counting_runs_apart(tmp_path, monkeypatch):
+    put_tokenizer(tmp_path, "a/b")
+    ran = []
+    monkeypatch.setattr(tokens, "apart", lambda work: (ran.append(1), work())[1])
+    counted(Tokenizers(tmp_path), "a/b", estimated(MESSAGES, "x"))
+    assert len(ran) == 2  # to load, and to count
+
+
+@pytest.mark.parametrize("model, stream, overhead", SILENT)
+def test_answer_header_and_ledger_agree(settings, upstream, tmp_path, model, stream, overhead):
+    upstream.behave("classic/any", "ok")
+    put_tokenizer(tmp_path, model)
+    app = create_app(replace(settings, hf_home=tmp_path, database_url=f"sqlite:///{tmp_path}/books.db"))
+    client, body = app.test_client(), {"model": model, "messages": MESSAGES, "stream": stream}
+    assert client.post("/v1/chat/completions", json=body).get_data()  # loads the tokenizer
+    time.sleep(0.3)
+    answer = client.post(
+        "/v1/chat/completions", json={**body, "stream_options": {"include_usage": True}} if stream else body
+    )
+    text = answer.get_data(as_text=True)
+    rows = app.extensions["chatapi"].store.read(
+        lambda tx: tx.exec_driver_sql("SELECT * FROM calls ORDER BY id").mappings().all()
+    )
+    assert rows[-1]["usage_source"] == "tokenizer"
+    assert rows[-1]["prompt_tokens"] == len("one two three") + overhead
+    assert f'"prompt_tokens":{rows[-1]["prompt_tokens"]},"completion_tokens":{rows[-1]["completion_tokens"]}' in text
+    if not stream:
+        assert answer.headers["X-Usage-Source"] == "tokenizer"
+
+
+def test_under_gunicorn_too(upstream, gateway_env, tmp_path):
+    upstream.behave("classic/any", "ok")
+    put_tokenizer(tmp_path, "classic/any")
+    with serve({**gateway_env, "HF_HOME": str(tmp_path)}) as gateway:
+        for _ in range(50):
+            answer = gateway.post("/v1/chat/completions", {"model": "classic/any", "messages": MESSAGES})
+            if answer.headers["X-Usage-Source"] == "tokenizer":
+                break
+    assert answer.headers["X-Usage-Source"] == "tokenizer"
+    assert answer.json()["usage"]["prompt_tokens"] == len("one two three")

@@ -1,0 +1,605 @@
+"""The stand-in for Hugging Face does on the wire what its names say."""
+
+import http.client
+import json
+import socket
+import threading
+import time
+from contextlib import closing
+
+import pytest
+from support.upstream import (
+    BEHAVIOURS,
+    BREAKS,
+    CLASSIC_REPLIES,
+    EDITS,
+    ERRORS,
+    FINISHES,
+    SEEDS,
+    TEXT,
+    U2028_TEXT,
+    UTF8_TEXT,
+    Upstream,
+    fault,
+    saying,
+)
+
+MESSAGES = [{"role": "user", "content": "hi there"}]
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture(scope="module")
+def server():
+    with Upstream() as up:
+        yield up
+
+
+@pytest.fixture
+def up(server):
+    server.reset()
+    yield server
+    assert server.failures == []
+
+
+def connect(up, timeout=5):
+    return closing(http.client.HTTPConnection(up.url.removeprefix("http://"), timeout=timeout))
+
+
+def exchange(connection, path, body, method="POST", **headers):
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    connection.request(method, path, data, {"Content-Type": "application/json", **headers})
+    answer = connection.getresponse()
+    return answer.status, answer.headers, answer.read()
+
+
+def ask(up, path, body=b"", method="POST", **headers):
+    with connect(up) as connection:
+        return exchange(connection, path, body, method, **headers)
+
+
+def chat(up, model, stream=False, **fields):
+    return ask(up, CHAT, {"model": model, "messages": MESSAGES, "stream": stream, **fields})
+
+
+def generate(up, model, parameters=None, route="/generate", inputs="hi there"):
+    return ask(up, f"/at/{model}{route}", {"inputs": inputs, "parameters": parameters or {}})
+
+
+def classic(up, model, **parameters):
+    return ask(up, f"/hf-inference/models/{model}", {"inputs": "hi there", "parameters": parameters})
+
+
+def events(body):
+    """The data of each event, parsed where it is JSON. Deliberately naive: only for well-framed streams."""
+    found = [e.removeprefix(b"data: ") for e in body.split(b"\n\n") if e.startswith(b"data: ")]
+    return [json.loads(e) if e.startswith(b"{") and e.endswith(b"}") else e.decode() for e in found]
+
+
+def text_of(found):
+    deltas = [c["delta"] for e in found if isinstance(e, dict) for c in e.get("choices", [])]
+    return "".join(delta.get("content") or "" for delta in deltas)
+
+
+def request_bytes(path, body):
+    data = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data
+
+
+def open_raw(up, model, stream=True):
+    """A socket on which this question has been asked."""
+    sock = socket.create_connection(("127.0.0.1", int(up.url.rpartition(":")[2])), timeout=5)
+    sock.sendall(request_bytes(CHAT, {"model": model, "messages": MESSAGES, "stream": stream}))
+    return sock
+
+
+def chunks(up, model):
+    """The answer's chunks, as the server cut them."""
+    with closing(open_raw(up, model)) as sock, sock.makefile("rb") as reader:
+        while reader.readline().strip():
+            pass
+        found = []
+        while size := int(reader.readline(), 16):
+            found.append(reader.read(size))
+            reader.readline()
+        return found
+
+
+# -- healthy answers in every skin
+
+
+def test_chat_whole(up):
+    status, headers, body = chat(up, "test/ok:fastest")
+    answer = json.loads(body)
+    assert status == 200 and headers["x-inference-provider"] == "together"
+    assert answer["choices"][0]["message"] == {"role": "assistant", "content": TEXT}
+    assert answer["usage"] == {"prompt_tokens": 2, "completion_tokens": 6, "total_tokens": 8}
+    (call,) = up.calls_for("test/ok")
+    assert call.method == "POST" and call.headers["CONTENT-type"] == "application/json"
+    assert call.body["messages"] == MESSAGES and json.loads(call.raw_body) == call.body and call.finished
+
+
+@pytest.mark.parametrize("include_usage", [False, True])
+def test_chat_stream(up, include_usage):
+    status, headers, body = chat(up, "test/ok", stream=True, stream_options={"include_usage": include_usage})
+    found = events(body)
+    assert (status, headers["content-type"]) == (200, "text/event-stream")
+    assert headers["transfer-encoding"] == "chunked"
+    assert text_of(found) == TEXT and found[-1] == "[DONE]"
+    assert found[0]["choices"][0]["delta"]["role"] == "assistant"
+    assert found[6]["choices"][0]["finish_reason"] == "stop"
+    usages = [e["usage"] for e in found[:-1] if e.get("usage")]
+    assert len(usages) == int(include_usage)
+
+
+def test_token_limit_choices_and_logprobs(up):
+    answer = json.loads(chat(up, "test/ok", max_tokens=2, n=2, logprobs=True)[2])
+    assert [c["message"]["content"] for c in answer["choices"]] == ["Hello", "Hello"]
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert [row["token"] for row in answer["choices"][0]["logprobs"]["content"]] == ["Hel", "lo"]
+
+
+def test_echo_and_continue(up):
+    parts = [{"type": "text", "text": "two"}, {"type": "image_url", "image_url": {"url": "data:,"}}]
+    messages = [*MESSAGES, {"role": "user", "content": parts}]
+    assert text_of(events(chat(up, "test/echo", True, messages=messages)[2])) == "two"
+    messages = [*MESSAGES, {"role": "assistant", "content": "Hello from"}]
+    assert text_of(events(chat(up, "test/continue", True, messages=messages)[2])) == " upstream."
+
+
+def test_keep_alive_reuses_the_connection(up):
+    with connect(up) as connection:
+        for model in ("test/ok", "test/cut", "test/err-bad-gateway"):
+            exchange(connection, CHAT, {"model": model, "messages": MESSAGES})
+        exchange(connection, CHAT, {"model": "test/ok", "messages": MESSAGES, "stream": True})
+    assert len({call.connection for call in up.calls}) == 1 and len(up.calls) == 4
+    chat(up, "test/ok")
+    assert up.calls[-1].connection != up.calls[0].connection
+    up.wait_for(lambda: up.calls[3].client_closed_at)
+    assert up.calls[3].finished
+
+
+def test_chunked_request_body(up):
+    with connect(up) as connection:
+        body = json.dumps({"model": "test/ok", "messages": MESSAGES}).encode()
+        headers = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
+        connection.request("POST", CHAT, iter([body[:5], body[5:]]), headers, encode_chunked=True)
+        assert connection.getresponse().status == 200
+    assert up.calls[0].body["model"] == "test/ok"
+
+
+def test_generate_whole(up):
+    status, headers, body = generate(up, "test/ok", {"details": True, "decoder_input_details": True})
+    answer = json.loads(body)
+    assert status == 200 and answer["generated_text"] == TEXT
+    assert answer["details"]["finish_reason"] == "eos_token" and answer["details"]["generated_tokens"] == 6
+    assert [token["text"] for token in answer["details"]["prefill"]] == ["hi", " there"]
+    assert (headers["x-prompt-tokens"], headers["x-generated-tokens"]) == ("2", "6")
+    assert json.loads(generate(up, "test/ok")[2]) == {"generated_text": TEXT}
+    assert json.loads(generate(up, "test/ok", route="/")[2]) == [{"generated_text": TEXT}]
+
+
+def test_generate_stream(up):
+    found = events(generate(up, "test/ok", {"details": True}, "/generate_stream")[2])
+    assert "".join(e["token"]["text"] for e in found if not e["token"]["special"]) == TEXT
+    assert [e["generated_text"] for e in found] == [None] * 6 + [TEXT]
+    assert found[-1]["token"]["special"] and found[-1]["details"]["input_length"] == 2
+    last = events(generate(up, "test/ok", {"max_new_tokens": 2, "details": True}, "/generate_stream")[2])[-1]
+    assert (last["generated_text"], last["details"]["finish_reason"]) == ("Hello", "length")
+
+
+VALIDATION = [
+    ({"temperature": 0}, "`temperature` must be strictly positive"),
+    ({"top_p": 1.0}, "`top_p` must be > 0.0 and < 1.0"),
+    ({"top_k": 0}, "`top_k` must be strictly positive"),
+    ({"repetition_penalty": 0}, "`repetition_penalty` must be strictly positive"),
+    ({"max_new_tokens": 0}, "`max_new_tokens` must be strictly positive"),
+    ({"stop": ["a", "b", "c", "d", "e"]}, "`stop` supports up to 4 stop sequences. Given: 5"),
+    (
+        {"max_new_tokens": 10000},
+        "`inputs` tokens + `max_new_tokens` must be <= 2048. Given: 2 `inputs` tokens and 10000 `max_new_tokens`",
+    ),
+]
+
+
+@pytest.mark.parametrize(("parameters", "text"), VALIDATION)
+def test_generate_validates(up, parameters, text):
+    expected = {"error": f"Input validation error: {text}", "error_type": "validation"}
+    status, _, body = generate(up, "test/ok", parameters)
+    assert (status, json.loads(body)) == (422, expected)
+    status, _, body = generate(up, "test/ok", parameters, "/generate_stream")
+    assert (status, events(body)) == (200, [expected])
+
+
+def test_generate_refuses_shapes_and_sizes(up):
+    assert b"`inputs` cannot be empty" in generate(up, "test/ok", inputs="")[2]
+    for parameters in ({"stop": "x"}, {"temperature": "0.5"}, {"top_k": 5.0}, {"temperature": True}):
+        status, headers, body = generate(up, "test/ok", parameters)
+        assert status == 422 and headers["content-type"].startswith("text/plain")
+        assert body.startswith(b"Failed to deserialize the JSON body into the target type: parameters.")
+    assert generate(up, "test/ok", inputs="a" * 2_000_001)[0] == 413
+    assert ask(up, "/generate", b"{}", **{"Content-Type": "text/plain"})[0] == 415
+    assert ask(up, "/generate", b"{")[0] == 400
+
+
+def test_tgi_side_routes(up):
+    assert json.loads(ask(up, "/at/acme/x/info", method="GET")[2])["model_id"] == "acme/x"
+    assert ask(up, "/health", method="GET")[::2] == (200, b"")
+    up.healthy = False
+    assert ask(up, "/at/acme/x/health", method="GET")[0] == 503
+    spans = json.loads(ask(up, "/tokenize", {"inputs": "hi you"})[2])
+    assert [(s["text"], s["start"], s["stop"]) for s in spans] == [("hi", 0, 2), (" you", 2, 6)]
+    assert len(json.loads(ask(up, "/chat_tokenize", {"messages": MESSAGES})[2])["tokenize_response"]) == 2
+    assert ask(up, "/at/test/reset/v1/models", method="GET")[0] == 200
+
+
+def test_model_list(up):
+    rows = {row["id"]: row for row in json.loads(ask(up, "/v1/models", method="GET")[2])["data"]}
+    assert set(BEHAVIOURS) <= set(rows)
+    assert rows["test/ok"]["providers"][0]["pricing"] == {"input": 0.6, "output": 0.9}
+    assert json.loads(ask(up, "/v1/models/test/ok", method="GET")[2]) == rows["test/ok"]
+    assert ask(up, "/v1/models/acme/nope", method="GET")[0] == 404
+
+
+# -- S1's models and classic replies
+
+
+@pytest.mark.parametrize("model", [model for model in SEEDS if model != "tgi"])
+def test_seed_models(up, model):
+    text2text = model in ("google/flan-t5-base", "facebook/blenderbot-400M-distill")
+    full = json.loads(classic(up, model)[2])[0]["generated_text"]
+    assert full == (TEXT if text2text else "hi there" + TEXT)
+    status, _, body = classic(up, model, return_full_text=False, stop=["x"])
+    if text2text:
+        error = json.loads(body)
+        assert status == 400 and error["error"].startswith(
+            "The following `model_kwargs` are not used by the model: ['return_full_text', 'stop'] (note:"
+        )
+        assert error["warnings"] == [f"There was an inference error: {error['error']}"]
+    else:
+        assert (status, json.loads(body)) == (200, [{"generated_text": TEXT}])
+    assert json.loads(chat(up, model)[2])["error"]["code"] == "model_not_supported"
+    assert generate(up, model)[0] == 200
+    status, _, body = classic(up, model, temperature=101)
+    assert json.loads(body)["error"] == [
+        "Input should be less than or equal to 100: received `temperature` in `parameters`"
+    ]
+
+
+@pytest.mark.parametrize("name", CLASSIC_REPLIES)
+def test_classic_replies(up, name):
+    status, _, body = classic(up, f"test/{name}", return_full_text=False)
+    assert status == 200
+    assert json.loads(body) == json.loads(generate(up, f"test/{name}")[2])
+    assert (TEXT in body.decode()) == (not name.startswith("classic-empty"))
+    assert (b"hi there" in body) == (name in ("classic-echo-prompt", "classic-conversational"))
+
+
+def test_classic_strict_refuses_stop(up):
+    assert classic(up, "test/classic-strict", stop=["x"])[0] == 400
+
+
+# -- refusals
+
+
+@pytest.mark.parametrize("slug", ERRORS)
+def test_errors(up, slug):
+    row = ERRORS[slug]
+    for answer in (
+        chat(up, f"test/err-{slug}"),
+        classic(up, f"test/err-{slug}"),
+        generate(up, f"test/err-{slug}"),
+    ):
+        assert (answer[0], answer[2].decode()) == (row.status, row.body)
+        assert row.headers.items() <= dict(answer[1].items()).items()
+        assert (answer[1]["content-type"] or "") == row.content_type
+
+
+@pytest.mark.parametrize(
+    ("token", "path", "status", "text"),
+    [
+        (None, CHAT, 401, "Invalid username or password."),
+        ("Bearer wrong", CHAT, 401, "Invalid credentials in Authorization header"),
+        ("Bearer hf_noperm", CHAT, 403, "sufficient permissions"),
+        ("Bearer hf_broke", CHAT, 402, "depleted"),
+        ("Bearer wrong", "/at/test/ok" + CHAT, 401, "401 Unauthorized"),
+        ("Bearer hf_right", CHAT, 200, TEXT),
+    ],
+)
+def test_tokens(up, token, path, status, text):
+    up.token = "hf_right"
+    headers = {"Authorization": token} if token else {}
+    got, _, body = ask(up, path, {"model": "test/ok", "messages": MESSAGES}, **headers)
+    assert got == status and text in body.decode()
+
+
+def test_unknown_models(up):
+    def code(model):
+        status, _, body = chat(up, model)
+        return status, json.loads(body)["error"]["code"]
+
+    assert code("acme/nope") == (400, "model_not_supported")
+    assert code("gpt2") == (400, "model_not_found")
+    assert code("test/ok:badprovider") == (400, "model_not_supported")
+    expected = {"error": "Model not supported by provider hf-inference"}
+    assert classic(up, "acme/nope")[::2] == (400, json.dumps(expected).encode())
+    assert ask(up, "/at/acme/nope" + CHAT, {"messages": MESSAGES})[0] == 404
+    assert generate(up, "acme/nope")[0] == 404
+    assert ask(up, "/elsewhere", {})[::2] == (404, b"Not Found")
+    assert code("acme/nope") and [c.model for c in up.calls].count("acme/nope") == 5
+
+
+ATTEMPTS = [
+    ("loading-2", [503, 503, 200]),
+    ("loading", [503, 503, 503]),
+    ("waking", [503, 503]),
+    ("gone", [410, 410]),
+    ("rate-ratelimit", [429, 429]),
+    ("rate-retry-after", [429, 429]),
+    ("rate-retry-after-date", [429, 429]),
+    ("rate-bare", [429, 429]),
+    ("overloaded", [429, 429]),
+    ("rate-ratelimit-once", [429, 200, 200]),
+    ("rate-retry-after-once", [429, 200]),
+    ("rate-retry-after-date-once", [429, 200]),
+    ("rate-bare-once", [429, 200]),
+    ("overloaded-once", [429, 200]),
+    ("http500-once", [500, 200]),
+    ("http502-once", [502, 200]),
+]
+
+
+@pytest.mark.parametrize(("name", "statuses"), ATTEMPTS)
+def test_attempts(up, name, statuses):
+    assert [chat(up, f"test/{name}")[0] for _ in statuses] == statuses
+
+
+def test_hints(up):
+    assert chat(up, "test/rate-retry-after")[1]["retry-after"] == "1"
+    assert chat(up, "test/rate-retry-after-date")[1]["retry-after"].endswith("GMT")
+    assert chat(up, "test/rate-ratelimit")[1]["ratelimit"] == '"api";r=0;t=1'
+    names = {name.lower() for name in chat(up, "test/rate-bare")[1]}
+    assert not names & {"retry-after", "ratelimit"}
+    assert json.loads(chat(up, "test/loading-2")[2])["estimated_time"] == 0.2
+    assert chat(up, "test/gated")[1]["X-Error-Code"] == "GatedRepo"
+
+
+# -- bodies
+
+
+def test_bad_bodies(up):
+    assert chat(up, "test/body-empty")[::2] == (200, b"")
+    assert chat(up, "test/body-html")[1]["content-type"] == "text/html"
+    assert json.loads(chat(up, "test/body-200-error")[2]) == {"error": "Something went wrong"}
+    assert isinstance(json.loads(chat(up, "test/body-list-error")[2])["error"], list)
+    assert json.loads(chat(up, "test/body-no-choices")[2])["choices"] == []
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(chat(up, "test/body-bad-json")[2])
+    with pytest.raises(http.client.IncompleteRead):
+        chat(up, "test/body-truncated")
+    assert not up.calls_for("test/body-truncated")[0].finished
+
+
+def test_redirect_points_here(up):
+    status, headers, _ = chat(up, "test/redirect")
+    assert (status, headers["location"], len(up.calls)) == (302, "/redirected", 1)
+    assert ask(up, "/redirected", method="GET")[0] == 200 and up.calls[-1].path == "/redirected"
+
+
+# -- streams whose events are unusual
+
+
+@pytest.mark.parametrize("name", [*EDITS, *FINISHES])
+def test_edited_streams_end_cleanly_and_whole_answers_are_good(up, name):
+    assert chat(up, f"test/{name}", stream=True)[0] == 200
+    assert generate(up, f"test/{name}", route="/generate_stream")[0] == 200
+    assert json.loads(chat(up, f"test/{name}")[2])["choices"][0]["message"]["content"] == TEXT
+    assert all(call.finished for call in up.calls)
+
+
+def stream_of(up, name, **fields):
+    return events(chat(up, f"test/{name}", stream=True, **fields)[2])
+
+
+def test_endings(up):
+    assert stream_of(up, "no-done")[-1]["choices"][0]["finish_reason"] == "stop"
+    assert stream_of(up, "done-only") == ["[DONE]"]
+    assert text_of(stream_of(up, "eof-no-finish")) == "Hello from" and len(stream_of(up, "eof-no-finish")) == 3
+    no_finish = stream_of(up, "done-no-finish")
+    assert no_finish[-1] == "[DONE]" and not any(e["choices"][0]["finish_reason"] for e in no_finish[:-1])
+    assert stream_of(up, "stop-sequence")[-2]["choices"][0]["finish_reason"] == "stop_sequence"
+    assert stream_of(up, "eos-token")[-2]["choices"][0]["finish_reason"] == "eos_token"
+    (choice,) = stream_of(up, "finish-with-text")[-2]["choices"]
+    assert (choice["delta"]["content"], choice["finish_reason"]) == (".", "stop")
+
+
+def test_usage_in_many_places(up):
+    def usages(name):
+        found = stream_of(up, name, stream_options={"include_usage": True})
+        return [e["usage"]["completion_tokens"] for e in found[:-1] if e.get("usage")]
+
+    assert usages("usage-in-finish") == [6]
+    assert usages("usage-every-chunk") == [1, 2, 3, 4, 5, 6, 6]
+    assert usages("usage-nowhere") == []
+
+
+def test_error_events(up):
+    *_, error, done = stream_of(up, "error-then-done")
+    assert error["error"]["http_status_code"] == 422 and done == "[DONE]"
+    assert "error" in stream_of(up, "error-then-close")[-1]
+    assert stream_of(up, "error-first")[0]["error"]["http_status_code"] == 422
+    assert set(stream_of(up, "error-first-bare")[0]["error"]) == {"message"}
+    assert stream_of(up, "error-first-429")[0]["error"]["code"] == 429
+    assert set(stream_of(up, "tgi-error-first")[0]) == {"error", "error_type"}
+    found = stream_of(up, "malformed-event")
+    assert [e for e in found if isinstance(e, str)] == ['{"choices": [{"del', "[DONE]"] and text_of(found) == TEXT
+
+
+def test_unusual_deltas(up):
+    assert stream_of(up, "role-only")[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    found = stream_of(up, "null-content")
+    assert found[0]["choices"] == [] and found[1]["choices"][0]["delta"]["content"] is None
+    assert text_of(found) == TEXT
+    found = stream_of(up, "reasoning")
+    thoughts = [e["choices"][0]["delta"].get("reasoning_content", "") for e in found[:-1]]
+    assert "".join(thoughts) == "Let me think." and text_of(found) == TEXT
+    assert json.loads(chat(up, "test/reasoning")[2])["choices"][0]["message"]["reasoning_content"]
+
+
+def test_tool_calls(up):
+    message = json.loads(chat(up, "test/tool-calls")[2])["choices"][0]["message"]
+    arguments = message["tool_calls"][0]["function"]["arguments"]
+    assert message["content"] is None and json.loads(arguments) == {"city": "Belém"}
+    found = stream_of(up, "tool-calls")
+    parts = [e["choices"][0]["delta"]["tool_calls"][0]["function"]["arguments"] for e in found[:3]]
+    assert "".join(parts) == arguments and found[-2]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_streams_refused_or_ignored(up):
+    assert chat(up, "test/whole-for-stream", stream=True)[1]["content-type"] == "application/json"
+    status, _, body = chat(up, "test/no-stream-support", stream=True)
+    assert status == 400 and json.loads(body)["error"] == [
+        "Error in `stream`: `stream` is not supported for this model"
+    ]
+    assert chat(up, "test/no-stream-support")[0] == 200
+
+
+# -- streams whose bytes are unusual
+
+
+def test_framings(up):
+    parts = {name: chunks(up, f"test/{name}") for name in ("no-space", "crlf", "comments", "packed", "bytewise")}
+    plain = b"".join(chunks(up, "test/ok")).replace(b"test/ok", b"")
+    assert all(part.startswith(b'data:{"') for part in parts["no-space"][:-1])
+    assert all(part.endswith(b"\r\n\r\n") for part in parts["crlf"])
+    assert all(part.startswith(b": ") and b"\n\ndata: " in part for part in parts["comments"])
+    assert len(parts["packed"]) == 1 and parts["packed"][0].count(b"data: ") == plain.count(b"data: ") == 8
+    assert {len(part) for part in parts["bytewise"]} == {1}
+    assert text_of(events(b"".join(parts["bytewise"]))) == TEXT
+    assert any(part.endswith(b"\r") for part in chunks(up, "test/crlf-split"))
+    assert not chunks(up, "test/no-final-blank")[-1].endswith(b"\n")
+
+
+def test_characters(up):
+    parts = chunks(up, "test/utf8-split")
+    assert text_of(events(b"".join(parts))) == UTF8_TEXT
+    assert sum(0x80 <= part[0] < 0xC0 for part in parts) == len(UTF8_TEXT.encode()) - len(UTF8_TEXT)
+    body = b"".join(chunks(up, "test/u2028"))
+    assert text_of(events(body)) == U2028_TEXT and "\u2028".encode() in body and "\x85".encode() in body
+
+
+def test_close_delimited_stream(up):
+    _, headers, body = chat(up, "test/close-delimited", stream=True)
+    assert headers["transfer-encoding"] is None and headers["content-length"] is None
+    assert text_of(events(body)) == TEXT and up.calls[0].finished
+
+
+# -- slow and broken ones
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_breaks_after_three_tokens(up, name):
+    with closing(open_raw(up, f"test/{name}")) as sock:
+        sock.settimeout(0.5 if name == "stall-after-3" else 5)
+        received, ending = b"", None
+        while ending is None:
+            try:
+                data = sock.recv(65536)
+                received, ending = received + data, None if data else "fin"
+            except ConnectionResetError:
+                ending = "rst"
+            except TimeoutError:
+                ending = "silence"
+    assert received.count(b'"content"') in (3, 4) and b" from" in received
+    assert not received.endswith(b"0\r\n\r\n") and b"[DONE]" not in received
+    assert ending == {"reset-mid": "rst", "stall-after-3": "silence"}.get(name, "fin")
+    assert not up.calls[0].finished
+    assert json.loads(chat(up, f"test/{name}")[2])["choices"]
+
+
+def test_reset_and_close_before_headers(up):
+    with closing(open_raw(up, "test/reset")) as sock, pytest.raises(ConnectionResetError):
+        sock.recv(1)
+    with closing(open_raw(up, "test/close")) as sock:
+        assert sock.recv(1) == b""
+    with pytest.raises(ConnectionResetError):
+        chat(up, "test/reset-once")
+    assert chat(up, "test/reset-once")[0] == 200
+
+
+@pytest.mark.parametrize("name", ["silent", "headers-only", "header-dribble", "body-dribble", "slow", "paced"])
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_client_who_leaves_is_seen(up, name, reset):
+    with closing(open_raw(up, f"test/{name}")) as sock:
+        (call,) = up.wait_for(lambda: up.calls_for(f"test/{name}"))
+        if reset:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        left = time.monotonic()
+    assert up.wait_for(lambda: call.client_closed_at, timeout=2) >= left
+    assert not call.finished
+
+
+def test_dribbles_come_byte_by_byte(up):
+    for name, head in (("header-dribble", b"X-Slow: aa"), ("body-dribble", b"\r\n1\r\nd\r\n1\r\na\r\n")):
+        with closing(open_raw(up, f"test/{name}")) as sock:
+            received = b""
+            while head not in received:
+                received += sock.recv(1000)
+    with closing(open_raw(up, "test/silent")) as sock, pytest.raises(TimeoutError):
+        sock.settimeout(0.1)
+        sock.recv(1)
+
+
+def test_slow_ones_finish(up):
+    began = time.monotonic()
+    threads = [
+        threading.Thread(target=chat, args=(up, f"test/{name}"), kwargs=fields)
+        for name in ("slow", "slow-first", "keepalive-then-ok", "paced")
+        for fields in ({"stream": True, "max_tokens": 30}, {"stream": False, "max_tokens": 30})
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert time.monotonic() - began > 1 and len(up.calls) == 8 and all(call.finished for call in up.calls)
+    assert chunks(up, "test/keepalive-then-ok")[:10] == [b":\n\n"] * 10
+
+
+# -- a test's own behaviours
+
+
+def test_behave_and_sequence(up):
+    up.behave("acme/x", saying("Good day to you."))
+    assert text_of(stream_of_id(up, "acme/x")) == "Good day to you."
+    up.sequence("acme/x", [fault(500, "no"), "reset", "test/ok", lambda x: x.send_json(201, x.attempt)])
+    assert chat(up, "acme/x")[0] == 500
+    with pytest.raises(ConnectionResetError):
+        chat(up, "acme/x")
+    assert chat(up, "acme/x")[0] == 200
+    assert [json.loads(chat(up, "acme/x")[2]) for _ in range(2)] == [4, 5]
+    up.behave("test/ok", "gone")
+    assert chat(up, "test/ok")[0] == 410
+    up.reset()
+    assert chat(up, "test/ok")[0] == 200 and chat(up, "acme/x")[0] == 400 and len(up.calls) == 2
+
+
+def stream_of_id(up, model):
+    return events(chat(up, model, stream=True)[2])
+
+
+def test_own_urls_share_one_server(up):
+    status, _, body = ask(up, "/at/test/ok" + CHAT, {"model": "anything", "messages": MESSAGES})
+    assert status == 200 and json.loads(body)["id"] == ""
+    assert up.calls[0].model == "test/ok" and up.calls[0].path == "/at/test/ok" + CHAT
+
+
+def test_a_faulty_behaviour_is_reported():
+    def broken(x):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), Upstream() as up:
+        up.behave("acme/x", broken)
+        with pytest.raises(http.client.RemoteDisconnected):
+            chat(up, "acme/x")
+    with pytest.raises(AssertionError):
+        Upstream().wait_for(lambda: False, timeout=0.01)

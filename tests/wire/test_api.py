@@ -1,0 +1,816 @@
+"""The two /api routes over the fault server: what reaches it, what comes back, every header and error."""
+
+import json
+import re
+import uuid
+from dataclasses import replace
+from datetime import date
+
+import pytest
+from support.gateways import serve, side_by_side
+from support.s1 import S1_EXAMPLE_1, S1_EXAMPLE_2, S1_EXAMPLE_3, S1_FORMAT
+from support.upstream import CHAT, CLASSIC, ERRORS, OWN, TEXT, Exchange, fault
+from test_verdicts import ATTEMPTED_AGAIN, CODES, ROWS
+
+from chatapi import create_app
+
+NEW, LEGACY, V1 = "/api/chat/completions", "/api/huggingface-chat", "/v1/chat/completions"
+ROUTES = (NEW, LEGACY)
+EOS = "<|endoftext|>"
+
+# ---------------------------------------------------------------- S1, word for word
+
+S1_ANSWER = """{
+    "success": true,
+    "data": {
+        "response": "Resposta do modelo aqui...",
+        "model": "microsoft/DialoGPT-medium",
+        "usage": {
+            "prompt_tokens": 25,
+            "completion_tokens": 50,
+            "total_tokens": 75
+        }
+    }
+}"""
+
+# S1's text → model, `inputs` and `parameters` that reach Hugging Face.
+S1 = {
+    "format": (
+        S1_FORMAT,
+        "microsoft/DialoGPT-medium",
+        "Explique o que é inteligência artificial em uma frase.",
+        {"temperature": 0.7, "max_new_tokens": 100},
+    ),
+    "example-1": (S1_EXAMPLE_1, "microsoft/DialoGPT-medium", "Qual é a capital do Brasil?", {"temperature": 0.7}),
+    "example-2": (
+        S1_EXAMPLE_2,
+        "microsoft/DialoGPT-large",
+        "Explique como funciona a inteligência artificial",
+        {"temperature": 0.5, "max_new_tokens": 500},
+    ),
+    "example-3": (
+        S1_EXAMPLE_3,
+        "microsoft/DialoGPT-medium",
+        "O que é machine learning?",
+        {"temperature": 0.7, "max_new_tokens": 300},
+    ),
+}
+
+
+def shape(value):
+    """The keys of an object, all the way down, and the types of what they hold."""
+    return {k: shape(v) for k, v in value.items()} if isinstance(value, dict) else type(value)
+
+
+def check_reached(upstream, model, inputs, parameters):
+    [call] = upstream.calls_for(model)
+    assert call.path == f"/hf-inference/models/{model}"
+    assert call.body == {"inputs": inputs, "parameters": {**parameters, "return_full_text": False}}
+    assert call.headers["Authorization"] == "Bearer hf_test-token"
+
+
+def check_answer(body, model, text=TEXT):
+    assert shape(body) == shape(json.loads(S1_ANSWER))
+    assert body["success"] is True
+    assert body["data"]["response"] == text
+    assert body["data"]["model"] == model
+    counts = body["data"]["usage"]
+    assert counts["total_tokens"] == counts["prompt_tokens"] + counts["completion_tokens"] > 0
+
+
+@pytest.mark.parametrize("text, model, inputs, parameters", S1.values(), ids=S1)
+def test_s1_word_for_word(upstream, client, text, model, inputs, parameters):
+    answer = client.post(NEW, data=text.encode(), content_type="application/json")
+    assert answer.status_code == 200
+    assert answer.content_type == "application/json"
+    check_answer(answer.json, model)
+    check_reached(upstream, model, inputs, parameters)
+    assert answer.headers["X-Usage-Source"] == "estimate"
+
+
+@pytest.mark.parametrize("text, model, inputs, parameters", S1.values(), ids=S1)
+def test_s1_word_for_word_under_gunicorn(upstream, gateway, text, model, inputs, parameters):
+    answer = gateway.post(NEW, data=text.encode(), headers={"Content-Type": "application/json"})
+    assert answer.status_code == 200
+    check_answer(answer.json(), model)
+    check_reached(upstream, model, inputs, parameters)
+
+
+@pytest.mark.parametrize("text, model, inputs, parameters", S1.values(), ids=S1)
+def test_s1_streamed(upstream, gateway, text, model, inputs, parameters):
+    answer = gateway.post(NEW, {**json.loads(text), "stream": True})
+    *chunks, done = [line[6:] for line in answer.text.split("\n\n") if line]
+    assert done == "[DONE]"
+    choices = [c for chunk in map(json.loads, chunks) for c in chunk["choices"]]
+    assert "".join(c["delta"].get("content") or "" for c in choices) == TEXT
+    check_reached(upstream, model, inputs, parameters)
+
+
+@pytest.mark.parametrize(
+    "model, refuses_return_full_text",
+    [
+        ("microsoft/DialoGPT-medium", False),
+        ("microsoft/DialoGPT-large", False),
+        ("facebook/blenderbot-400M-distill", True),
+        ("google/flan-t5-base", True),
+        ("EleutherAI/gpt-neo-2.7B", False),
+        ("bigscience/bloom-560m", False),
+    ],
+)
+@pytest.mark.parametrize("route", ROUTES)
+def test_s1s_six_models(upstream, client, route, model, refuses_return_full_text):
+    every = {"temperature": 1.5, "max_tokens": 200, "top_p": 1.0, "top_k": 40, "repetition_penalty": 1.2}
+    answer = client.post(route, json=asking(route, model, **every, max_time=5))
+    check_answer(answer.json, model)
+    expected = {"temperature": 1.5, "max_new_tokens": 200, "top_k": 40, "repetition_penalty": 1.2}
+    [call] = upstream.calls_for(model)
+    assert call.body["parameters"] == expected | ({} if refuses_return_full_text else {"return_full_text": False})
+
+
+# ---------------------------------------------------------------- the legacy route
+
+
+def asking(route, model, text="hi there", **fields):
+    """A request in the dialect of a route."""
+    if route == LEGACY:
+        return {"message": text, "model": model, **fields}
+    return {"messages": [{"role": "user", "content": text}], "model": model, **fields}
+
+
+LEGACY_BODIES = {
+    "message": {"message": "Olá!"},
+    "prompt": {"prompt": "Olá!"},
+    "inputs": {"inputs": "Olá!"},
+    "top-level": {"message": "Olá!", "max_tokens": 7, "temperature": 0.5},
+    "parameters": {"message": "Olá!", "parameters": {"max_tokens": 7, "temperature": 0.5}},
+    "classic": {"inputs": "Olá!", "parameters": {"max_new_tokens": 7, "temperature": 0.5}},
+    "max_length": {"message": "Olá!", "max_length": 7, "parameters": {"temperature": 0.5}},
+}
+
+
+@pytest.mark.parametrize("body", LEGACY_BODIES.values(), ids=LEGACY_BODIES)
+def test_legacy_bodies(upstream, client, body):
+    answer = client.post(LEGACY, json=body)
+    check_answer(answer.json, "microsoft/DialoGPT-medium")  # the default
+    asked = {"max_new_tokens": 7, "temperature": 0.5} if len(body) > 1 else {}
+    check_reached(upstream, "microsoft/DialoGPT-medium", "Olá!", asked)
+    assert "X-Ignored-Fields" not in answer.headers
+
+
+def test_the_operators_default_model(upstream, settings):
+    client = create_app(replace(settings, default_model="tgi/ok")).test_client()
+    check_answer(client.post(LEGACY, json={"message": "hi"}).json, "tgi/ok")
+
+
+def check_legacy_headers(answer, sunset=None):
+    assert re.fullmatch(r"@\d{9,10}", answer.headers["Deprecation"])
+    links = ", ".join(answer.headers.get_all("Link"))
+    assert '</api/chat/completions>; rel="successor-version"' in links
+    assert 'rel="deprecation"' in links
+    assert answer.headers.get("Sunset") == sunset
+
+
+LEGACY_ANSWERS = {
+    "good": ({"message": "hi", "model": "test/ok"}, 200),
+    "stream": ({"message": "hi", "model": "test/ok", "stream": True}, 200),
+    "invalid": ({"message": 5}, 400),
+    "upstream-fault": ({"message": "hi", "model": "test/err-depleted"}, 500),
+    "rejected": ({"message": "hi", "model": "test/err-validation"}, 400),
+}
+
+
+@pytest.mark.parametrize("body, status", LEGACY_ANSWERS.values(), ids=LEGACY_ANSWERS)
+def test_legacy_headers_on_every_answer(client, body, status):
+    answer = client.post(LEGACY, json=body)
+    assert answer.status_code == status
+    check_legacy_headers(answer)
+
+
+def test_legacy_headers_on_errors_before_the_view(client):
+    for answer, status in [
+        (client.get(LEGACY), 405),
+        (client.post(LEGACY, data="x"), 415),
+        (client.post(LEGACY, data="{", content_type="application/json"), 400),
+        (client.post(LEGACY, json={"message": "x" * 70_000}), 413),
+    ]:
+        assert answer.status_code == status
+        check_legacy_headers(answer)
+
+
+def test_legacy_headers_announce_a_sunset(settings):
+    client = create_app(replace(settings, legacy_sunset=date(2027, 6, 30))).test_client()
+    for body in ({"message": "hi", "model": "test/ok"}, {"message": ""}):
+        check_legacy_headers(client.post(LEGACY, json=body), "Wed, 30 Jun 2027 00:00:00 GMT")
+
+
+@pytest.mark.parametrize("path", [NEW, "/healthz", "/nowhere"])
+def test_nothing_else_is_deprecated(client, path):
+    answer = client.post(path, json=asking(NEW, "test/ok"))
+    assert not {"Deprecation", "Sunset", "Link"} & set(answer.headers.keys())
+
+
+# ---------------------------------------------------------------- what each kind of model gets
+
+SYSTEM, QUESTION, REPLY, LAST = "Be brief.", "What is ML?", "A part of AI.", "Which kinds?"
+TALK = [
+    {"role": "system", "content": SYSTEM},
+    {"role": "user", "content": QUESTION},
+    {"role": "assistant", "content": REPLY},
+    {"role": "user", "content": LAST},
+]
+HF_TALK = [  # the example of HF§7
+    {"role": "user", "content": "Hi, how are you?"},
+    {"role": "assistant", "content": "I'm well."},
+    {"role": "user", "content": "Any plans?"},
+]
+GPT2 = f"{SYSTEM}{EOS}{QUESTION}{EOS}{REPLY}{EOS}{LAST}{EOS}"
+DIALOGUE = f"{SYSTEM}\nUser: {QUESTION}\nAssistant: {REPLY}\nUser: {LAST}\nAssistant:"
+RENDERED = {
+    "conversation/DialoGPT-tiny": (TALK, GPT2),
+    "conversation/gpt2": (TALK, GPT2),
+    "conversation/gpt-neo-125m": (TALK, DIALOGUE),
+    "conversation/blenderbot-90M": (HF_TALK, " Hi, how are you?  I'm well.   Any plans?</s>"),
+    "conversation/flan-t5-small": (
+        HF_TALK,
+        "Continue the dialogue.\nUser: Hi, how are you?\nAssistant: I'm well.\nUser: Any plans?\nAssistant:",
+    ),
+}
+
+
+@pytest.mark.parametrize("model", RENDERED)
+def test_conversations_as_each_family_writes_them(upstream, client, model):
+    messages, prompt = RENDERED[model]
+    upstream.behave(model, "ok")
+    answer = client.post(NEW, json={"model": model, "messages": messages})
+    check_answer(answer.json, model)
+    [call] = [call for call in upstream.calls if call.method == "POST"]
+    assert call.body["inputs"] == prompt
+
+
+def test_a_long_conversation_is_shortened_from_its_middle(upstream, client):
+    upstream.behave("conversation/tiny-context", "ok")
+    turns = [
+        {"role": role, "content": f"{role} {i}: " + "word " * 8} for i in range(9) for role in ("user", "assistant")
+    ]
+    messages = [TALK[0], *turns, {"role": "user", "content": LAST}]
+    answer = client.post(NEW, json={"model": "conversation/tiny-context", "messages": messages, "max_tokens": 9})
+    assert answer.status_code == 200
+    sent = upstream.calls_for("conversation/tiny-context")[0].body["inputs"]
+    assert sent.startswith(SYSTEM)
+    assert LAST in sent
+    assert "user 0" not in sent
+
+
+@pytest.mark.parametrize("model", ["tgi/ok", "classic/any", "classic/t5"])
+def test_text_models_get_the_first_user_message(upstream, client, model):
+    upstream.behave(model, "ok")
+    check_answer(client.post(NEW, json={"model": model, "messages": TALK}).json, model)
+    [call] = [call for call in upstream.calls if call.method == "POST"]
+    assert call.body["inputs"] == QUESTION
+
+
+@pytest.mark.parametrize("model", ["test/ok", "own/ok"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_chat_models_get_the_whole_conversation(upstream, client, model, stream):
+    fields = {"temperature": 0, "top_p": 0.5, "max_tokens": 50, "stop": "END"}
+    answer = client.post(NEW, json={"model": model, "messages": TALK, "stream": stream, **fields})
+    assert answer.status_code == 200
+    [call] = upstream.calls_for("test/ok")
+    assert call.path == ("" if model == "test/ok" else "/at/test/ok") + "/v1/chat/completions"
+    assert list(call.body)[:2] == ["model", "messages"]
+    streaming = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+    sent = {"model": model, "messages": TALK, **fields, "stop": ["END"], **streaming}
+    assert call.body == sent
+
+
+@pytest.mark.parametrize("model", ["test/ok", "own/ok", "tgi/ok", "classic/any"])
+def test_what_every_upstream_is_sent_in_headers(upstream, client, model):
+    upstream.behave("classic/any", "ok")
+    answer = client.post(NEW, json=asking(NEW, model), headers={"X-Request-Id": "abc-1", "Cookie": "a=b"})
+    [call] = [call for call in upstream.calls if call.method == "POST"]
+    assert call.headers["Authorization"] == "Bearer hf_test-token"
+    assert call.headers["Content-Type"] == "application/json"
+    assert call.headers["User-Agent"].startswith("chatapi")
+    assert call.headers["X-Request-Id"] == answer.headers["X-Request-Id"] == "abc-1"
+    assert "Cookie" not in call.headers
+
+
+def test_the_callers_key_goes_nowhere(upstream, client):
+    client.post(NEW, json=asking(NEW, "test/ok"), headers={"Authorization": "Bearer sk-callers"})
+    assert upstream.calls_for("test/ok")[0].headers["Authorization"] == "Bearer hf_test-token"
+
+
+CLASSIC_SAYS = {
+    "test/classic-list": TEXT,
+    "test/classic-dict": TEXT,
+    "test/classic-nested": TEXT,
+    "test/classic-conversational": TEXT,
+    "test/classic-echo-prompt": TEXT,
+    "test/classic-translation": TEXT,
+    "test/classic-summary": TEXT,
+    "test/classic-empty-text": "",
+}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("model", CLASSIC_SAYS)
+def test_every_classic_answer(client, route, model):
+    check_answer(client.post(route, json=asking(route, model)).json, model, CLASSIC_SAYS[model])
+
+
+def test_an_answer_of_nothing_is_a_failure(client):
+    check_error(client.post(NEW, json=asking(NEW, "test/classic-empty-list")), 500, "upstream_unavailable")
+
+
+def test_a_strict_pipeline_is_asked_only_what_it_knows(upstream, client):
+    upstream.behave("classic/any", "classic-strict")
+    fields = {"stop": ["stream"], "top_p": 1, "temperature": 0, "repetition_penalty": 2, "seed": 4}
+    answer = client.post(NEW, json=asking(NEW, "classic/any", **fields))
+    check_answer(answer.json, "classic/any", "Hello from up")
+    assert answer.headers["X-Ignored-Fields"] == "seed"
+
+
+@pytest.mark.parametrize(
+    "model, source, counts",
+    [("test/ok", "upstream", (2, 6)), ("tgi/ok", "upstream", (2, 6)), ("classic/any", "estimate", None)],
+)
+def test_usage_and_where_it_is_from(upstream, client, model, source, counts):
+    upstream.behave("classic/any", "ok")
+    answer = client.post(NEW, json=asking(NEW, model))
+    assert answer.headers["X-Usage-Source"] == source
+    told = answer.json["data"]["usage"]
+    assert told["prompt_tokens"] > 0
+    if counts:
+        assert (told["prompt_tokens"], told["completion_tokens"]) == counts
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_token_limit_is_kept(client, route):
+    answer = client.post(route, json=asking(route, "tgi/ok", max_tokens=2)).json
+    assert answer["data"]["response"] == "Hello"
+    assert answer["data"]["usage"]["completion_tokens"] == 2
+
+
+# ---------------------------------------------------------------- headers of answers
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("asked, answers", [("old/retired", "test/ok"), ("old/retired-text", "tgi/ok")])
+def test_a_retired_model_lives_on(client, route, stream, asked, answers):
+    answer = client.post(route, json=asking(route, asked, stream=stream))
+    assert answer.headers["X-Requested-Model"] == asked
+    if stream:
+        chunks = [json.loads(line[6:]) for line in answer.text.split("\n\n")[:-2]]
+        assert {chunk["model"] for chunk in chunks} == {answers}
+    else:
+        check_answer(answer.json, answers)
+
+
+def test_the_model_asked_for_is_not_named_twice(client):
+    assert "X-Requested-Model" not in client.post(NEW, json=asking(NEW, "test/ok")).headers
+
+
+IGNORED = {
+    "none": ({}, None),
+    "unknown": ({"colour": "red"}, ["colour"]),
+    "several": ({"colour": "red", "frobnicate": [1]}, ["colour", "frobnicate"]),
+    "null": ({"colour": None}, ["colour"]),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("fields, names", IGNORED.values(), ids=IGNORED)
+def test_ignored_fields_are_named(upstream, client, route, fields, names, stream):
+    answer = client.post(route, json=asking(route, "test/ok", **fields, stream=stream))
+    assert answer.status_code == 200
+    given = answer.headers.get("X-Ignored-Fields")
+    assert (given and given.split(", ")) == names
+    assert not fields.keys() & upstream.calls_for("test/ok")[0].body.keys()
+
+
+def test_ignored_legacy_parameters_are_named(client):
+    body = {"message": "hi", "model": "test/ok", "parameters": {"watermark": True, "top_k": 3}, "options": {}}
+    assert set(client.post(LEGACY, json=body).headers["X-Ignored-Fields"].split(", ")) == {
+        "parameters.watermark",
+        "options",
+    }
+
+
+NASTY = ["a\r\nSet-Cookie: x=1", "a, b", "ação", "日本", "a" * 5000, "\x00", "\x7f", "", " "]
+
+
+@pytest.mark.parametrize("name", NASTY, ids=ascii)
+def test_no_fields_name_can_break_the_headers(gateway, name):
+    answer = gateway.post(NEW, asking(NEW, "test/ok", **{name: 1}))
+    assert answer.status_code == 200
+    assert "Set-Cookie" not in answer.headers
+    assert len(answer.headers["X-Ignored-Fields"]) < 1000
+
+
+def test_many_ignored_fields(gateway):
+    fields = {f"unknown_{i}_{'x' * 50}": 1 for i in range(2000)}
+    answer = gateway.post(NEW, asking(NEW, "test/ok", **fields), data=None)
+    assert answer.status_code in (200, 413)
+
+
+SANE = ["abc-123", str(uuid.uuid4()), "Root=1-66;1".replace(";", ":"), "a" * 128, "req_7.b:c/d+e"]
+INSANE = ["", " ", "a b", "a" * 129, "<script>", "a;b", 'say "hi"', "a,b", "\\", "{}", "\xe9"]
+
+
+@pytest.mark.parametrize("given", SANE)
+@pytest.mark.parametrize("model", ["test/ok", "test/err-depleted"])
+def test_a_sane_request_id_is_kept(client, given, model):
+    answer = client.post(NEW, json=asking(NEW, model), headers={"X-Request-Id": given})
+    assert answer.headers["X-Request-Id"] == given
+    if answer.status_code != 200:
+        assert answer.json["error"]["request_id"] == given
+
+
+@pytest.mark.parametrize("given", INSANE, ids=ascii)
+def test_an_insane_request_id_is_replaced(client, given):
+    answer = client.post(NEW, json={}, headers={"X-Request-Id": given})
+    made = answer.headers["X-Request-Id"]
+    assert re.fullmatch(r"[A-Za-z0-9._:/+=-]{8,128}", made)
+    assert made != given
+    assert answer.json["error"]["request_id"] == made
+
+
+def test_request_ids_are_unique(client):
+    made = {client.get("/healthz").headers["X-Request-Id"] for _ in range(20)}
+    assert len(made) == 20
+
+
+TIMING = r"[\w-]+;dur=\d+(\.\d+)?(, [\w-]+;dur=\d+(\.\d+)?)*"
+EVERYWHERE = {
+    "good": ("POST", NEW, {"json": asking(NEW, "test/ok")}),
+    "stream": ("POST", NEW, {"json": asking(NEW, "test/ok", stream=True)}),
+    "legacy": ("POST", LEGACY, {"json": asking(LEGACY, "test/ok")}),
+    "invalid": ("POST", NEW, {"json": {}}),
+    "not-json": ("POST", NEW, {"data": b"{", "headers": {"Content-Type": "application/json"}}),
+    "media-type": ("POST", NEW, {"data": b"{}", "headers": {"Content-Type": "text/plain"}}),
+    "upstream-fault": ("POST", NEW, {"json": asking(NEW, "test/err-gated")}),
+    "no-route": ("GET", "/nowhere", {}),
+    "method": ("GET", NEW, {}),
+    "options": ("OPTIONS", NEW, {}),
+    "health": ("GET", "/healthz", {}),
+}
+
+
+@pytest.mark.parametrize("method, path, given", EVERYWHERE.values(), ids=EVERYWHERE)
+def test_what_every_answer_carries(gateway, method, path, given):
+    answer = gateway.request(method, path, **given)
+    assert answer.headers["X-Request-Id"]
+    assert re.fullmatch(TIMING, answer.headers["Server-Timing"])
+
+
+# ---------------------------------------------------------------- errors of the caller
+
+ENVELOPE_KEYS = {"code", "message", "retryable", "request_id"}
+
+
+def check_error(answer, status, code, **facts):
+    """An error in the envelope, with exactly the contract's keys."""
+    body = answer.json() if callable(answer.json) else answer.json
+    assert answer.status_code == status, body
+    assert body.keys() == {"success", "error"}
+    assert body["success"] is False
+    error = body["error"]
+    assert ENVELOPE_KEYS <= error.keys() <= ENVELOPE_KEYS | {"details", "upstream_status"}
+    assert error["code"] == code
+    assert len(error["message"]) > 10
+    assert error["request_id"] == answer.headers["X-Request-Id"]
+    for name, value in facts.items():
+        assert error.get(name) == value, name
+    return error
+
+
+def typed(data, content_type="application/json", **headers):
+    return {"data": data, "headers": {"Content-Type": content_type, **headers}}
+
+
+GOOD = json.dumps(asking(NEW, "test/ok")).encode()
+BAD_BODIES = {
+    "empty": (typed(b""), 400, "invalid_json"),
+    "blank": (typed(b" \r\n\t"), 400, "invalid_json"),
+    "words": (typed(b"hello"), 400, "invalid_json"),
+    "cut": (typed(GOOD[:-5]), 400, "invalid_json"),
+    "more-than-one": (typed(GOOD + GOOD), 400, "invalid_json"),
+    "single-quotes": (typed(b"{'model': 'x'}"), 400, "invalid_json"),
+    "trailing-comma": (typed(GOOD[:-1] + b",}"), 400, "invalid_json"),
+    "nan": (typed(GOOD[:-1] + b', "temperature": NaN}'), 400, "invalid_json"),
+    "infinity": (typed(GOOD[:-1] + b', "temperature": Infinity}'), 400, "invalid_json"),
+    "minus-infinity": (typed(GOOD[:-1] + b', "top_p": -Infinity}'), 400, "invalid_json"),
+    "huge-number": (typed(GOOD[:-1] + b', "temperature": 1e999}'), 400, "invalid_json"),
+    "duplicate": (typed(GOOD[:-1] + b', "model": "test/ok"}'), 400, "invalid_json"),
+    "inner-duplicate": (typed(GOOD.replace(b'"role"', b'"role": "user", "role"')), 400, "invalid_json"),
+    "latin-1": (typed('{"model": "é"}'.encode("latin-1")), 400, "invalid_json"),
+    "utf-16": (typed(GOOD.decode().encode("utf-16")), 400, "invalid_json"),
+    "half-a-character": (typed(GOOD.replace(b"hi there", b"\\ud800")), 400, "invalid_json"),
+    "deep": (typed(b"[" * 50_000 + b"]" * 10), 400, "invalid_json"),
+    "long-number": (typed(b'{"seed": ' + b"9" * 5000 + b"}"), 400, "invalid_json"),
+    "array": (typed(b"[]"), 400, "invalid_request"),
+    "string": (typed(b'"hi"'), 400, "invalid_request"),
+    "null": (typed(b"null"), 400, "invalid_request"),
+    "number": (typed(b"5"), 400, "invalid_request"),
+    "object": (typed(b"{}"), 400, "invalid_request"),
+    "plain-text": (typed(GOOD, "text/plain"), 415, "unsupported_media_type"),
+    "form": (typed(b"model=x", "application/x-www-form-urlencoded"), 415, "unsupported_media_type"),
+    "multipart": (typed(GOOD, "multipart/form-data; boundary=x"), 415, "unsupported_media_type"),
+    "strange-type": (typed(GOOD, ";;;"), 415, "unsupported_media_type"),
+    "no-type": ({"data": GOOD}, 415, "unsupported_media_type"),
+    "compressed": (typed(GOOD, **{"Content-Encoding": "gzip"}), 415, "unsupported_media_type"),
+    "too-large": (typed(GOOD[:-1] + b" " * 120_000 + b"}"), 413, "payload_too_large"),
+}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("given, status, code", BAD_BODIES.values(), ids=BAD_BODIES)
+def test_bad_bodies(upstream, client, route, given, status, code):
+    check_error(client.post(route, **given), status, code, retryable=False)
+    assert upstream.calls == []
+
+
+@pytest.mark.parametrize("given, status, code", BAD_BODIES.values(), ids=BAD_BODIES)
+def test_bad_bodies_under_gunicorn(gateway, given, status, code):
+    check_error(gateway.post(NEW, **given), status, code)
+
+
+GOOD_BODIES = {
+    "charset": typed(GOOD, "application/json; charset=utf-8"),
+    "capitals": typed(GOOD, "Application/JSON"),
+    "byte-order-mark": typed(b"\xef\xbb\xbf" + GOOD),
+    "blanks": typed(b"\n\n " + GOOD + b" \n"),
+    "identity": typed(GOOD, **{"Content-Encoding": "identity"}),
+    "escapes": typed(GOOD.replace(b"hi there", b"\\ud83c\\udf89 \\u00e9 \\u2028")),
+}
+
+
+@pytest.mark.parametrize("given", GOOD_BODIES.values(), ids=GOOD_BODIES)
+def test_good_bodies(client, given):
+    assert client.post(NEW, **given).status_code == 200
+
+
+@pytest.mark.parametrize("size", [150_000, 390_000, 2_000_000])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_large_body_is_refused_and_the_connection_lives(gateway, size, chunked):
+    body = GOOD[:-1] + b" " * size + b"}"
+    parts = (body[i : i + 50_000] for i in range(0, len(body), 50_000))
+    check_error(gateway.post(NEW, **typed(parts if chunked else body)), 413, "payload_too_large")
+    assert gateway.post(NEW, asking(NEW, "test/ok")).ok
+
+
+def test_a_chunked_body_is_as_good_as_any(gateway):
+    answer = gateway.post(NEW, **typed(iter([GOOD[:20], GOOD[20:]])))
+    check_answer(answer.json(), "test/ok")
+
+
+def test_a_body_at_the_limit_is_taken(client, settings):
+    body = GOOD[:-1] + b" " * (settings.max_body - len(GOOD)) + b"}"
+    assert len(body) == settings.max_body
+    assert client.post(NEW, **typed(body)).status_code == 200
+    check_error(client.post(NEW, **typed(body + b" ")), 413, "payload_too_large")
+
+
+@pytest.mark.parametrize("path", ["/api", "/api/", "/api/nothing", "/nowhere", NEW + "/", NEW + "/x", "/static/x"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_no_such_route(client, method, path):
+    check_error(client.open(path, method=method, json={}), 404, "not_found", retryable=False)
+
+
+@pytest.mark.parametrize("path", ROUTES)
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH"])
+def test_no_such_method(client, method, path):
+    answer = client.open(path, method=method)
+    check_error(answer, 405, "method_not_allowed")
+    assert "POST" in answer.headers["Allow"]
+
+
+def test_head_has_no_body(client):
+    answer = client.head(NEW)
+    assert (answer.status_code, answer.data) == (405, b"")
+
+
+def test_every_fault_of_a_body_is_named(upstream, client):
+    body = {
+        "messages": [
+            {"role": "user", "content": "hi"},
+            {"role": "robot", "content": [{"type": "sound"}]},
+        ],
+        "temperature": 9,
+        "max_tokens": "5",
+        "stream": "yes",
+    }
+    faults = {"messages.1.role", "messages.1.content.0.type", "temperature", "max_tokens", "stream", "model"}
+    error = check_error(client.post(NEW, json=body), 400, "invalid_request")
+    assert error["details"].keys() == faults
+    assert all(isinstance(texts, list) and texts for texts in error["details"].values())
+    assert all(path in error["message"] for path in faults)
+    assert upstream.calls == []
+
+
+def test_what_a_text_model_cannot_do_is_the_callers_fault(upstream, client):
+    fields = {"tools": [{"type": "function", "function": {"name": "f"}}], "n": 2}
+    for stream in (False, True):
+        answer = client.post(NEW, json=asking(NEW, "tgi/ok", **fields, stream=stream))
+        error = check_error(answer, 400, "invalid_request")
+        assert error["details"].keys() == {"tools", "n"}
+    assert upstream.calls == []
+
+
+HOSTILE = [
+    "",
+    " ",
+    "..",
+    "../x",
+    "../../v1/models",
+    "a/..",
+    "a/../b",
+    "a/b/c",
+    "/a/b",
+    "a/b/",
+    "a//b",
+    "a/b?x=1",
+    "a/b#x",
+    "a/b%2f..",
+    "%2e%2e/x",
+    "a\\b",
+    "a b/c",
+    "a/b\n",
+    "a/b\r\nHost: evil.test",
+    "a/b\x00",
+    "http://evil.test/x",
+    "//evil.test/x",
+    "@evil.test/x",
+    "a@evil.test",
+    "a/b:c:d",
+    "a/b:",
+    ":fastest",
+    "a/b:../x",
+    "modelo/ação",
+    "ａ/ｂ",
+    "a/b\u2028",
+    "x" * 500,
+]
+
+
+@pytest.mark.parametrize("model", HOSTILE, ids=ascii)
+def test_a_hostile_model_id_never_reaches_an_upstream(upstream, client, model):
+    for route in ROUTES:
+        error = check_error(client.post(route, json=asking(route, model)), 400, "invalid_request")
+        assert error["details"].keys() == {"model"}
+        fallbacks = client.post(route, json=asking(route, "test/err-depleted", fallbacks=["test/ok", model]))
+        assert check_error(fallbacks, 400, "invalid_request")["details"].keys() == {"fallbacks.1"}
+    assert upstream.calls == []
+
+
+@pytest.mark.parametrize("model", ["test/ok:fastest", "gpt2", "a_b/C-d.e", "_x/-y"])
+def test_odd_but_legal_model_ids_are_asked_for(upstream, client, model):
+    upstream.behave(model.partition(":")[0], "ok")
+    check_answer(client.post(NEW, json=asking(NEW, model)).json, model)
+
+
+# ---------------------------------------------------------------- Hugging Face's refusals, end to end
+
+
+def models_for(slug):
+    """A model of every kind at which the fault was seen."""
+    kinds = {CHAT: ("test",), CLASSIC: ("classic",), OWN: ("own", "tgi")}
+    return [f"{kind}/err-{slug}" for kind in kinds.get(ERRORS[slug].skins, ("test", "classic"))]
+
+
+SEEN = [(slug, model) for slug in ERRORS for model in models_for(slug)]
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["whole", "stream"])
+def wide(request, base_settings, wide_catalogue):
+    """A client of an app that knows every behaviour, and whether to ask for streams.
+
+    It lives for all the tests below, but no model is asked so often that its circuit opens.
+    """
+    settings = replace(base_settings, catalogue=wide_catalogue, heartbeat_s=9)
+    return create_app(settings).test_client(), request.param
+
+
+def final(row):
+    """The fault, telling not to come back within the call's time: nothing is attempted twice."""
+    later = {"Retry-After": "60"} if row.status in ATTEMPTED_AGAIN and not row.headers else {}
+    return row._replace(headers={**row.headers, **later})
+
+
+@pytest.mark.parametrize("slug, model", SEEN, ids=[model for _, model in SEEN])
+def test_refusals(upstream, wide, slug, model):
+    client, stream = wide
+    for asked_there in (model, f"test/err-{slug}"):
+        upstream.behave(asked_there, final(ERRORS[slug]))
+    code, words = ROWS[slug]
+    api_status, v1_status, retryable = CODES[code]
+    facts = {"upstream_status": ERRORS[slug].status, "retryable": retryable}
+    for route in ROUTES:
+        answer = client.post(route, json=asking(route, model, stream=stream))
+        assert words in check_error(answer, api_status, code, **facts)["message"]
+    answer = client.post(V1, json=asking(V1, model, stream=stream))
+    assert (answer.status_code, answer.json["error"]["code"]) == (v1_status, code)
+    assert answer.json["error"]["retryable"] is retryable
+    assert answer.headers.get("x-should-retry") == ("true" if retryable else "false")
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("slug, seconds", [("loading", "20"), ("ratelimit", "56"), ("depleted", None)])
+def test_retry_after(client, route, slug, seconds):
+    answer = client.post(route, json=asking(route, f"test/err-{slug}"))
+    assert answer.headers.get("Retry-After") == seconds
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_timeout_has_no_status_of_the_upstreams(settings, route):
+    client = create_app(replace(settings, max_time_s=0.3)).test_client()
+    error = check_error(client.post(route, json=asking(route, "test/silent")), 500, "upstream_timeout", retryable=True)
+    assert "upstream_status" not in error
+
+
+NO_ANSWERS = {
+    "body-empty": 200,
+    "body-html": 200,
+    "body-bad-json": 200,
+    "body-no-choices": 200,
+    "body-truncated": None,
+    "redirect": 302,
+}
+
+
+@pytest.mark.parametrize("name", NO_ANSWERS)
+def test_answers_that_are_none(upstream, wide, name):
+    client, stream = wide
+    for model in (f"test/{name}", f"tgi/{name}"):
+        answer = client.post(NEW, json=asking(NEW, model, stream=stream))
+        error = check_error(answer, 500, "upstream_unavailable", retryable=True)
+        assert error.get("upstream_status") in (NO_ANSWERS[name], None)
+
+
+def test_a_fault_that_passes_is_not_seen(client):
+    check_answer(client.post(NEW, json=asking(NEW, "test/http502-once")).json, "test/http502-once")
+
+
+def test_a_wrong_token_is_told_to_the_operator(upstream, client):
+    upstream.token = "hf_another"
+    error = check_error(client.post(NEW, json=asking(NEW, "test/ok")), 500, "upstream_auth", upstream_status=401)
+    assert "HUGGINGFACE_API_KEY" in error["message"]
+    assert "hf_test-token" not in json.dumps(error)
+
+
+# ---------------------------------------------------------------- what the log must not hold
+
+SECRET, KEY = "my-secret-prompt", "sk-callers-own-key"
+
+
+def echoing(x: Exchange) -> None:
+    """A fault that repeats the prompt, as some servers do."""
+    fault(500, f"cannot process: {SECRET}").send(x)
+
+
+def breaking(x: Exchange) -> None:
+    """An answer of types that nobody sends, with the prompt in it."""
+    choice = {"index": {SECRET: 1}, "message": {"content": [SECRET]}, "finish_reason": [SECRET], "delta": SECRET}
+    if x.stream:
+        x.start_stream()
+        x.event({"choices": [choice], "usage": SECRET})
+        x.event(SECRET)
+        return x.end()
+    return x.send_json(200, {"choices": [choice], "usage": SECRET, "model": SECRET})
+
+
+def test_the_log_holds_neither_prompts_nor_keys(upstream, gateway_env):
+    upstream.behave("log/echoing", echoing)
+    upstream.behave("log/breaking", breaking)
+    models = ["test/echo", "tgi/ok", "classic/any", "log/echoing", "log/breaking", "test/cut", "test/malformed-event"]
+    models += [f"{SECRET}/../x", "test/err-bad-token", "test/body-truncated"]
+
+    def ask(route, stream, model):
+        body = asking(route, model, SECRET, stream=stream, user=SECRET, max_time=1, **{SECRET: SECRET})
+        verbose.post(route, body, headers={"Authorization": f"Bearer {KEY}", "X-Request-Id": f"{SECRET}!"})
+
+    with serve({**gateway_env, "CHATAPI_LOG_LEVEL": "debug"}) as verbose:
+        side_by_side(ask, [(r, s, m) for r in (NEW, V1) for s in (False, True) for m in models])
+        verbose.post(NEW, **typed(SECRET.encode()))
+        verbose.post(f"{NEW}/{SECRET}?key={KEY}", **typed(b"{}"))
+        log = verbose.log_text()
+    lines = [line for line in log.splitlines() if SECRET in line or KEY in line or "hf_test-token" in line]
+    assert lines == []
+    assert any(call.model == "log/breaking" for call in upstream.calls)
+
+
+def test_keys_are_not_in_the_settings_repr(settings):
+    assert "hf_test-token" not in repr(settings)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_of_odd_types_is_the_upstreams_fault(upstream, client, stream):
+    upstream.behave("log/breaking", breaking)
+    answer = client.post(NEW, json=asking(NEW, "log/breaking", stream=stream))
+    if stream and answer.status_code == 200:
+        last = json.loads(answer.text.strip().rpartition("\n\n")[2].removeprefix("data: "))
+        assert last["error"]["code"] == "upstream_unavailable"
+    else:
+        check_error(answer, 500, "upstream_unavailable")

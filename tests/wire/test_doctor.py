@@ -1,0 +1,687 @@
+"""The doctor: everything that can be wrong is made wrong, for real, and must be told with the line that mends it."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import redis as redis_client
+from click.testing import CliRunner
+from conftest import TOKEN
+from flask.cli import FlaskGroup
+from support.gateways import ROOT, clean_environment, entry, free_port, serve, side_by_side
+from support.servers import needs, nginx, postgres, redis
+from support.upstream import Upstream
+from test_nginx import front as shipped_front
+from test_nginx import socket_path
+
+from chatapi import create_app
+from chatapi.accounting import store
+from chatapi.components import build
+from chatapi.embedded import MODEL_ID
+from chatapi.operations import doctor
+from chatapi.operations.doctor import front
+from chatapi.operations.doctor.machine import Machine
+from chatapi.operations.doctor.upstream import Upstream as Asked
+from chatapi.settings import FIELDS, Settings, SettingsError
+
+KEY = "chatapi_doctors-own-key"
+ENV_LINE = ".env: "
+FIRST = "aaa/first"  # the first in the upstream's list
+
+
+@pytest.fixture
+def settings(upstream, tmp_path):
+    """The fault server behind it, a catalogue with one model that works, a database of its own."""
+    upstream.behave(FIRST, "ok")
+    overlay = tmp_path / "catalogue.toml"
+    overlay.write_text(entry("test/ok", 'task = "chat-completion"'))
+    return Settings(
+        huggingface_api_key=TOKEN,
+        huggingface_base_url=upstream.url,
+        default_model="test/ok",
+        catalogue=overlay,
+        database_url=f"sqlite:///{tmp_path}/chatapi.db",
+        heartbeat_s=0.3,
+    )
+
+
+@pytest.fixture(autouse=True)
+def nobody_at_the_default_url(monkeypatch):
+    monkeypatch.setattr(front, "DEFAULT_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.chdir(ROOT)
+
+
+@contextmanager
+def parts_of(settings, upgrade=True):
+    parts = build(settings)
+    if upgrade:
+        parts.store.upgrade()
+    try:
+        yield parts
+    finally:
+        parts.store.close()
+
+
+def examined(settings, *args, upgrade=True, **how):
+    """Every finding, checked for secrets; by name, the last of each."""
+    with parts_of(settings, upgrade) as parts:
+        findings = list(doctor.check(parts, *args, **how))
+    told = str(findings)
+    assert TOKEN not in told and KEY not in told and "hf_" not in told.replace("hf_…", "")
+    for finding in findings:
+        assert finding.do or finding.ok, "a finding that is not well says what to do"
+    return {finding.name: finding for finding in findings}
+
+
+def wrong(findings):
+    return {name for name, finding in findings.items() if finding.ok is False}
+
+
+# ---------------------------------------------------------------- the upstream, the token, the models
+
+
+def test_all_is_well(settings):
+    found = examined(settings)
+    assert wrong(found) == set()
+    for name in ("settings", "database", "schema", "permissions", "upstream", "token", "model test/ok", "clock"):
+        assert found[name].ok, found[name]
+
+
+def test_a_base_url_at_which_nobody_answers(settings):
+    found = examined(replace(settings, huggingface_base_url=f"http://127.0.0.1:{free_port()}"))
+    assert wrong(found) == {"upstream"}
+    assert found["upstream"].do == ".env: HUGGINGFACE_BASE_URL=https://router.huggingface.co"
+    assert "token" not in found
+    assert found["models"].ok is None
+
+
+@pytest.mark.parametrize(
+    "token, line",
+    [
+        ("hf_wrong", ".env: HUGGINGFACE_API_KEY=hf_…"),
+        (None, ".env: HUGGINGFACE_API_KEY=hf_…"),
+        ("hf_noperm", ".env: HUGGINGFACE_API_KEY=hf_…"),
+        ("hf_broke", "add credit at https://huggingface.co/settings/billing"),
+    ],
+)
+def test_a_token_that_is_refused(settings, token, line):
+    with Upstream(token="hf_right") as strict:
+        strict.behave(FIRST, "ok")
+        found = examined(replace(settings, huggingface_api_key=token, huggingface_base_url=strict.url))
+        assert wrong(found) == {"token"}
+        assert found["token"].do == line
+        assert found["upstream"].ok
+        assert len([call for call in strict.calls if call.method == "POST"]) == 1, "what is refused is not tried again"
+
+
+def test_a_token_that_is_accepted(settings):
+    with Upstream(token="hf_right") as strict:
+        assert (
+            wrong(examined(replace(settings, huggingface_api_key="hf_right", huggingface_base_url=strict.url))) == set()
+        )
+        [listing, *_] = [call for call in strict.calls if call.method == "GET"]
+        assert "authorization" not in listing.headers, "for the clock no token is needed"
+
+
+def test_a_token_is_accepted_when_the_model_asked_cannot_answer(settings, upstream):
+    for slug in ("gated", "not-found", "loading", "provider-429"):
+        upstream.behave(FIRST, f"err-{slug}")
+        assert examined(settings)["token"].ok, slug
+
+
+def test_an_upstream_that_fails_says_nothing_of_the_token(settings, upstream, monkeypatch):
+    monkeypatch.setattr("chatapi.operations.doctor.upstream.TRIED", 1)
+    upstream.behave(FIRST, "err-bad-gateway")
+    assert examined(settings)["token"].ok is None
+
+
+def test_another_model_tells_of_the_token_where_the_first_fails(settings, upstream):
+    upstream.behave(FIRST, "err-bad-gateway")
+    upstream.behave("aaa/second", "ok")
+    assert examined(settings)["token"].ok
+
+
+def test_the_engine_on_this_machine_is_asked_once(settings, upstream):
+    upstream.behave(MODEL_ID, "ok")
+    given = replace(settings, huggingface_api_key=None, huggingface_base_url=None, embedded_url=upstream.url)
+    found = examined(replace(given, default_model="microsoft/DialoGPT-medium"))
+    assert wrong(found) == set()
+    assert found["token"].ok
+    assert [call.body["model"] for call in upstream.calls if call.method == "POST"] == [MODEL_ID]
+
+
+def test_no_token_for_the_router(settings):
+    with parts_of(replace(settings, huggingface_api_key=None, huggingface_base_url=None)) as parts:
+        [finding] = Asked(parts).token()
+    assert (finding.ok, finding.do) == (False, ".env: HUGGINGFACE_API_KEY=hf_…")
+
+
+def test_a_token_that_the_upstream_repeats_is_not_shown(settings, upstream):
+    upstream.behave("test/ok", lambda x: x.send_json(400, {"error": f"I do not like {TOKEN}"}))
+    found = examined(settings)
+    assert "I do not like ***" in found["model test/ok"].says
+
+
+MODELS = [
+    ("err-not-found", False, 'serve_as = "', "model_not_found"),
+    ("err-bad-token", False, ".env: HUGGINGFACE_API_KEY=hf_…", "upstream_auth"),
+    ("err-depleted", False, "add credit", "upstream_quota"),
+    ("err-not-a-chat-model", False, "serve_as", "model_not_found"),
+    ("err-validation", False, 'task = "text-generation"', "upstream_rejected"),
+    ("err-unknown-error", False, "fallbacks = [", "upstream_unavailable"),
+    ("silent", False, "fallbacks = [", "upstream_timeout"),
+    ("err-loading", None, "", "model_loading"),
+]
+
+
+def test_each_model_of_the_catalogue(settings, upstream, monkeypatch):
+    monkeypatch.setattr("chatapi.operations.doctor.upstream.MODEL_S", 2)
+    upstream.behave("microsoft/DialoGPT-medium", "err-provider-unsupported")
+    own = entry("own/away", 'task = "chat-completion"', f'url = "http://127.0.0.1:{free_port()}"')
+    lines = [entry(f"test/{name}", 'task = "chat-completion"') for name, *_ in MODELS]
+    settings.catalogue.write_text("\n".join([entry("test/ok", 'task = "chat-completion"'), own, *lines]))
+    began = time.monotonic()
+    found = examined(settings)
+    assert time.monotonic() - began < 10, "they are asked side by side"
+    for name, ok, line, code in MODELS:
+        finding = found[f"model test/{name}"]
+        assert finding.ok is ok, finding
+        assert finding.says.startswith(code), finding
+        assert line in finding.do
+        if "hf_" not in finding.do and "credit" not in finding.do and ok is False:
+            assert finding.do.startswith(f'{settings.catalogue}: [models."test/{name}"]\n')
+    assert found["model own/away"].do.endswith('task = "chat-completion"\nurl = "https://…"')
+    assert found["model test/ok"].ok
+    assert found["model microsoft/DialoGPT-medium"].ok is None, "shipped, not served, and nobody's default"
+    assert all(call.body["max_tokens"] == 1 for call in upstream.calls_for("test/ok"))
+
+
+def test_the_default_model_has_to_be_served(settings, upstream):
+    upstream.behave("microsoft/DialoGPT-medium", "err-provider-unsupported")
+    found = examined(replace(settings, default_model="microsoft/DialoGPT-medium", catalogue=None))
+    assert wrong(found) == {"model microsoft/DialoGPT-medium"}
+    assert "serve_as" in found["model microsoft/DialoGPT-medium"].do
+
+
+def test_without_calls_no_model_is_asked(settings, upstream):
+    found = examined(settings, calls=False)
+    assert found["token"].ok is None
+    assert [call.method for call in upstream.calls] == ["GET"]
+
+
+@contextmanager
+def dated(off_s):
+    """An upstream whose clock is off."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response_only(404)
+            self.send_header("Date", formatdate(time.time() + off_s, usegmt=True))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("off_s, way", [(3600, "slow"), (-60, "fast")])
+def test_a_clock_that_is_off(settings, off_s, way):
+    with dated(off_s) as url:
+        found = examined(replace(settings, huggingface_base_url=url), calls=False)
+    assert wrong(found) == {"clock"}
+    assert way in found["clock"].says
+    assert found["clock"].do == "timedatectl set-ntp true"
+
+
+# ---------------------------------------------------------------- the machine
+
+
+def test_a_database_that_is_not_there_is_not_made(settings, tmp_path):
+    found = examined(settings, calls=False, upgrade=False)
+    assert (found["database"].ok, found["database"].do) == (None, "flask --app wsgi db upgrade")
+    assert not (tmp_path / "chatapi.db").exists()
+
+
+def test_an_older_schema(settings, monkeypatch):
+    with parts_of(settings):
+        monkeypatch.setattr(store, "MIGRATIONS", (*store.MIGRATIONS, lambda tx: None))
+    found = examined(settings, calls=False, upgrade=False)
+    assert wrong(found) == {"schema"}
+    assert found["schema"].do == "flask --app wsgi db upgrade"
+
+
+def test_a_newer_schema(settings):
+    with parts_of(settings) as parts:
+        parts.store.write(lambda tx: store.put_meta(tx, "schema", "99"))
+    found = examined(settings, calls=False, upgrade=False)
+    assert wrong(found) == {"schema"}
+    assert "newer" in found["schema"].says
+
+
+def test_a_database_that_cannot_be_used(settings, tmp_path):
+    (tmp_path / "folder.db").mkdir(mode=0o755)
+    settings = replace(settings, database_url=f"sqlite:///{tmp_path}/folder.db")
+    assert wrong(examined(settings, calls=False, upgrade=False)) == {"database"}
+
+
+def test_a_database_that_everybody_may_write(settings, tmp_path):
+    with parts_of(settings):
+        (tmp_path / "chatapi.db").chmod(0o666)
+    found = examined(settings, calls=False)
+    assert wrong(found) == {"permissions"}
+    assert found["permissions"].do == f"chmod o= {tmp_path}/chatapi.db"
+
+
+def test_calls_that_nobody_has_closed(settings):
+    row = {column.name: None for column in store.calls.columns}
+    row |= {"id": 1, "request_id": "r", "started_at": time.time() - 600, "until": time.time() - 480, "owner": "x"}
+    row |= {"dialect": "openai", "route": "/v1/chat/completions", "stream": False, "attempts": 0}
+    with parts_of(settings) as parts:
+        parts.store.write(lambda tx: store.open_call(tx, row))
+    found = examined(settings, calls=False)
+    assert wrong(found) == {"open calls"}
+    assert found["open calls"].says.startswith("1 are open")
+
+
+def test_postgresql(settings):
+    with postgres() as url:
+        found = examined(replace(settings, database_url=url), calls=False)
+    assert wrong(found) == set()
+    assert found["database"].ok and found["schema"].ok
+    away = examined(replace(settings, database_url=url), calls=False, upgrade=False)
+    assert wrong(away) == {"database"}
+    assert away["database"].do.startswith(ENV_LINE + "DATABASE_URL=")
+
+
+def test_redis(settings):
+    with redis() as server:
+        given = replace(settings, redis_url=server.url)
+        assert examined(given, calls=False)["redis"].ok
+        with redis_client.Redis.from_url(server.url) as connection:
+            connection.config_set("maxmemory", "50mb")
+            connection.config_set("maxmemory-policy", "allkeys-lru")
+        found = examined(given, calls=False)
+        assert wrong(found) == {"redis"}
+        assert found["redis"].do == "redis.conf: maxmemory-policy noeviction"
+        server.stop()
+        found = examined(given, calls=False)
+    assert wrong(found) == {"redis"}
+    assert found["redis"].do.startswith(ENV_LINE + "REDIS_URL=")
+
+
+def test_gunicorns_configuration(settings, tmp_path, monkeypatch):
+    assert examined(settings, calls=False)["gunicorn"].ok
+    monkeypatch.chdir(tmp_path)
+    assert examined(settings, calls=False)["gunicorn"].ok is None
+    (tmp_path / "gunicorn.conf.py").write_text("worker_class = 'sync'\n")
+    found = examined(settings, calls=False)
+    assert wrong(found) == {"gunicorn"}
+    assert found["gunicorn"].do == 'gunicorn.conf.py: worker_class = "chatapi.operations.worker.Worker"'
+    (tmp_path / "gunicorn.conf.py").write_text("import nothing_of_that_name\n")
+    assert "ModuleNotFoundError" in examined(settings, calls=False)["gunicorn"].says
+
+
+@pytest.mark.parametrize("limit, enough", [(1024, False), (4200, True)])
+def test_open_files(settings, limit, enough):
+    with parts_of(settings) as parts:
+        machine = Machine(parts)
+        list(machine.gunicorn())
+        [finding] = machine.files(limit)
+    assert finding.ok is enough
+    assert ("LimitNOFILE=65536" in finding.do) is not enough
+
+
+def test_what_cannot_be_checked_is_told(settings, monkeypatch):
+    def fail(self):
+        raise RuntimeError("of no kind that was thought of")
+
+    monkeypatch.setattr(Machine, "redis", fail)
+    found = examined(settings, calls=False)
+    assert wrong(found) == {"redis"}
+    assert "RuntimeError" in found["redis"].says
+
+
+# ---------------------------------------------------------------- through nginx
+
+GOOD = {
+    "proxy_pass": "http://127.0.0.1:{gateway}",
+    "proxy_http_version": "1.1",
+    "proxy_set_header Connection": '""',
+    "proxy_set_header Host": "$http_host",
+    "proxy_set_header X-Forwarded-For": "$remote_addr",
+    "proxy_set_header X-Forwarded-Proto": "$scheme",
+    "proxy_buffering": "off",
+    "proxy_ignore_client_abort": "off",
+    "proxy_read_timeout": "130s",
+    "client_max_body_size": "25m",
+}
+# Name: (what is changed, what is wrong then, the line)
+BAD = {
+    "buffering": (
+        {"proxy_buffering": "on", "proxy_ignore_headers": "X-Accel-Buffering", "proxy_http_version": "1.0"},
+        "streams",
+        "nginx: proxy_buffering off;",
+    ),
+    "compressing": (
+        {"proxy_buffering": "on", "proxy_ignore_headers": "X-Accel-Buffering", "gzip": "on", "gzip_types": "*"},
+        "streams",
+        "nginx: proxy_buffering off;\nnginx: gzip off;",
+    ),
+    "hiding": ({"proxy_ignore_client_abort": "on"}, "aborts", "nginx: proxy_ignore_client_abort off;"),
+    "small": ({"client_max_body_size": "1m"}, "bodies", "nginx: client_max_body_size 3m;"),
+    "hasty": ({"proxy_read_timeout": "1s"}, "timeouts", "nginx: proxy_read_timeout 12s;"),
+    "anonymous": (
+        {"proxy_set_header X-Forwarded-For": '""', "proxy_set_header Host": "chat.example.com"},
+        "forwarding",
+        "nginx: proxy_set_header X-Forwarded-For $remote_addr;",
+    ),
+    "plain": (
+        {"proxy_set_header X-Forwarded-Proto": "https"},
+        "forwarding",
+        "nginx: proxy_set_header X-Forwarded-Proto $scheme;",
+    ),
+    "chained": (
+        {"proxy_set_header X-Forwarded-For": '"10.0.0.9, $remote_addr"'},
+        "forwarding",
+        ".env: CHATAPI_TRUSTED_PROXIES=2",
+    ),
+    "lost": (
+        {"proxy_pass": "http://127.0.0.1:9"},
+        "gateway",
+        "nginx: proxy_pass http://127.0.0.1:8000;",
+    ),
+    "elsewhere": (
+        {"return": "204"},
+        "gateway",
+        "nginx: location / { proxy_pass http://127.0.0.1:8000; }",
+    ),
+    "moved": (
+        {"return": "308 https://other.test$request_uri"},
+        "gateway",
+        "flask --app wsgi doctor --url https://other.test",
+    ),
+}
+
+
+def nginx_conf(servers):
+    """One server for each (port, gateway's port, changes)."""
+    blocks = []
+    for port, gateway, changes in servers:
+        lines = {**GOOD, **changes}
+        body = "".join(f"{name} {value.replace('{gateway}', str(gateway))};\n" for name, value in lines.items())
+        blocks.append(f"server {{ listen 127.0.0.1:{port}; location / {{\n{body}}} }}")
+    return "events {}\nhttp {\naccess_log off;\n" + "\n".join(blocks) + "}\n"
+
+
+@pytest.fixture(scope="module")
+def world(upstream_server, tmp_path_factory):
+    """Gateways, and before them every nginx: (settings, urls by name). All share one database."""
+    needs("nginx")
+    home = tmp_path_factory.mktemp("doctor")
+    env = {
+        "HUGGINGFACE_API_KEY": TOKEN,
+        "HUGGINGFACE_BASE_URL": upstream_server.url,
+        "DATABASE_URL": f"sqlite:///{home}/chatapi.db",
+        "CHATAPI_KEYS": hashlib.sha256(KEY.encode()).hexdigest(),
+        "CHATAPI_AUTH": "auto",
+        "CHATAPI_TRUSTED_PROXIES": "1",
+        "CHATAPI_MAX_TIME": "2",
+        "CHATAPI_HEARTBEAT": "1",
+        "CHATAPI_MAX_BODY": "2097152",
+    }
+    ports = {name: free_port() for name in ("good", *BAD)}
+    changes = {"good": {}} | {name: changed for name, (changed, *_) in BAD.items()}
+    with socket_path() as path, serve(env, "-b", f"unix:{path}") as gateway:
+        conf = nginx_conf((ports[name], gateway.port, changed) for name, changed in changes.items())
+        with nginx(conf, list(ports.values())), shipped_front(path) as shipped:
+            ports |= {"shipped": shipped.port, "direct": gateway.port}
+            urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+            yield Settings.from_env(env), urls
+
+
+@pytest.fixture(scope="module")
+def looked(world):
+    """What is found at every URL, all looked at side by side, with --slow."""
+    settings, urls = world
+    os.chdir(ROOT)
+
+    def look(name):
+        return examined(settings, urls[name], KEY, calls=False, slow=True)
+
+    return {name: found for (name,), found in side_by_side(look, [(name,) for name in urls]).items()}
+
+
+@pytest.mark.parametrize("name", ["good", "shipped"])
+def test_behind_a_good_nginx_all_is_well(looked, name):
+    assert wrong(looked[name]) == set()
+    for what in ("gateway", "worker", "auth", "forwarding", "streams", "aborts", "bodies", "timeouts", "open files"):
+        assert looked[name][what].ok, looked[name][what]
+    assert "127.0.0.1" in looked[name]["forwarding"].says
+
+
+def test_without_a_proxy_all_is_well(looked):
+    assert wrong(looked["direct"]) == set()
+    assert looked["direct"]["forwarding"].ok is None, "CHATAPI_TRUSTED_PROXIES cannot be judged here"
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_each_mistake_in_nginx_is_found_and_nothing_else(looked, name):
+    _, what, line = BAD[name]
+    assert wrong(looked[name]) == {what}, looked[name]
+    assert looked[name][what].do == line
+
+
+def test_nothing_is_left_in_the_database(world, looked):
+    with parts_of(world[0]) as parts:
+        names = parts.store.read(lambda tx: list(tx.execute(store.meta.select()).scalars()))
+    assert not [name for name in names if name.startswith("probe:")]
+
+
+def test_addresses_that_are_not_believed(world):
+    settings, urls = world
+    with parts_of(replace(settings, trusted_proxies=0)) as parts:
+        found = {f.name: f for f in front.Front(parts, urls["good"], KEY).findings(False, lambda text: None)}
+    assert found["forwarding"].do == ".env: CHATAPI_TRUSTED_PROXIES=1"
+    assert found["timeouts"].ok is None
+    assert found["timeouts"].do.endswith("--slow")
+
+
+def test_keys_that_are_needed_or_wrong(world):
+    settings, urls = world
+    found = examined(settings, urls["good"], calls=False)
+    assert found["gateway"].ok is None
+    assert found["gateway"].do == f"flask --app wsgi doctor --url {urls['good']} --key KEY"
+    assert "streams" not in found
+    assert wrong(examined(settings, urls["good"], "another", calls=False)) == {"gateway"}
+
+
+def test_another_database(world, settings):
+    found = examined(replace(settings, trusted_proxies=1), world[1]["good"], KEY, calls=False)
+    assert found["aborts"].ok is None
+    assert found["aborts"].do.startswith(ENV_LINE + "DATABASE_URL=")
+
+
+def test_a_url_where_nobody_listens(settings):
+    url = f"http://127.0.0.1:{free_port()}"
+    assert wrong(examined(settings, url, calls=False)) == {"gateway"}
+    assert examined(settings, calls=False)["gateway"].ok is None, "nobody said that it was running"
+
+
+def test_a_proxy_that_lets_everybody_in_and_a_worker_that_sees_nothing(settings, upstream):
+    needs("nginx")
+    env = {"DATABASE_URL": settings.database_url, "HUGGINGFACE_BASE_URL": upstream.url}
+    port = free_port()
+    hidden = {"proxy_set_header X-Forwarded-For": '""', "proxy_set_header Host": "127.0.0.1:8000"}
+    hidden["proxy_set_header X-Forwarded-Proto"] = '""'
+    with (
+        serve(env, "-k", "sync") as gateway,
+        nginx(nginx_conf([(port, gateway.port, hidden)]), [port]),
+        parts_of(settings) as parts,
+    ):
+        findings = front.Front(parts, f"http://127.0.0.1:{port}", None).findings(False, lambda text: None)
+        found = {finding.name: finding for finding in findings}
+    assert wrong(found) == {"auth", "worker", "forwarding"}
+    assert found["auth"].do == ".env: CHATAPI_AUTH=required"
+    assert found["worker"].do == 'gunicorn.conf.py: worker_class = "chatapi.operations.worker.Worker"'
+    assert found["aborts"].ok, "a write that fails tells it too"
+
+
+# ---------------------------------------------------------------- the probe itself
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "events=101",
+        "events=-1",
+        "events=1.5",
+        "events=x",
+        "events=nan",
+        "every_s=inf",
+        "events=100&every_s=100",
+        "silence_s=1000",
+        "events=1&silence_s=1",
+        "note=A'",
+        "note=" + "a" * 65,
+    ],
+)
+def test_a_probe_is_bounded(client, query):
+    answer = client.get(f"/v1/probe?{query}")
+    assert answer.status_code == 400
+    assert answer.json["error"]["code"] == "invalid_request"
+
+
+def test_a_probe_costs_nothing_and_looks_like_a_stream(client, upstream):
+    answer = client.get("/v1/probe?events=3&every_s=0.01")
+    assert answer.text.count("data: ") == 4
+    assert answer.text.endswith("data: [DONE]\n\n")
+    assert answer.headers["X-Accel-Buffering"] == "no"
+    assert answer.mimetype == "text/event-stream"
+    assert upstream.calls == []
+
+
+def test_a_probe_sends_comments_in_long_pauses(client):
+    assert ": waiting\n\n" in client.get("/v1/probe?events=2&every_s=0.8").text
+
+
+def test_a_probe_wants_a_key_where_calls_do(settings):
+    client = create_app(replace(settings, auth="required")).test_client()
+    assert client.get("/v1/probe").status_code == 401
+
+
+def test_notes_are_forgotten_when_the_next_is_made(app, client):
+    books = app.extensions["chatapi"].store
+    books.write(lambda tx: store.put_meta(tx, "probe:old", str(int(time.time()) - 600)))
+    with client.get("/v1/probe?events=9&every_s=0.1&note=new", buffered=False) as answer:
+        next(answer.iter_encoded())
+    assert books.read(lambda tx: store.get_meta(tx, "probe:new"))
+    assert books.read(lambda tx: store.get_meta(tx, "probe:old")) is None
+
+
+# ---------------------------------------------------------------- the command
+
+
+def flask(cwd, *words, **env):
+    """How it ended, what it said, what it said on stderr."""
+    command = [sys.executable, "-m", "flask", "--app", "wsgi", *words]
+    environment = {**clean_environment(str(cwd)), **env}
+    ended = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert "Traceback" not in ended.stdout + ended.stderr
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+def test_the_command(settings, tmp_path):
+    env = {"HUGGINGFACE_API_KEY": TOKEN, "HUGGINGFACE_BASE_URL": settings.base_url}
+    env |= {"CHATAPI_CATALOGUE": str(settings.catalogue), "CHATAPI_DEFAULT_MODEL": "test/ok"}
+    status, said, _ = flask(tmp_path, "doctor", "--json", **env)
+    found = json.loads(said)
+    assert status == 0, said
+    assert all(set(finding) == {"name", "ok", "says", "do"} for finding in found)
+    assert {"settings", "token", "gateway", "model test/ok"} <= {finding["name"] for finding in found}
+    assert TOKEN not in said
+
+
+def test_the_command_for_people(settings):
+    runner = create_app(settings).test_cli_runner()
+    ended = runner.invoke(args=["doctor"])
+    assert ended.exit_code == 0
+    assert "ok     token: is accepted\n" in ended.output
+    broken = create_app(replace(settings, huggingface_base_url=f"http://127.0.0.1:{free_port()}"))
+    ended = broken.test_cli_runner().invoke(args=["doctor", "--no-calls"])
+    assert ended.exit_code == 1
+    assert "WRONG  upstream: " in ended.output
+    assert "\n       .env: HUGGINGFACE_BASE_URL=https://router.huggingface.co\n" in ended.output
+
+
+def test_settings_that_cannot_be_used_are_findings(tmp_path):
+    wrong = {"CHATAPI_AUTH": "yes", "CHATAPI_KEYS": "secret-key", "DATABASE_URL": "mysql://u:pass@host/x"}
+    status, said, _ = flask(tmp_path, "doctor", "--json", **wrong)
+    assert status == 1
+    assert [finding["do"] for finding in json.loads(said)] == [f".env: {name}=…" for name in wrong]
+    assert "secret-key" not in said and "pass@" not in said
+
+
+@pytest.fixture
+def typed(tmp_path, monkeypatch):
+    """What Flask's own command line makes of some words, with this environment."""
+
+    def type_in(*words, **env):
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        return CliRunner().invoke(FlaskGroup(create_app=create_app), words)
+
+    for name in FIELDS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return type_in
+
+
+def test_a_catalogue_that_cannot_be_used_is_a_finding(typed, tmp_path):
+    (tmp_path / "c.toml").write_text('[models."acme/x"]\ntask = "poetry"\n')
+    ended = typed("doctor", CHATAPI_CATALOGUE=str(tmp_path / "c.toml"))
+    assert ended.exit_code == 1
+    assert ended.output.startswith("WRONG  catalogue: c.toml: ")
+    assert 'c.toml: [models."acme/x"]' in ended.output
+    (tmp_path / "c.toml").write_text("no TOML")
+    assert "WRONG  settings: " in typed("doctor").output
+
+
+def test_with_such_settings_the_other_commands_fail_in_one_line(typed):
+    for words in (["keys", "list"], ["db", "upgrade"], ["usage", "report"], ["keys", "create", "--name", "x"], ["run"]):
+        ended = typed(*words, CHATAPI_AUTH="yes", CHATAPI_MAX_TIME="0")
+        assert ended.exit_code == 1
+        assert ended.output.startswith("Error: these settings cannot be used: CHATAPI_AUTH='yes': ")
+        assert "CHATAPI_MAX_TIME" in ended.output
+        assert ended.output.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words", [["--url", "chat.example.com"], ["--url", "https://u:pass@x.test"], ["--key", "secret\u00e9"]]
+)
+def test_an_option_that_cannot_be_used(settings, words):
+    ended = create_app(settings).test_cli_runner().invoke(args=["doctor", *words])
+    assert ended.exit_code == 2
+    assert "must be" in ended.output
+    assert "pass@" not in ended.output and "secret" not in ended.output
+
+
+def test_elsewhere_such_settings_are_still_an_error(monkeypatch):
+    monkeypatch.setenv("CHATAPI_AUTH", "yes")
+    with pytest.raises(SettingsError):
+        create_app()

@@ -1,0 +1,313 @@
+"""Rolling restarts behind nginx, under load: nobody's call is lost. Fifty streams stay open while short calls go on."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from http.client import HTTPConnection
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psutil
+import pytest
+from support.gateways import CONFIG, Gateway, await_ready, clean_environment, serve, stop
+from support.heard import all_at_once, hear, wait_until
+from support.servers import needs
+from support.upstream import TEXT, say
+from test_api import NEW, V1, asking
+from test_endings import body_of, endless
+from test_nginx import front, socket_path
+from test_streams import Caller, take_apart
+
+STREAMS = 50
+MOST_WAITING = 1000  # a slow machine may not fill the socket's backlog: nginx answers 502 to those who find it full
+END_OF_STREAM = b"data: [DONE]\n\n\r\n0\r\n\r\n"
+PATIENCE_S = 60
+
+
+@pytest.fixture(scope="module")
+def env(gateway_env):
+    limits = {"CHATAPI_AUTH": "off", "CHATAPI_MAX_TIME": "60", "CHATAPI_IDLE_TIMEOUT": "30"}
+    return {**gateway_env, **limits}
+
+
+@pytest.fixture(autouse=True)
+def models(upstream):
+    needs("nginx")
+    upstream.behave("drain/short", "ok")
+    upstream.behave("drain/stream", lambda x: say(x, ["tok "] * 20, pause=0.1))
+    upstream.behave("drain/endless", endless)
+
+
+# ---------------------------------------------------------------- the load
+
+
+@dataclass
+class Load:
+    """Calls at a steady pace until told to end, each on a connection of its own. `lost` tells what came instead."""
+
+    port: int
+    a_second: int
+    ended: bool = False
+    waiting: int = 0
+    answered: int = 0
+    streamed: int = 0
+    slowest_s: float = 0.0
+    lost: list[bytes] = field(default_factory=list)
+
+    async def run(self, meanwhile):
+        """The calls, for as long as `meanwhile()` takes (on a thread of its own) and a second before and after."""
+        streams = [asyncio.create_task(self._streams(n / STREAMS)) for n in range(STREAMS)]
+        shorts = asyncio.create_task(self._shorts())
+        await asyncio.sleep(1.5)
+        try:
+            await asyncio.to_thread(meanwhile)
+            await asyncio.sleep(1)
+        finally:
+            self.ended = True
+            await asyncio.gather(shorts, *streams)
+
+    async def _streams(self, delay_s):
+        await asyncio.sleep(delay_s)  # not all in step
+        while not self.ended:
+            answer = await self._call("drain/stream", stream=True)
+            self._count("streamed", answer, answer.endswith(END_OF_STREAM) and answer.count(b'"tok ') == 20)
+
+    async def _shorts(self):
+        async with asyncio.TaskGroup() as calls:
+            due = time.monotonic()
+            while not self.ended:
+                if self.waiting < MOST_WAITING:
+                    calls.create_task(self._short())
+                due += 1 / self.a_second
+                await asyncio.sleep(max(0, due - time.monotonic()))
+
+    async def _short(self):
+        asked_at = time.monotonic()
+        self.waiting += 1
+        answer = await self._call("drain/short", stream=False)
+        self.waiting -= 1
+        self.slowest_s = max(self.slowest_s, time.monotonic() - asked_at)
+        self._count("answered", answer, json.dumps(TEXT).encode() in answer and answer.endswith(b"}"))
+
+    def _count(self, kind, answer, whole):
+        if whole and answer.startswith(b"HTTP/1.1 200 "):
+            setattr(self, kind, getattr(self, kind) + 1)
+        else:
+            self.lost.append(answer[-400:])
+
+    async def _call(self, model, stream):
+        body = json.dumps(asking(NEW, model, stream=stream)).encode()
+        head = f"POST {NEW} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+                answer = await reader.read()
+                writer.close()
+                return answer
+        except (OSError, TimeoutError) as error:
+            return repr(error).encode()
+
+
+def under_load(port, a_second, meanwhile):
+    """Nothing may be lost while `meanwhile()` runs; how much that was is printed (`pytest -s`)."""
+    load, began = Load(port, a_second), time.monotonic()
+    asyncio.run(load.run(meanwhile))
+    print(
+        f"\n{load.answered} short calls and {load.streamed} streams in {time.monotonic() - began:.1f} s, "
+        f"{len(load.lost)} lost; the slowest short call took {load.slowest_s:.2f} s"
+    )
+    assert load.lost == []
+    assert load.streamed >= STREAMS
+    assert load.answered > STREAMS
+
+
+# ---------------------------------------------------------------- reload, and stop and start
+
+
+def test_reloads_lose_no_call(env):
+    """Twice: the second time the workers are replaced that a first reload has made."""
+
+    def reload():
+        for _ in range(2):
+            old = gateway.workers()
+            gateway.process.send_signal(signal.SIGHUP)
+            assert wait_until(lambda old=old: not set(gateway.workers()) & set(old), PATIENCE_S)
+
+    with socket_path() as path, serve(env, "-w", "2", "-b", f"unix:{path}") as gateway, front(path) as nginx:
+        under_load(nginx.port, 120, reload)
+        assert "Traceback" not in gateway.log_text()
+
+
+# systemd's way to hand over a socket: it is number 3, and the process that shall have it is named.
+AS_SYSTEMD = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()))
+os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *sys.argv[2:]])
+"""
+
+
+@contextmanager
+def socket_unit():
+    """A listening Unix socket that outlives who answers on it: (its path, the socket)."""
+    with socket_path() as path, socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen(2048)
+        yield path, listening
+
+
+@contextmanager
+def service(env, listening, port, *gunicorn_args):
+    """gunicorn on this socket; ready when nginx, which listens at `port`, reaches it."""
+    with TemporaryDirectory(prefix="gateway-") as scratch:
+        log = Path(scratch, "gunicorn.log")
+        shim = [sys.executable, "-c", AS_SYSTEMD, str(listening.fileno())]
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [*shim, "-c", str(CONFIG), *gunicorn_args, "wsgi:app"],
+                cwd=scratch,
+                env={**clean_environment(scratch), **env},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                pass_fds=[listening.fileno()],
+            )
+        gateway = Gateway(port, process, log)
+        try:
+            await_ready(gateway)
+            yield gateway
+        finally:
+            stop(process)
+
+
+def test_a_stop_and_a_start_on_the_same_socket_lose_no_call(env):
+    """Those who come in between wait in the socket."""
+    with socket_unit() as (path, listening), front(path) as nginx:
+        new = service(env, listening, nginx.port, "-w", "2")
+
+        def restart():
+            old.process.send_signal(signal.SIGTERM)
+            assert old.process.wait(PATIENCE_S) == 0
+            new.__enter__()
+
+        with service(env, listening, nginx.port, "-w", "2") as old:
+            try:
+                under_load(nginx.port, 60, restart)
+                assert "Traceback" not in old.log_text()
+            finally:
+                with suppress(RuntimeError):  # it was never entered
+                    new.__exit__(None, None, None)
+
+
+def answered_on(connection):
+    """A short call on a connection that is kept: the answer's `Connection` header."""
+    connection.request("POST", NEW, json.dumps(asking(NEW, "drain/short")), {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    assert (answer.status, json.loads(answer.read())["data"]["response"]) == (200, TEXT)
+    return answer.headers["Connection"]
+
+
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGHUP], ids=["stop", "reload"])
+@pytest.mark.parametrize("kept_by", ["drain/short", "drain/stream"])
+def test_a_request_that_meets_the_end_on_a_kept_connection_is_answered(env, told, kept_by):
+    """Its answer promised to keep the connection. A proxy that believed it has nowhere else to send a POST."""
+    with serve(env) as gateway, closing(HTTPConnection("127.0.0.1", gateway.port, timeout=PATIENCE_S)) as connection:
+        body = json.dumps(asking(NEW, kept_by, stream=kept_by == "drain/stream"))
+        connection.request("POST", NEW, body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        assert answer.headers["Connection"] == "keep-alive"
+        if kept_by == "drain/short":
+            answer.read()
+        gateway.process.send_signal(told)
+        assert wait_until(
+            lambda: f"Handling signal: {'term' if told == signal.SIGTERM else 'hup'}" in gateway.log_text()
+        )
+        time.sleep(0.3)  # the worker has it from the master
+        assert b"[DONE]" in answer.read() or kept_by == "drain/short"
+        assert answered_on(connection) == "close"
+
+
+@pytest.mark.parametrize("after_s", [0.1, 0.3, 0.5])
+def test_a_worker_told_to_stop_while_it_boots_does_not_end_the_gateway(env, after_s):
+    with serve(env) as gateway:
+        old = gateway.workers()
+        gateway.process.send_signal(signal.SIGHUP)
+        [young] = wait_until(lambda: set(gateway.workers()) - set(old))
+        time.sleep(after_s)
+        os.kill(young, signal.SIGTERM)  # gunicorn itself may not hear it so early
+        assert wait_until(lambda: not set(old) & set(gateway.workers()), PATIENCE_S)
+        assert hear(gateway, NEW, "drain/short").status == 200
+        assert "failed to boot" not in gateway.log_text()
+
+
+# ---------------------------------------------------------------- what cannot be saved is told
+
+
+@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGHUP], ids=["stop", "reload"])
+def test_streams_that_outlast_the_grace_end_with_an_event(env, told):
+    with (
+        socket_path() as path,
+        serve(env, "-b", f"unix:{path}", "--graceful-timeout", "6") as gateway,
+        front(path) as nginx,
+        Caller(nginx, V1, "drain/endless") as stream,
+        Caller(nginx, NEW, "drain/endless", stream=False) as whole,
+    ):
+        [old] = gateway.workers()
+        stream.read_until(b"tok3")
+        gateway.process.send_signal(told)
+        stream.sock.settimeout(PATIENCE_S)
+        whole.sock.settimeout(PATIENCE_S)
+        stream.read_until(b"\r\n0\r\n\r\n")
+        assert stream.received.count(b"HTTP/1.1 ") == 1
+        ended = take_apart(body_of(stream.received)[1])
+        assert (ended.done, ended.error["code"], ended.error["retryable"]) == (False, "upstream_unavailable", True)
+        whole.read_until(b"}}")
+        assert whole.received.count(b"HTTP/1.1 ") == 1
+        assert b'"code":"upstream_unavailable"' in whole.received
+        assert wait_until(lambda: not psutil.pid_exists(old), PATIENCE_S)
+        assert "Traceback" not in gateway.log_text()
+
+
+def test_a_killed_worker_takes_only_its_own_calls_with_it(env):
+    with socket_path() as path, serve(env, "-w", "2", "-b", f"unix:{path}") as gateway, front(path) as nginx:
+        victim, other = gateway.workers()
+        cut, kept = streams_at(victim, other, nginx), streams_at(other, victim, nginx)
+        os.kill(victim, signal.SIGKILL)
+        received = all_at_once(to_the_end, [*cut, *kept])
+        for caller in kept:
+            assert take_apart(body_of(received[caller])[1]).done
+        for caller in cut:
+            assert b"[DONE]" not in received[caller]
+            assert not received[caller].endswith(b"\r\n0\r\n\r\n"), "nothing may look like an end"
+            assert received[caller].count(b"HTTP/1.1 ") == 1
+        assert wait_until(lambda: len(gateway.workers()) == 2 and victim not in gateway.workers(), PATIENCE_S)
+        assert other in gateway.workers()
+        for _ in range(20):
+            assert hear(nginx, V1, "drain/short").status == 200
+
+
+def streams_at(worker, other, nginx):
+    """Five callers amid their streams at this worker: the other sleeps while they come."""
+    os.kill(other, signal.SIGSTOP)
+    try:
+        callers = [Caller(nginx, V1, "drain/stream") for _ in range(5)]
+        for caller in callers:
+            caller.read_until(b"tok ")
+    finally:
+        os.kill(other, signal.SIGCONT)
+    return callers
+
+
+def to_the_end(caller):
+    """What came until the answer's end, or until it was cut."""
+    with caller:
+        while not caller.received.endswith(END_OF_STREAM) and (data := caller.sock.recv(65_536)):
+            caller.received += data
+    return caller.received

@@ -1,0 +1,970 @@
+"""`/v1` as an OpenAI client sees it, the app under gunicorn and a real HTTP server in Hugging Face's place.
+
+Every body and every chunk is validated against OpenAI's schemas (`openai_schema`).
+"""
+
+import concurrent.futures
+import hashlib
+import json
+import threading
+import time
+from contextlib import contextmanager
+
+import psutil
+import pytest
+import requests
+from support.gateways import serve
+from support.openai_schema import CHUNK, COMPLETION, ERROR, MODEL, MODEL_LIST, check, check_stream
+from support.upstream import TEXT, Upstream, chat_object, chat_whole, chunk, play, script
+
+from chatapi import create_app
+from chatapi.huggingface import Transport
+from chatapi.huggingface.models import Listing
+from chatapi.settings import Settings
+
+PATH = "/v1/chat/completions"
+HELLO = [{"role": "user", "content": "Hello"}]
+OTHER = [{"role": "user", "content": "Who is there?"}]
+PIXEL = "data:image/png;base64,iVBORw0KGgo="
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "Weather in a city — 天気",
+        "strict": True,
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+SCHEMA_FORMAT = {
+    "type": "json_schema",
+    "json_schema": {"name": "city", "strict": True, "schema": TOOL["function"]["parameters"]},
+}
+KEY = "sk-test-of-the-v1-routes"
+
+
+@pytest.fixture(scope="module")
+def gateway(gateway_env):
+    # One of our own: circuits that other tests open, and large bodies, are no concern here.
+    # No heartbeat either, so that a failing stream's status is its own.
+    with serve({**gateway_env, "CHATAPI_MAX_BODY": "20971520", "CHATAPI_HEARTBEAT": "15"}) as running:
+        yield running
+
+
+def ask(gateway, model="test/ok", messages=HELLO, headers=None, **fields):
+    return gateway.post(PATH, {"model": model, "messages": messages, **fields}, headers=headers)
+
+
+def whole(gateway, model="test/ok", messages=HELLO, **fields):
+    response = ask(gateway, model, messages, **fields)
+    assert response.status_code == 200, response.text
+    return check(COMPLETION, response.json())
+
+
+def events(response):
+    assert response.headers["Content-Type"].startswith("text/event-stream")
+    lines = [line for line in response.content.decode().split("\n\n") if line and not line.startswith(":")]
+    assert all(line.startswith("data: ") for line in lines)
+    return [line.removeprefix("data: ") for line in lines]
+
+
+def streamed(gateway, model="test/ok", messages=HELLO, **fields):
+    """The chunks of a stream that ended well, without the usage chunk."""
+    response = ask(gateway, model, messages, stream=True, **fields)
+    assert response.status_code == 200, response.text
+    *found, done = events(response)
+    assert done == "[DONE]"
+    usage = (fields.get("stream_options") or {}).get("include_usage", False)
+    return check_stream([json.loads(e) for e in found], include_usage=usage, n=fields.get("n", 1))
+
+
+def last_post(upstream):
+    # The list of models may be fetched at any time.
+    return [call for call in upstream.calls if call.method == "POST"][-1]
+
+
+def refused(response, status, code):
+    assert response.status_code == status, response.text
+    error = check(ERROR, response.json())["error"]
+    assert error["code"] == code, error
+    assert response.headers["X-Request-Id"] == error["request_id"]
+    assert response.headers["x-should-retry"] == ("true" if error["retryable"] else "false")
+    assert "Server-Timing" in response.headers
+    return error
+
+
+# --- what is asked reaches the model
+
+FIELDS = {
+    "temperature": 0.3,
+    "top_p": 0.8,
+    "max_tokens": 5000,
+    "max_completion_tokens": 6000,
+    "stop": ["\n\n", "fim"],
+    "n": 2,
+    "seed": -7,
+    "presence_penalty": -2,
+    "frequency_penalty": 1.5,
+    "logprobs": True,
+    "top_logprobs": 20,
+    "logit_bias": {"50256": -100},
+    "tools": [TOOL],
+    "tool_choice": {"type": "function", "function": {"name": "weather"}},
+    "parallel_tool_calls": False,
+    "response_format": SCHEMA_FORMAT,
+    "user": "alice",
+    "reasoning_effort": "minimal",
+    "metadata": {"run": "7"},
+    "functions": [TOOL["function"]],
+    "function_call": {"name": "weather"},
+    "top_k": 5000,
+    "repetition_penalty": 3.5,
+    # Fields that this gateway does not know.
+    "service_tier": "flex",
+    "store": False,
+    "modalities": ["text"],
+    "prediction": {"type": "content", "content": "Olá"},
+    "verbosity": "low",
+    "web_search_options": {},
+    "chat_template_kwargs": {"enable_thinking": False, "deep": [1, 2.5, None, {"é": "ü"}]},
+    "min_p": 0.05,
+    "big": 123456789012345678901234567890,
+    "null_of_unknown_name": None,
+}
+
+
+@pytest.mark.parametrize("model", ["test/ok", "own/ok"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_every_field_reaches_a_chat_model_as_it_was_sent(gateway, upstream, model, stream):
+    response = ask(gateway, model, **FIELDS, stream=stream)
+    assert response.status_code == 200, response.text
+    sent = last_post(upstream).body
+    added = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+    assert sent == {"model": model, "messages": HELLO, **FIELDS, **added}
+    assert next(iter(sent)) == "model"
+    assert "é".encode() in last_post(upstream).raw_body
+
+
+def test_fields_that_are_null_are_not_sent(gateway, upstream):
+    known = [name for name in FIELDS if name not in list(FIELDS)[list(FIELDS).index("service_tier") :]]
+    whole(gateway, **dict.fromkeys([*known, "stream", "stream_options", "max_time", "fallbacks"]))
+    assert last_post(upstream).body == {"model": "test/ok", "messages": HELLO}
+
+
+def test_a_stop_string_goes_as_a_list(gateway, upstream):
+    whole(gateway, stop="fim")
+    assert last_post(upstream).body["stop"] == ["fim"]
+
+
+def test_other_stream_options_reach_the_model_too(gateway, upstream):
+    streamed(gateway, stream_options={"include_usage": True, "continuous_usage_stats": True})
+    assert last_post(upstream).body["stream_options"]["continuous_usage_stats"] is True
+
+
+CALLS = [
+    {"id": f"call_{i}", "type": "function", "function": {"name": "weather", "arguments": f'{{"city":"{city}"}}'}}
+    for i, city in enumerate(("Belém", "São Paulo"))
+]
+CONVERSATIONS = {
+    "tool results of parallel calls": [
+        {"role": "developer", "content": "Be brief."},
+        *HELLO,
+        {"role": "assistant", "content": None, "tool_calls": CALLS},
+        {"role": "tool", "tool_call_id": "call_0", "content": "32 °C"},
+        {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "18 °C"}]},
+    ],
+    "an assistant without content": [*HELLO, {"role": "assistant", "tool_calls": CALLS}],
+    "deprecated function messages": [
+        *HELLO,
+        {"role": "assistant", "content": None, "function_call": CALLS[0]["function"]},
+        {"role": "function", "name": "weather", "content": "32 °C"},
+    ],
+    "names, refusals and thoughts": [
+        {"role": "system", "content": "S", "name": "boss"},
+        {"role": "user", "content": "Oi", "name": "ana"},
+        {"role": "assistant", "content": None, "refusal": "No."},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+        {"role": "assistant", "content": "4", "reasoning_content": "2 + 2", "x-unknown": [None]},
+        *HELLO,
+    ],
+    "images as URL and as data URL": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "Compare."},
+                {"type": "image_url", "image_url": {"url": "https://example.org/a.png?x=1&y=2", "detail": "low"}},
+                {"type": "image_url", "image_url": {"url": PIXEL}},
+            ],
+        }
+    ],
+    "audio and files": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}},
+                {"type": "file", "file": {"file_id": "file-1"}},
+            ],
+        }
+    ],
+    "empty contents": [{"role": "user", "content": ""}, {"role": "user", "content": []}],
+    "no user turn": [{"role": "system", "content": "Say something."}],
+}
+
+
+@pytest.mark.parametrize("messages", CONVERSATIONS.values(), ids=CONVERSATIONS)
+def test_conversations_reach_a_chat_model_as_they_were_sent(gateway, upstream, messages):
+    whole(gateway, messages=messages)
+    assert last_post(upstream).body["messages"] == messages
+    streamed(gateway, messages=messages)
+    assert last_post(upstream).body["messages"] == messages
+
+
+def test_an_image_may_be_a_bare_string(gateway, upstream):
+    whole(gateway, messages=[{"role": "user", "content": [{"type": "image_url", "image_url": PIXEL}]}])
+    assert last_post(upstream).body["messages"][0]["content"] == [{"type": "image_url", "image_url": {"url": PIXEL}}]
+
+
+# --- what is answered reaches the caller
+
+
+def call_delta(index, **call):
+    return {"tool_calls": [{"index": index, **call}]}
+
+
+TOKENS = [{"token": "Hi", "logprob": -0.1, "bytes": [72, 105], "top_logprobs": []}]
+# What a model says: its message, finish reason and (for a stream) its deltas.
+ANSWERS = {
+    "parallel tool calls": (
+        {"content": None, "tool_calls": CALLS},
+        "tool_calls",
+        [
+            {"role": "assistant", "content": None, "tool_calls": [{"index": 0, **CALLS[0]}]},
+            call_delta(1, id="call_1", type="function", function={"name": "weather", "arguments": ""}),
+            call_delta(1, function={"arguments": '{"city":'}),
+            call_delta(1, function={"arguments": '"São Paulo"}'}),
+        ],
+    ),
+    "text and a tool call": (
+        {"content": "Let me look.", "tool_calls": CALLS[:1]},
+        "tool_calls",
+        [{"content": "Let me look."}, call_delta(0, **CALLS[0])],
+    ),
+    "deprecated function call": (
+        {"content": None, "function_call": CALLS[0]["function"]},
+        "function_call",
+        [{"function_call": {"name": "weather", "arguments": ""}}, {"function_call": CALLS[0]["function"]}],
+    ),
+    "reasoning_content": (
+        {"content": "4", "reasoning_content": "2 + 2"},
+        "stop",
+        [{"reasoning_content": "2 +"}, {"reasoning_content": " 2"}, {"content": "4"}],
+    ),
+    "reasoning": (
+        {"content": "4", "reasoning": "2 + 2", "reasoning_details": [{"type": "text", "text": "2 + 2"}]},
+        "stop",
+        [{"reasoning": "2 + 2", "reasoning_details": [{"type": "text", "text": "2 + 2"}]}, {"content": "4"}],
+    ),
+    "refusal": (
+        {"content": None, "refusal": "I can't help with that."},
+        "stop",
+        [{"refusal": "I can't"}, {"refusal": " help with that."}],
+    ),
+    "filtered": ({"content": "It is"}, "content_filter", [{"content": "It is"}]),
+    "annotations": (
+        {"content": "See.", "annotations": [{"type": "url_citation", "url_citation": {"url": "https://x"}}]},
+        "stop",
+        [{"content": "See."}, {"annotations": [{"type": "url_citation", "url_citation": {"url": "https://x"}}]}],
+    ),
+    "whitespace": ({"content": " \n"}, "length", [{"content": " "}, {"content": "\n"}]),
+}
+
+
+def telling(message, finish, deltas):
+    def answer(x):
+        if not x.stream:
+            return x.send_json(200, chat_whole(x, (), finish, **message))
+        ending = script(x, (), finish)
+        return play(x, [*(chunk(x, delta) for delta in deltas), *ending.closing, *ending.usage, *ending.done])
+
+    return answer
+
+
+@pytest.mark.parametrize(("message", "finish", "deltas"), ANSWERS.values(), ids=ANSWERS)
+def test_whatever_a_model_says_passes_through(gateway, upstream, message, finish, deltas):
+    upstream.behave("test/telling", telling(message, finish, deltas))
+    choice = whole(gateway, "test/telling")["choices"][0]
+    assert choice == {
+        "index": 0,
+        "message": {"role": "assistant", "refusal": None, **message},
+        "logprobs": None,
+        "finish_reason": finish,
+    }
+    choices = [chunk["choices"][0] for chunk in streamed(gateway, "test/telling")]
+    assert choices[-1]["finish_reason"] == finish
+    passed = [{k: v for k, v in c["delta"].items() if k != "role"} for c in choices[:-1]]
+    passed[0] = {k: v for k, v in passed[0].items() if v or k in deltas[0]}  # our first delta has a content
+    assert [d for d in passed if d] == [{k: v for k, v in d.items() if k != "role"} for d in deltas]
+
+
+def test_several_choices_and_logprobs(gateway):
+    body = whole(gateway, n=2, logprobs=True)
+    assert [c["index"] for c in body["choices"]] == [0, 1]
+    assert all(
+        "".join(t["token"] for t in c["logprobs"]["content"]) == c["message"]["content"] == TEXT
+        for c in body["choices"]
+    )
+    choices = [c for chunk in streamed(gateway, n=2, logprobs=True) for c in chunk["choices"]]
+    for index in (0, 1):
+        said = [c for c in choices if c["index"] == index]
+        tokens = [t["token"] for c in said if c["logprobs"] for t in c["logprobs"]["content"]]
+        assert "".join(tokens) == "".join(c["delta"].get("content", "") for c in said) == TEXT
+
+
+DETAILS = {
+    "prompt_tokens": 11,
+    "completion_tokens": 7,
+    "total_tokens": 18,
+    "prompt_tokens_details": {"cached_tokens": 8},
+    "completion_tokens_details": {"reasoning_tokens": 5},
+}
+
+
+def detailed(x):
+    head = {"usage": DETAILS, "system_fingerprint": "fp_44709d6fcb", "service_tier": "default"}
+    if not x.stream:
+        return x.send_json(200, {**chat_whole(x, ("Hi",), "stop"), **head})
+    marked = [{**c, "system_fingerprint": "fp_44709d6fcb"} for c in (chunk(x, {"content": "Hi"}), chunk(x, {}, "stop"))]
+    return play(x, [*marked, chat_object(x, "chat.completion.chunk", [], usage=DETAILS), "[DONE]"])
+
+
+def test_fingerprint_tier_and_usage_with_details(gateway, upstream):
+    upstream.behave("test/detailed", detailed)
+    response = ask(gateway, "test/detailed")
+    body = check(COMPLETION, response.json())
+    assert (body["usage"], body["system_fingerprint"]) == (DETAILS, "fp_44709d6fcb")
+    assert body["service_tier"] == "default"
+    assert response.headers["X-Usage-Source"] == "upstream"
+    response = ask(gateway, "test/detailed", stream=True, stream_options={"include_usage": True})
+    chunks = [json.loads(event) for event in events(response)[:-1]]
+    assert chunks[-1]["usage"] == DETAILS
+    assert {c["system_fingerprint"] for c in chunks[:-1]} == {"fp_44709d6fcb"}
+
+
+@pytest.mark.parametrize("model", ["test/ok", "own/ok", "tgi/ok", "classic/any", "test/usage-nowhere"])
+def test_include_usage(gateway, upstream, model):
+    upstream.behave("classic/any", "test/classic-list")
+    chunks = streamed(gateway, model, stream_options={"include_usage": True})
+    assert chunks[0]["model"] == model
+    assert streamed(gateway, model, stream_options={"include_usage": False})
+
+
+@pytest.mark.parametrize("model", ["test/ok", "tgi/ok"])
+def test_ids_are_unique_and_times_are_now(gateway, model):
+    bodies = [whole(gateway, model) for _ in range(3)] + [streamed(gateway, model)[0] for _ in range(3)]
+    assert len({body["id"] for body in bodies}) == 6
+    assert all(abs(body["created"] - time.time()) < 60 for body in bodies)
+    assert {body["model"] for body in bodies} == {model}
+
+
+def test_a_retired_model_names_its_heir(gateway):
+    response = ask(gateway, "old/retired")
+    assert check(COMPLETION, response.json())["model"] == "test/ok"
+    assert response.headers["X-Requested-Model"] == "old/retired"
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["test/no-done", "test/role-only", "test/null-content", "test/finish-with-text", "test/usage-every-chunk",
+     "test/usage-in-finish", "test/whole-for-stream", "test/no-stream-support", "test/eos-token",
+     "test/finish-length", "test/malformed-event", "tgi/ok", "tgi/eos-token", "own/tool-calls"],
+)  # fmt: skip
+def test_odd_streams_come_out_even(gateway, model):
+    chunks = streamed(gateway, model, stream_options={"include_usage": True})
+    said = "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks)
+    assert said == ("" if model == "own/tool-calls" else TEXT)
+
+
+# --- text models: translated or refused
+
+TEXT_MODELS = ["tgi/ok", "classic/any"]
+IMPOSSIBLE = {
+    "tools": [TOOL],
+    "tool_choice": "required",
+    "functions": [TOOL["function"]],
+    "function_call": {"name": "weather"},
+    "response_format": {"type": "json_object"},
+    "n": 2,
+    "logprobs": True,
+    "top_logprobs": 3,
+    "logit_bias": {"1": 2},
+    "presence_penalty": 0.5,
+    "reasoning_effort": "low",
+    "chat_template_kwargs": {"enable_thinking": False},
+    "min_p": 0.1,
+    "service_tier": "flex",
+    # Without effect on a text, but not to be dropped in silence.
+    "parallel_tool_calls": False,
+    "user": "alice",
+    "metadata": {"run": "7"},
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("model", TEXT_MODELS)
+@pytest.mark.parametrize(("field", "value"), IMPOSSIBLE.items(), ids=IMPOSSIBLE)
+def test_text_models_refuse_what_they_cannot_do(gateway, upstream, model, field, value, stream):
+    error = refused(ask(gateway, model, **{field: value}, stream=stream), 400, "invalid_request")
+    assert error["param"] == field
+    assert field in error["message"]
+    assert upstream.calls_for("classic/any") == upstream.calls_for("test/ok") == []
+
+
+def test_all_that_a_text_model_cannot_do_is_named_at_once(gateway):
+    fields = {k: v for k, v in IMPOSSIBLE.items() if k not in ("parallel_tool_calls", "user", "metadata")}
+    error = refused(ask(gateway, "tgi/ok", **fields), 400, "invalid_request")
+    assert [name for name in fields if name not in error["message"]] == []
+
+
+@pytest.mark.parametrize("model", TEXT_MODELS)
+def test_the_refusal_of_tools_names_models_that_could(gateway, upstream, model):
+    gateway.request("GET", "/v1/models")  # the list is there
+    error = refused(ask(gateway, model, tools=[TOOL]), 400, "invalid_request")
+    assert "test/" in error["message"], error["message"]
+
+
+def test_text_models_refuse_images_and_a_conversation_without_text(gateway):
+    image = [
+        {"role": "user", "content": [{"type": "text", "text": "?"}, {"type": "image_url", "image_url": {"url": PIXEL}}]}
+    ]
+    assert "content.1" in refused(ask(gateway, "tgi/ok", image), 400, "invalid_request")["param"]
+    assert "content.1" in refused(ask(gateway, "own/no-images", image), 400, "invalid_request")["param"]
+    system = [{"role": "system", "content": "Hi"}]
+    assert refused(ask(gateway, "tgi/ok", system), 400, "invalid_request")["param"] == "messages"
+
+
+TRANSLATED = [
+    ({"max_tokens": 5}, {"max_new_tokens": 5}),
+    ({"max_completion_tokens": 4}, {"max_new_tokens": 4}),
+    ({"temperature": 0.5, "top_k": 9}, {"temperature": 0.5, "top_k": 9}),
+    ({"temperature": 0}, {"do_sample": False}),
+    ({"top_p": 1}, {}),
+    ({"top_p": 0.9, "repetition_penalty": 1.2}, {"top_p": 0.9, "repetition_penalty": 1.2}),
+    # Values that ask for nothing special.
+    ({"n": 1, "tools": [], "logprobs": False, "response_format": {"type": "text"}}, {}),
+]
+
+
+@pytest.mark.parametrize(("given", "parameters"), TRANSLATED)
+def test_text_models_get_their_own_names(gateway, upstream, given, parameters):
+    upstream.behave("classic/any", "test/classic-list")
+    whole(gateway, "tgi/ok", **given)
+    assert last_post(upstream).body["parameters"] == {"return_full_text": False, "details": True, **parameters}
+    whole(gateway, "classic/any", **given)
+    assert last_post(upstream).body["parameters"] == {"return_full_text": False, **parameters}
+
+
+def test_seed_and_frequency_penalty_are_for_tgi_only(gateway, upstream):
+    whole(gateway, "tgi/ok", seed=3, frequency_penalty=0.5)
+    assert last_post(upstream).body["parameters"].items() >= {"seed": 3, "frequency_penalty": 0.5}.items()
+    message = refused(ask(gateway, "classic/any", seed=3, frequency_penalty=0.5), 400, "invalid_request")["message"]
+    assert "seed" in message and "frequency_penalty" in message
+
+
+@pytest.mark.parametrize("model", TEXT_MODELS)
+def test_stop_ends_a_text(gateway, upstream, model):
+    upstream.behave("classic/any", "test/classic-list")
+    for body in (whole(gateway, model, OTHER, stop=" up"), whole(gateway, model, OTHER, stop=["zzz", " up"])):
+        assert body["choices"][0]["message"]["content"] == "Hello from"
+        assert body["choices"][0]["finish_reason"] == "stop"
+    chunks = streamed(gateway, model, OTHER, stop=" up")
+    assert "".join(c["choices"][0]["delta"].get("content", "") for c in chunks) == "Hello from"
+
+
+@pytest.mark.parametrize("model", ["tgi/ok", "classic/t5"])
+def test_an_answer_may_begin_with_the_words_of_the_question(gateway, upstream, model):
+    upstream.behave("classic/t5", "test/classic-list")
+    assert whole(gateway, model)["choices"][0]["message"]["content"] == TEXT
+    chunks = streamed(gateway, model)
+    assert "".join(c["choices"][0]["delta"].get("content", "") for c in chunks) == TEXT
+
+
+# --- errors
+
+# id (a behaviour of the fault server), its fields → status, code, type; None where it must not be retried,
+# else what Retry-After says ("" for no header).
+FAILURES = [
+    ("test/err-model-not-supported", {}, 404, "model_not_found", "invalid_request_error", None),
+    ("test/err-deprecated", {}, 404, "model_not_found", "invalid_request_error", None),
+    ("test/err-not-found", {}, 404, "model_not_found", "invalid_request_error", None),
+    ("classic/any", {}, 404, "model_not_found", "invalid_request_error", None),
+    ("nobody/knows-it", {}, 404, "model_not_found", "invalid_request_error", None),
+    ("test/err-bad-token", {}, 502, "upstream_auth", "upstream_error", None),
+    ("test/err-no-permission", {}, 502, "upstream_auth", "upstream_error", None),
+    ("test/err-depleted", {}, 502, "upstream_quota", "upstream_error", None),
+    ("test/err-validation", {}, 400, "upstream_rejected", "invalid_request_error", None),
+    ("test/err-wrong-shape", {}, 400, "upstream_rejected", "invalid_request_error", None),
+    ("test/err-tgi-413", {}, 400, "upstream_rejected", "invalid_request_error", None),
+    ("test/context-length", {}, 400, "context_length_exceeded", "invalid_request_error", None),
+    ("test/content-filter", {}, 400, "content_filter", "invalid_request_error", None),
+    ("test/rate-bare", {}, 429, "upstream_rate_limited", "rate_limit_error", ""),
+    ("test/rate-retry-after", {"max_time": 1}, 429, "upstream_rate_limited", "rate_limit_error", "1"),
+    ("test/loading", {}, 503, "model_loading", "upstream_error", "20"),
+    ("own/waking", {}, 503, "model_loading", "upstream_error", "20"),
+    ("test/http500", {}, 502, "upstream_unavailable", "upstream_error", ""),
+    ("test/err-generation", {}, 502, "upstream_unavailable", "upstream_error", ""),
+    ("test/redirect", {}, 502, "upstream_unavailable", "upstream_error", ""),
+    ("test/reset", {}, 502, "upstream_unavailable", "upstream_error", ""),
+    ("test/body-empty", {}, 502, "upstream_unavailable", "upstream_error", ""),
+    ("test/body-no-choices", {}, 502, "upstream_unavailable", "upstream_error", ""),
+    ("test/silent", {"max_time": 1}, 504, "upstream_timeout", "upstream_error", ""),
+    ("test/error-first-429", {"stream": True}, 429, "upstream_rate_limited", "rate_limit_error", ""),
+    ("test/done-only", {"stream": True}, 502, "upstream_unavailable", "upstream_error", ""),
+    ("test/err-gated", {"stream": True}, 502, "upstream_auth", "upstream_error", None),
+]  # fmt: skip
+
+
+def test_every_upstream_failure_has_the_status_and_the_headers_that_sdks_act_on(gateway, upstream):
+    with concurrent.futures.ThreadPoolExecutor(len(FAILURES)) as pool:
+        responses = list(pool.map(lambda row: ask(gateway, row[0], **row[1]), FAILURES))
+    for (model, _, status, code, kind, retry), response in zip(FAILURES, responses, strict=True):
+        error = refused(response, status, code)
+        assert (model, error["type"]) == (model, kind)
+        assert error["retryable"] == (retry is not None), model
+        assert response.headers.get("Retry-After", "") == (retry or ""), model
+        if retry:
+            assert (int(retry) - 1) * 1000 < int(response.headers["retry-after-ms"]) <= int(retry) * 1000
+        if code == "model_not_found":
+            assert error["param"] == "model"
+
+
+def test_the_words_of_the_upstream_are_kept(gateway):
+    assert "must be strictly positive" in ask(gateway, "test/err-validation").json()["error"]["message"]
+
+
+@pytest.mark.parametrize("model", ["test/cut", "test/error-then-done", "test/error-then-close", "test/stall-after-3",
+                                   "test/eof-no-finish", "tgi/cut", "tgi/error-then-done"])  # fmt: skip
+def test_a_stream_that_breaks_ends_with_an_error_event(gateway, model):
+    response = ask(gateway, model, stream=True)
+    assert response.status_code == 200
+    *chunks, last = map(json.loads, events(response))
+    assert chunks
+    for item in chunks:
+        check(CHUNK, item)
+        assert item["choices"][0]["finish_reason"] is None
+    error = check(ERROR, last)["error"]
+    assert error["code"] == ("upstream_timeout" if model == "test/stall-after-3" else "upstream_unavailable")
+    assert error["retryable"] and error["request_id"] == response.headers["X-Request-Id"]
+
+
+INVALID = [
+    ({"messages": HELLO}, "model"),
+    ({"model": "test/ok"}, "messages"),
+    ({"model": "test/ok", "messages": []}, "messages"),
+    ({"model": "test/ok", "messages": [{"role": "wizard", "content": "x"}]}, "messages.0.role"),
+    ({"model": "test/ok", "messages": [*HELLO, {"role": "user"}]}, "messages.1.content"),
+    ({"model": "test/ok", "messages": [{"role": "user", "content": [{"type": "x"}]}]}, "messages.0.content.0.type"),
+    ({"model": "../../etc", "messages": HELLO}, "model"),
+    ({"model": "test/ok", "messages": HELLO, "temperature": 2.01}, "temperature"),
+    ({"model": "test/ok", "messages": HELLO, "temperature": "0.7"}, "temperature"),
+    ({"model": "test/ok", "messages": HELLO, "top_p": True}, "top_p"),
+    ({"model": "test/ok", "messages": HELLO, "presence_penalty": -2.1}, "presence_penalty"),
+    ({"model": "test/ok", "messages": HELLO, "top_logprobs": 21}, "top_logprobs"),
+    ({"model": "test/ok", "messages": HELLO, "n": 0}, "n"),
+    ({"model": "test/ok", "messages": HELLO, "n": 1.0}, "n"),
+    ({"model": "test/ok", "messages": HELLO, "top_k": 0}, "top_k"),
+    ({"model": "test/ok", "messages": HELLO, "repetition_penalty": 0}, "repetition_penalty"),
+    ({"model": "test/ok", "messages": HELLO, "max_time": 121}, "max_time"),
+    ({"model": "test/ok", "messages": HELLO, "tools": [1]}, "tools.0"),
+    ({"model": "test/ok", "messages": HELLO, "stream": "true"}, "stream"),
+    ({"model": "test/ok", "messages": HELLO, "fallbacks": ["a b"]}, "fallbacks.0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "param"), INVALID, ids=[f"{i}-{p}" for i, (_, p) in enumerate(INVALID)])
+def test_invalid_requests_name_the_field(gateway, upstream, body, param):
+    error = refused(gateway.post(PATH, body), 400, "invalid_request")
+    assert error["param"] == param
+    assert param in error["message"]
+    assert [call for call in upstream.calls if call.method == "POST"] == []
+
+
+def test_all_faults_are_named_together(gateway):
+    error = refused(ask(gateway, temperature=9, n="x", stop=5), 400, "invalid_request")
+    assert all(name in error["message"] for name in ("temperature", "n:", "stop"))
+
+
+JSON_TYPE = {"Content-Type": "application/json"}
+NOT_EVEN_JSON = [
+    (b"{", JSON_TYPE, 400, "invalid_json"),
+    (b"", JSON_TYPE, 400, "invalid_json"),
+    (b'{"temperature": NaN}', JSON_TYPE, 400, "invalid_json"),
+    (b"[]", JSON_TYPE, 400, "invalid_request"),
+    (b"{}", {"Content-Type": "text/plain"}, 415, "unsupported_media_type"),
+    (b"{}", {**JSON_TYPE, "Content-Encoding": "gzip"}, 415, "unsupported_media_type"),
+    (b" " * 21_000_000, JSON_TYPE, 413, "payload_too_large"),
+]
+
+
+@pytest.mark.parametrize(("data", "headers", "status", "code"), NOT_EVEN_JSON)
+def test_bodies_that_are_not_even_json(gateway, data, headers, status, code):
+    refused(gateway.post(PATH, data=data, headers=headers), status, code)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "allow"),
+    [
+        ("GET", PATH, 405, "POST"),
+        ("DELETE", "/v1/models", 405, "GET"),
+        ("DELETE", "/v1/models/test/ok", 405, "GET"),
+        ("POST", "/v1/completions", 404, None),
+        ("POST", "/v1/embeddings", 404, None),
+        ("POST", PATH + "/", 404, None),
+        ("GET", "/v1", 404, None),
+        ("GET", "/v1/", 404, None),
+        ("GET", "/v1/chat/completions/chatcmpl-1", 404, None),
+    ],
+)
+def test_unknown_routes_and_methods_answer_in_openais_shape(gateway, method, path, status, allow):
+    response = gateway.request(method, path)
+    error = refused(response, status, "not_found" if status == 404 else "method_not_allowed")
+    assert error["type"] == "invalid_request_error"
+    assert response.headers.get("Allow") == allow
+
+
+# --- models
+
+
+class Router(Upstream):
+    """The fault server with a model list of our choosing: rows, a status, or None to keep everybody waiting."""
+
+    listed: "list | int | None" = None
+    lists = 0
+
+    def _answer(self, x):
+        if x.call.path != "/v1/models":
+            return super()._answer(x)
+        self.lists += 1
+        try:
+            if self.listed is None:
+                x.sleep(30)
+            elif isinstance(self.listed, int):
+                x.send_json(self.listed, {"error": "no"})
+            else:
+                x.send_json(200, {"object": "list", "data": self.listed})
+        except Exception:
+            x.close()
+
+
+def row(id, *providers, **more):
+    owner = id.partition("/")[0]
+    return {"id": id, "object": "model", "created": 1770000000, "owned_by": owner, "providers": list(providers), **more}
+
+
+def provider(name, status="live", **abilities):
+    return {"provider": name, "status": status, **abilities}
+
+
+GROQ = provider("groq", context_length=8192, supports_tools=True, supports_structured_output=True,
+                pricing={"input": 0.6, "output": 0.9}, first_token_latency_ms=612, throughput=41.5)  # fmt: skip
+POOR = provider("together", context_length=1000, supports_tools=False, supports_structured_output=False)
+ROWS = [
+    row("acme/rich", GROQ, POOR),
+    row("acme/poor", POOR, provider("groq", "error", supports_tools=True, context_length=10**6)),
+    row("acme/vague", provider("novita"), POOR),
+    row("acme/dead", provider("novita", "error", supports_tools=False)),
+]
+
+
+@contextmanager
+def behind(router, catalogue, **env):
+    given = {"HUGGINGFACE_API_KEY": "hf_x", "HUGGINGFACE_BASE_URL": router.url, "CHATAPI_CATALOGUE": str(catalogue)}
+    with serve({**given, "CHATAPI_MAX_TIME": "5", **env}) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def router():
+    with Router() as running:
+        running.listed = ROWS
+        for model in ("acme/rich", "acme/poor", "acme/vague", "acme/dead"):
+            running.behave(model, "test/ok")
+        yield running
+
+
+@pytest.fixture(scope="module")
+def routed(router, wide_catalogue):
+    with behind(router, wide_catalogue) as gateway:
+        listed(gateway)
+        yield gateway
+
+
+def listed(gateway):
+    response = gateway.request("GET", "/v1/models")
+    assert response.status_code == 200
+    return {m["id"]: m for m in check(MODEL_LIST, response.json())["data"]}
+
+
+def test_the_list_is_the_catalogue_and_the_routers(routed):
+    models = listed(routed)
+    for entry in ROWS:
+        assert models[entry["id"]] == entry
+    assert {"microsoft/DialoGPT-medium", "google/flan-t5-base", "old/retired", "tgi/ok"} <= models.keys()
+    assert len(models) == len(routed.request("GET", "/v1/models").json()["data"])
+
+
+@pytest.mark.parametrize("model", ["acme/rich", "microsoft/DialoGPT-medium", "old/retired"])
+def test_one_model_by_its_id(routed, model):
+    for id in (model, model.replace("/", "%2F")):
+        response = routed.request("GET", f"/v1/models/{id}")
+        assert check(MODEL, response.json()) == listed(routed)[model]
+
+
+@pytest.mark.parametrize("model", ["acme/nope", "nope", "a/b/c", "%00", "acme/rich/", "%C3%A9"])
+def test_a_model_that_is_not_listed(routed, model):
+    error = refused(routed.request("GET", f"/v1/models/{model}"), 404, "model_not_found")
+    assert error["param"] == "model"
+
+
+IMPOSSIBLE_HERE = [
+    ("acme/poor", {"tools": [TOOL]}, "invalid_request", "tools"),
+    ("acme/poor", {"response_format": SCHEMA_FORMAT}, "invalid_request", "response_format"),
+    ("acme/rich:together", {"tools": [TOOL]}, "invalid_request", "tools"),
+    ("acme/poor", {"messages": [{"role": "user", "content": "x" * 9000}]}, "context_length_exceeded", "messages"),
+]
+
+
+@pytest.mark.parametrize(("model", "fields", "code", "param"), IMPOSSIBLE_HERE)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_the_list_shows_to_be_impossible_is_not_sent(routed, router, model, fields, code, param, stream):
+    before = len(router.calls)  # the list is there, and fresh
+    error = refused(ask(routed, model, **fields, stream=stream), 400, code)
+    assert error["param"] == param
+    assert "acme/rich" in error["message"] and "acme/dead" not in error["message"]
+    assert len(router.calls) == before
+
+
+@pytest.mark.parametrize(
+    ("model", "fields"),
+    [
+        ("acme/rich", {"tools": [TOOL], "response_format": SCHEMA_FORMAT}),
+        ("acme/rich:fastest", {"tools": [TOOL]}),
+        ("acme/rich:groq", {"tools": [TOOL]}),
+        ("acme/vague", {"tools": [TOOL]}),  # one of its providers does not say
+        ("acme/dead", {"tools": [TOOL]}),  # no live provider: the router's own words are better
+        ("acme/poor", {"tools": []}),
+        ("acme/poor", {"response_format": {"type": "json_object"}}),
+        ("acme/poor", {"messages": [{"role": "user", "content": "x" * 7000}]}),
+    ],
+)
+def test_what_may_be_possible_is_sent(routed, router, model, fields):
+    whole(routed, model, **fields)
+    assert last_post(router).body["model"] == model
+
+
+def test_a_fallback_answers_for_a_prompt_that_is_too_long(routed):
+    long = [{"role": "user", "content": "x" * 9000}]
+    assert whole(routed, "acme/poor", long, fallbacks=["acme/rich"])["model"] == "acme/rich"
+
+
+def test_a_list_that_hangs_fails_or_is_not_there_delays_nobody(wide_catalogue):
+    with Router() as router, behind(router, wide_catalogue) as gateway:
+        for _ in range(2):
+            began = time.monotonic()
+            assert "microsoft/DialoGPT-medium" in listed(gateway)
+            assert time.monotonic() - began < 4  # about one second, on a machine that is not busy
+        began = time.monotonic()
+        whole(gateway, "test/ok")
+        assert time.monotonic() - began < 4
+        assert "acme/rich" not in listed(gateway)
+
+
+def test_without_a_network_the_list_is_the_catalogue(wide_catalogue):
+    dead = Upstream()
+    dead.stop()
+    with behind(dead, wide_catalogue) as gateway:
+        assert "microsoft/DialoGPT-medium" in listed(gateway)
+        assert check(MODEL, gateway.request("GET", "/v1/models/google/flan-t5-base").json())
+
+
+def test_the_list_is_fetched_once_and_outlives_the_router(wide_catalogue):
+    with Router() as router, behind(router, wide_catalogue) as gateway:
+        router.listed = ROWS
+        before = listed(gateway)
+        for _ in range(20):
+            listed(gateway)
+        assert router.lists == 1
+        router.stop()
+        assert listed(gateway) == before
+        assert ask(gateway, "acme/rich").status_code == 502
+
+
+@pytest.mark.parametrize("answer", [401, 503, {"not": "a list"}])
+def test_a_refresh_that_fails_leaves_the_last_good_list(answer):
+    with Router() as router:
+        router.listed = ROWS
+        listing = Listing(Transport(None, "test"), router.url)
+        assert listing.models() == ROWS
+        router.listed = answer
+        listing._due_at = 0.001  # long ago
+        listing.models()
+        router.wait_for(lambda: router.lists == 2 and not listing._fetching)
+        assert listing.models() == ROWS
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"id": "acme/bare"},
+        row("acme/odd", "not an object", {"status": "live"}, provider("x", context_length="many")),
+        {**row("acme/odd"), "providers": "none"},
+    ],
+)
+def test_odd_rows_of_the_router_do_not_spoil_the_list(wide_catalogue, odd):
+    with Router() as router:
+        router.listed = [*ROWS, odd]
+        router.behave(odd["id"], "test/ok")
+        app = create_app(
+            Settings(
+                huggingface_api_key="hf_x", huggingface_base_url=router.url, catalogue=wide_catalogue, max_time_s=5
+            )
+        )
+        client = app.test_client()
+        check(MODEL_LIST, client.get("/v1/models").get_json())
+        check(MODEL, client.get(f"/v1/models/{odd['id']}").get_json())
+        body = {"model": odd["id"], "messages": HELLO, "tools": [TOOL]}
+        check(COMPLETION, client.post(PATH, json=body).get_json())
+
+
+# --- Bearer
+
+
+@pytest.fixture(scope="module")
+def guarded(gateway_env):
+    digest = hashlib.sha256(KEY.encode()).hexdigest()
+    with serve({**gateway_env, "CHATAPI_AUTH": "required", "CHATAPI_KEYS": digest}) as running:
+        yield running
+
+
+BEARERS = [
+    (None, 401, "missing_api_key"),
+    ("", 401, "missing_api_key"),
+    ("Bearer ", 401, "missing_api_key"),
+    (f"Basic {KEY}", 401, "missing_api_key"),
+    ("Bearer sk-wrong", 401, "invalid_api_key"),
+    (f"Bearer {hashlib.sha256(KEY.encode()).hexdigest()}", 401, "invalid_api_key"),
+    (f"Bearer {KEY}", 200, None),
+    (f"bearer  {KEY}", 200, None),
+]
+
+
+@pytest.mark.parametrize(("authorization", "status", "code"), BEARERS)
+def test_keys(guarded, upstream, authorization, status, code):
+    headers = {} if authorization is None else {"Authorization": authorization}
+    for response in (
+        ask(guarded, headers=headers),
+        ask(guarded, stream=True, headers=headers),
+        guarded.request("GET", "/v1/models", headers=headers),
+        guarded.request("GET", "/v1/models/test/ok", headers=headers),
+    ):
+        if code is None:
+            assert response.status_code == status
+        else:
+            refused(response, status, code)
+            assert response.headers["WWW-Authenticate"].startswith("Bearer")
+    # The caller's key is for us alone.
+    assert not any(KEY in str(call.headers) for call in upstream.calls)
+
+
+def test_a_key_is_asked_for_before_the_body_is_read(guarded):
+    refused(guarded.post(PATH, data=b"{", headers=JSON_TYPE), 401, "missing_api_key")
+
+
+AUTO = [
+    ({}, 200),
+    ({"Authorization": "Bearer anything"}, 200),
+    ({"X-Forwarded-For": "203.0.113.9"}, 401),
+    ({"Host": "evil.example"}, 401),
+    ({"Origin": "https://evil.example"}, 401),
+]
+
+
+@pytest.mark.parametrize(("headers", "status"), AUTO)
+def test_auto_trusts_this_machine_only(gateway, headers, status):
+    assert ask(gateway, headers=headers).status_code == status
+
+
+def test_off_asks_nobody(upstream, wide_catalogue):
+    app = create_app(
+        Settings(huggingface_api_key="x", huggingface_base_url=upstream.url, catalogue=wide_catalogue, auth="off")
+    )
+    body = {"model": "test/ok", "messages": HELLO}
+    answer = app.test_client().post(PATH, json=body, environ_base={"REMOTE_ADDR": "203.0.113.9"})
+    check(COMPLETION, answer.get_json())
+
+
+# --- bad input: large
+
+
+def words(count):
+    return "palavra " * count
+
+
+LARGE = {
+    "2 MB of prompt": {"messages": [{"role": "user", "content": words(250_000)}]},
+    "10,000 messages": {"messages": HELLO * 10_000},
+    "10,000 messages of parts": {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}] * 10_000},
+    "1,000 tools": {"messages": HELLO, "tools": [TOOL] * 1000},
+    "2 MB in one image": {
+        "messages": [
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": PIXEL + "A" * 2_000_000}}]}
+        ]
+    },
+    "10,000 faulty messages": {"messages": [{"role": "wizard", "content": 5}] * 10_000},
+    "1,000 faulty tools": {"messages": HELLO, "tools": [5] * 1000},
+    "100,000 unknown fields": {"messages": HELLO, **{f"x{i}": i for i in range(100_000)}},
+    "deep": {"messages": HELLO, "x": json.loads("[" * 500 + "]" * 500)},
+    "2 MB of brackets": {"messages": HELLO, "x": [[]] * 700_000},
+}
+SECONDS, MEGABYTES = 3.0, 150  # generous: the machine may be busy; unhurried, it takes a tenth
+
+
+def gateway_seconds(response):
+    timing = dict(part.strip().split(";dur=") for part in response.headers["Server-Timing"].split(","))
+    return float(timing["gateway"]) / 1000
+
+
+@pytest.mark.parametrize("model", ["test/ok", "tgi/ok"])
+@pytest.mark.parametrize("body", LARGE.values(), ids=LARGE)
+def test_large_requests_are_served_or_refused_at_once(gateway, upstream, model, body):
+    worker = psutil.Process(gateway.workers()[0])
+    before = worker.memory_info().rss
+    response = gateway.post(PATH, {"model": model, **body})
+    check(COMPLETION if response.status_code == 200 else ERROR, response.json())
+    assert response.status_code in (200, 400)
+    assert gateway_seconds(response) < SECONDS
+    assert len(response.content) < 2_000_000
+    assert (worker.memory_info().rss - before) / 1e6 < MEGABYTES
+
+
+def test_many_large_requests_at_once_leave_room_for_others(gateway, upstream):
+    body = {"model": "test/ok", "messages": [{"role": "user", "content": words(250_000)}]}
+    worker = psutil.Process(gateway.workers()[0])
+    before = worker.memory_info().rss
+    threads = [threading.Thread(target=gateway.post, args=(PATH, body)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    whole(gateway)
+    for thread in threads:
+        thread.join()
+    assert (worker.memory_info().rss - before) / 1e6 < 4 * MEGABYTES
+
+
+def test_a_keep_alive_connection_survives_refusals(gateway):
+    with requests.Session() as session:
+        session.trust_env = False
+        for body in ({}, {"model": "test/ok", "messages": HELLO}, {"model": 5}):
+            assert session.post(gateway.url + PATH, json=body, timeout=30).status_code in (200, 400)

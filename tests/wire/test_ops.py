@@ -1,0 +1,263 @@
+"""What operators and readers see: health, readiness, the docs pages, CORS, and the line of each call."""
+
+import json
+import logging
+import threading
+from dataclasses import replace
+
+import pytest
+from support.gateways import ROOT, serve
+
+from chatapi import create_app, telemetry
+from chatapi.accounting.store import Store, put_meta
+from chatapi.errors import ClientLeft, InternalError, MissingApiKey, UpstreamTimeout, UpstreamUnavailable, WorkerStopped
+from chatapi.settings import Settings
+from chatapi.telemetry import Record, _Line, configure
+from chatapi.telemetry.health import Health, Part
+
+ORIGIN = "https://app.example.com"
+
+
+PARTS = ("database", "limits", "upstream")
+
+
+def test_it_is_alive_and_ready(client):
+    assert client.get("/healthz").json == {"status": "ok"}
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json["status"], ready.json["circuit"]) == (200, "ok", {"open": {}})
+    assert {name: part["ok"] for name, part in ready.json["parts"].items()} == dict.fromkeys(PARTS, True)
+    assert all(part["reason"] and part["age_s"] >= 0 for part in ready.json["parts"].values())
+
+
+def test_readyz_names_the_open_circuits(app, client):
+    circuit = app.extensions["chatapi"].engine.circuit
+    for _ in range(5):
+        circuit.failed("acme/ill")
+    ready = client.get("/readyz")
+    assert list(ready.json["circuit"]["open"]) == ["acme/ill"]
+    assert (ready.status_code, ready.json["status"]) == (200, "degraded"), "other models answer, and fallbacks"
+    assert "acme/ill" in ready.json["parts"]["upstream"]["reason"]
+
+
+def test_a_worker_told_to_stop_is_not_ready(app, client):
+    app.extensions["chatapi"].health.stopping = True
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json["status"]) == (503, "stopping")
+
+
+def test_without_a_database_it_is_not_ready(settings, tmp_path):
+    (tmp_path / "file").write_text("no directory")
+    client = create_app(replace(settings, database_url=f"sqlite:///{tmp_path}/file/chatapi.db")).test_client()
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json["status"]) == (503, "not ready")
+    assert "unable to open" in ready.json["parts"]["database"]["reason"]
+
+
+def test_redis_away_is_no_reason_not_to_answer(settings):
+    client = create_app(replace(settings, redis_url="redis://127.0.0.1:1/0")).test_client()
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.json["status"]) == (200, "degraded")
+    assert "limits are held in the database" in ready.json["parts"]["limits"]["reason"]
+
+
+def test_a_slow_part_holds_up_nobody():
+    asked, end = [], threading.Event()
+
+    def slow():
+        asked.append(1)
+        end.wait(10)
+        return "at last"
+
+    health = Health({"slow": Part(slow), "quick": Part(lambda: "here")})
+    found = [health.look() for _ in range(3)]
+    assert len(asked) == 1, "nobody asks again while somebody waits"
+    assert [look["status"] for look in found] == ["not ready"] * 3
+    assert found[0]["parts"]["quick"]["reason"] == "here"
+    assert found[0]["parts"]["slow"]["reason"] == "not asked yet"
+    end.set()
+
+
+def test_what_was_found_is_kept_for_a_while():
+    asked = []
+    health = Health({"part": Part(lambda: asked.append(1) or "here")})
+    for _ in range(5):
+        health.look()
+    assert len(asked) == 1
+
+
+def test_the_reference_names_every_route_and_what_it_does(app, client):
+    page = client.get("/docs")
+    assert page.mimetype == "text/html"
+    for rule in app.url_map.iter_rules():
+        assert rule.rule.replace("<", "&lt;").replace(">", "&gt;") in page.text
+        assert app.view_functions[rule.endpoint].__doc__
+
+
+@pytest.mark.parametrize("name", ["migration", "compatibility"])
+def test_a_guide_is_shown(client, name):
+    page = client.get(f"/docs/{name}")
+    assert page.status_code == 200
+    assert page.headers["Content-Security-Policy"].startswith("default-src 'none'")
+
+
+@pytest.mark.parametrize("name", ["nothing", "..%2f..%2fREADME", "%2e%2e", "migration.md"])
+def test_no_other_file_is_shown(client, name):
+    assert client.get(f"/docs/{name}").status_code == 404
+
+
+def test_the_old_route_links_to_a_guide_that_exists(client):
+    links = client.post("/api/huggingface-chat").headers.getlist("Link")
+    deprecation = next(link for link in links if 'rel="deprecation"' in link)
+    assert client.get(deprecation.partition("<")[2].partition(">")[0]).status_code == 200
+
+
+# --- CORS
+
+
+def test_no_origin_may_call_unless_configured(client):
+    given = client.get("/healthz", headers={"Origin": ORIGIN}).headers
+    assert not [name for name, _ in given if "Access" in name]
+
+
+@pytest.mark.parametrize("origin, allowed", [(ORIGIN, True), (ORIGIN + ".evil.test", False), ("null", False)])
+def test_only_the_configured_origins_may_call(origin, allowed):
+    client = create_app(Settings(cors_origins=frozenset({ORIGIN}))).test_client()
+    headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+    for answer in (client.options("/v1/chat/completions", headers=headers), client.get("/healthz", headers=headers)):
+        assert answer.headers.get("Access-Control-Allow-Origin") == (origin if allowed else None)
+        assert "Origin" in answer.headers["Vary"]
+
+
+def test_the_preflight_allows_what_clients_send():
+    client = create_app(Settings(cors_origins=frozenset({ORIGIN}))).test_client()
+    answer = client.options("/v1/chat/completions", headers={"Origin": ORIGIN})
+    assert "Authorization" in answer.headers["Access-Control-Allow-Headers"]
+    assert "POST" in answer.headers["Access-Control-Allow-Methods"]
+
+
+# --- one line a call
+
+ENDINGS = [
+    (None, "completed"),
+    (MissingApiKey("no"), "refused"),
+    (ClientLeft("gone"), "client_left"),
+    (UpstreamTimeout("late"), "deadline"),
+    (UpstreamUnavailable("cut"), "upstream_cut"),
+    (WorkerStopped("stop"), "worker_lost"),
+    (InternalError("ours"), "failed"),
+]
+
+
+@pytest.mark.parametrize("error, ending", ENDINGS)
+def test_a_calls_ending(error, ending):
+    record = Record("id", "/v1/chat/completions")
+    if error:
+        record.fail(error)
+    record.close("completed")
+    assert record.ending == ending
+    assert record.code == (error.code if error else None)
+
+
+def test_a_call_is_written_once_and_its_first_failure_counts(caplog):
+    configure("info")
+    record = Record("id", "/v1/chat/completions")
+    calls = logging.getLogger("chatapi.calls")
+    calls.addHandler(caplog.handler)
+    try:
+        record.fail(UpstreamTimeout("late"))
+        record.fail(ClientLeft("gone"))
+        record.close("completed")
+        record.close("completed")
+    finally:
+        calls.removeHandler(caplog.handler)
+    assert [r.__dict__["record"].ending for r in caplog.records] == ["deadline"]
+
+
+def line_of(person, **fields):
+    record = Record("id-1", "/v1/chat/completions", model="a/b", status=200, ending="completed", total_ms=12.0)
+    for name, value in fields.items():
+        setattr(record, name, value)
+    log_record = logging.LogRecord("chatapi.calls", logging.INFO, "", 0, "", (), None)
+    log_record.__dict__["record"] = record
+    return _Line(person).format(log_record)
+
+
+def test_the_line_is_json_for_machines_and_short_for_people():
+    shown = json.loads(line_of(False, served="c/d", prompt_tokens=3, completion_tokens=5))
+    assert shown["model"] == "a/b"
+    assert shown["served"] == "c/d"
+    assert shown["ending"] == "completed"
+    assert "first_token_ms" not in shown
+    assert "c/d completed 12 ms, 3+5 tokens" in line_of(True, served="c/d", prompt_tokens=3, completion_tokens=5)
+
+
+# --- numbers
+
+
+def numbers(text):
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if line[:1] != "#"}
+
+
+def test_metrics_of_all_workers_and_the_open_circuits(upstream, gateway_env):
+    ask = {"model": "test/ok", "messages": [{"role": "user", "content": "hi"}]}
+    upstream.behave("metrics/malformed", "test/malformed-event")
+    upstream.behave("metrics/ill", "test/http500")
+    with serve(gateway_env, "-w", "2") as gateway:
+        for _ in range(6):
+            assert gateway.post("/v1/chat/completions", ask).ok
+        assert gateway.post("/v1/chat/completions", {**ask, "model": "metrics/malformed", "stream": True}).ok
+        for _ in range(5):
+            gateway.post("/v1/chat/completions", {**ask, "model": "metrics/ill", "max_time": 1})
+        text = gateway.request("GET", "/metrics").text
+    found = numbers(text)
+    answered = 'chatapi_calls_total{code="",ending="completed",model="test/ok",route="/v1/chat/completions"}'
+    assert found[answered] == 6
+    assert found["chatapi_malformed_events_total"] == 1
+    assert found['chatapi_attempts_total{model="test/ok"}'] == 6
+    assert found['chatapi_attempts_total{model="other"}'] >= 5, "a model that never answered has no label of its own"
+    assert found['chatapi_tokens_total{kind="completion",model="test/ok"}'] > 6
+    assert found["chatapi_gateway_seconds_count"] == 12
+    assert found["chatapi_open_streams"] == 0
+    assert found["chatapi_ledger_pending"] == 0
+    assert found['chatapi_circuit_open_seconds{model="metrics/ill"}'] >= 0
+
+
+def test_callers_cannot_make_labels(monkeypatch):
+    monkeypatch.setattr(telemetry, "_answered", set())
+    for number in range(telemetry.MODELS + 50):
+        Record("id", "/bounded", model=f"asked/{number}").close("refused")
+        Record("id", "/bounded", model="a/b", served=f"answered/{number}").close("completed")
+    labels = {
+        line for line in numbers(telemetry.metrics({}).decode()) if "chatapi_calls_total" in line and "/bounded" in line
+    }
+    assert len(labels) == telemetry.MODELS + 2  # those that answered, and "other" with either ending
+
+
+def test_metrics_want_a_key_where_calls_do(settings):
+    client = create_app(replace(settings, auth="required")).test_client()
+    assert client.get("/metrics").status_code == 401
+    assert client.get("/healthz").status_code == 200
+
+
+# --- what it does not start on
+
+
+@pytest.mark.parametrize("schema, words", [("99", "install a newer chatapi"), ("-1", "flask --app wsgi db upgrade")])
+def test_it_does_not_start_on_another_schema(gateway_env, tmp_path, schema, words):
+    database = f"sqlite:///{tmp_path}/chatapi.db"
+    Store(database).write(lambda tx: put_meta(tx, "schema", schema))
+    with pytest.raises(AssertionError) as told, serve({**gateway_env, "DATABASE_URL": database}):
+        pass
+    assert words in str(told.value)
+    assert "Traceback" not in str(told.value).partition("its log:")[2]
+
+
+def test_settings_that_only_a_worker_can_find_wrong_are_told_in_a_line(gateway_env, tmp_path):
+    (tmp_path / "opentelemetry.py").write_text("")  # hides the real one
+    env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318", "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    with (
+        pytest.raises(AssertionError, match=r"pip install -r requirements-otel\.txt") as told,
+        serve({**gateway_env, **env}),
+    ):
+        pass
+    assert "Traceback" not in str(told.value).partition("its log:")[2]

@@ -1,0 +1,709 @@
+"""Streams over real gunicorn and real sockets: every behaviour of the fault server on both /api routes, and callers
+who are slow, many, or gone."""
+
+import http.client
+import json
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import NamedTuple
+
+import pytest
+from support.gateways import serve, side_by_side
+from support.upstream import PIECES, RST_ON_CLOSE, TEXT, U2028_TEXT, UTF8_TEXT, say, script, whole
+from test_api import LEGACY, NEW, ROUTES, asking, check_error
+
+# ---------------------------------------------------------------- what a stream must look like
+
+
+class Told(NamedTuple):
+    """A stream taken apart."""
+
+    comments: list
+    chunks: list
+    error: dict | None
+    done: bool
+
+
+def take_apart(body: bytes) -> Told:
+    """Strictly: each event is one `data: ` line or one comment, closed by a blank line; nothing follows the end."""
+    assert body.endswith(b"\n\n")
+    comments, items = [], []
+    for event in body[:-2].split(b"\n\n"):
+        assert event.count(b"\n") == 0
+        if event.startswith(b": "):
+            comments.append(event[2:].decode())
+        else:
+            assert event.startswith(b"data: "), event
+            items.append(event[6:])
+    done = items[-1:] == [b"[DONE]"]
+    events = [json.loads(item) for item in (items[:-1] if done else items)]
+    error = events.pop()["error"] if events and "error" in events[-1] else None
+    assert all("error" not in event for event in events), "the error is the last event"
+    return Told(comments, events, error, done)
+
+
+def choices(told):
+    return [choice for chunk in told.chunks for choice in chunk["choices"]]
+
+
+def text_of(told):
+    return "".join(choice["delta"].get("content") or "" for choice in choices(told))
+
+
+def check_chunks(told, model):
+    """What holds for every stream, however it ends."""
+    assert len({chunk["id"] for chunk in told.chunks}) <= 1
+    for chunk in told.chunks:
+        assert chunk["object"] == "chat.completion.chunk"
+        assert chunk["id"].startswith("chatcmpl-")
+        assert type(chunk["created"]) is int
+        assert chunk["model"] == model
+    deltas = [choice["delta"] for choice in choices(told)]
+    assert [i for i, delta in enumerate(deltas) if "role" in delta] == [0][: len(deltas)]
+
+
+def check_whole_stream(body, model, text, finish="stop"):
+    told = take_apart(body)
+    assert told.error is None, told.error
+    assert told.done
+    check_chunks(told, model)
+    assert text_of(told) == text
+    *_, closing_chunk, usage_chunk = told.chunks
+    assert [c["finish_reason"] for c in choices(told) if c["finish_reason"]] == [finish]
+    assert closing_chunk["choices"][0]["finish_reason"] == finish
+    assert usage_chunk["choices"] == []
+    usage = usage_chunk["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    assert not any(chunk.get("usage") for chunk in told.chunks[:-1])
+    return told
+
+
+def check_broken_stream(answer, model, text, code):
+    told = take_apart(answer.content)
+    check_chunks(told, model)
+    assert TEXT.startswith(text)
+    assert text_of(told) == text
+    assert not told.done
+    assert not any(choice["finish_reason"] for choice in choices(told))
+    last = answer.content.strip().rpartition(b"\n\n")[2]
+    assert json.loads(last.removeprefix(b"data: ")).keys() == {"success", "error"}
+    assert json.loads(last.removeprefix(b"data: "))["success"] is False
+    assert told.error["code"] == code
+    assert told.error["retryable"] is True
+    assert told.error["request_id"] == answer.headers["X-Request-Id"]
+    assert told.error["message"]
+
+
+# ---------------------------------------------------------------- every behaviour, on both routes
+
+PLAIN = ["ok", "no-done", "usage-in-finish", "usage-every-chunk", "usage-nowhere", "malformed-event", "malformed-first"]
+PLAIN += [
+    "role-only",
+    "null-content",
+    "finish-with-text",
+    "stop-sequence",
+    "eos-token",
+    "no-space",
+    "crlf",
+    "crlf-split",
+]
+PLAIN += ["comments", "event-fields", "several-data-lines", "no-final-blank", "packed", "bytewise", "close-delimited"]
+PLAIN += ["no-stream-support", "whole-for-stream", "keepalive-then-ok", "slow-first", "reasoning", "continue"]
+# Behaviours whose answer is whole: text and finish reason.
+GOOD = {
+    **dict.fromkeys(PLAIN, (TEXT, "stop")),
+    "finish-length": (TEXT, "length"),
+    "utf8-split": (UTF8_TEXT, "stop"),
+    "u2028": (U2028_TEXT, "stop"),
+    "echo": ("hi there", "stop"),
+    "paced": ("".join(f"tok{i} " for i in range(20)), "stop"),
+    "slow": ("".join(f"tok{i} " for i in range(40)), "stop"),
+}
+CHAT_GOOD = {
+    **GOOD,
+    "tool-calls": ("", "tool_calls"),
+    "finish-only": ("", "stop"),
+    **dict.fromkeys([f"{n}-once" for n in ("http500", "http502", "http503", "http504")], (TEXT, "stop")),
+    **dict.fromkeys([f"{n}-once" for n in ("reset", "close", "overloaded", "rate-bare")], (TEXT, "stop")),
+    "loading-2": (TEXT, "stop"),
+}
+# Behaviours that fail after tokens have gone out: the text until then, and the error.
+BROKEN = {
+    "cut": ("Hello from", "upstream_unavailable"),
+    "cut-mid-event": ("Hello from", "upstream_unavailable"),
+    "reset-mid": ("Hello from", "upstream_unavailable"),
+    "eof-no-finish": ("Hello from", "upstream_unavailable"),
+    "error-then-done": ("Hello from", "upstream_unavailable"),
+    "error-then-close": ("Hello from", "upstream_unavailable"),
+    "done-no-finish": (TEXT, "upstream_unavailable"),
+    "stall-after-3": ("Hello from", "upstream_timeout"),
+}
+# Behaviours that fail before the first event: a plain HTTP error.
+REFUSED = {
+    "error-first": (400, "upstream_rejected", 422),
+    "error-first-bare": (500, "upstream_unavailable", 502),
+    "error-first-429": (500, "upstream_rate_limited", 429),
+    "error-first-status": (500, "upstream_unavailable", 503),
+    "tgi-error-first": (500, "upstream_unavailable", 502),
+    "tgi-error-first-validation": (400, "upstream_rejected", 422),
+    "done-only": (500, "upstream_unavailable", None),
+    "eof-at-once": (500, "upstream_unavailable", None),
+    "reset": (500, "upstream_unavailable", None),
+    "close": (500, "upstream_unavailable", None),
+    "http500": (500, "upstream_unavailable", 500),
+    "http502": (500, "upstream_unavailable", 502),
+    "http503": (500, "upstream_unavailable", 503),
+    "http504": (500, "upstream_unavailable", 504),
+    "redirect": (500, "upstream_unavailable", 302),
+    "loading": (500, "model_loading", 503),
+    "overloaded": (500, "upstream_rate_limited", 429),
+    "rate-bare": (500, "upstream_rate_limited", 429),
+    "gated": (500, "upstream_auth", 403),
+    "gone": (500, "model_not_found", 410),
+    "content-filter": (400, "content_filter", 400),
+    "context-length": (400, "context_length_exceeded", 400),
+    "context-length-tgi": (400, "context_length_exceeded", 422),
+    "body-empty": (500, "upstream_unavailable", 200),
+    "body-html": (500, "upstream_unavailable", 200),
+    "body-bad-json": (500, "upstream_unavailable", 200),
+    "body-200-error": (500, "upstream_unavailable", 502),
+    "body-list-error": (400, "upstream_rejected", 400),
+    "body-detail": (400, "upstream_rejected", 400),
+    "body-no-choices": (500, "upstream_unavailable", None),
+    "body-truncated": (500, "upstream_unavailable", None),
+}
+
+
+def cases(chat, generate):
+    kinds = [("chat", name) for name in chat] + [("tgi", name) for name in generate]
+    return [(route, kind, name) for kind, name in kinds for route in ROUTES]
+
+
+def named(case):
+    return f"{case[1]}-{case[2]}-{'legacy' if case[0] == LEGACY else 'new'}"
+
+
+GOOD_CASES = cases(CHAT_GOOD, GOOD)
+BROKEN_CASES = cases(BROKEN, BROKEN)
+REFUSED_CASES = cases(REFUSED, REFUSED)
+
+
+@pytest.fixture(scope="module")
+def patient(gateway_env):
+    """A gateway whose first heartbeat comes long after every fault: the status is held for the first event."""
+    with serve({**gateway_env, "CHATAPI_HEARTBEAT": "20", "CHATAPI_MAX_TIME": "20"}) as running:
+        yield running
+
+
+def id_for(route, kind, name):
+    """Each case its own model, so that attempts and circuits are its own; those on servers of their own share."""
+    return f"tgi/{name}" if kind == "tgi" else f"{'old' if route == LEGACY else 'new'}-route/{name}"
+
+
+@pytest.fixture(scope="module")
+def answers(patient, upstream_server):
+    """The answers of all cases, asked for side by side: some wait on purpose."""
+    upstream_server.reset()
+    every = GOOD_CASES + BROKEN_CASES + REFUSED_CASES
+
+    def ask(route, kind, name):
+        model = id_for(route, kind, name)
+        if kind == "chat":
+            upstream_server.behave(model, name)
+        return patient.post(route, asking(route, model, stream=True))
+
+    with ThreadPoolExecutor(50) as pool:
+        return dict(zip(every, pool.map(lambda case: ask(*case), every), strict=True))
+
+
+@pytest.mark.parametrize("case", GOOD_CASES, ids=named)
+def test_whole_streams(patient, answers, case):
+    answer = answers[case]
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["Content-Type"].startswith("text/event-stream")
+    assert "no-cache" in answer.headers["Cache-Control"]
+    assert answer.headers["X-Accel-Buffering"] == "no"
+    check_whole_stream(answer.content, id_for(*case), *CHAT_GOOD[case[2]])
+
+
+@pytest.mark.parametrize("case", BROKEN_CASES, ids=named)
+def test_broken_streams(patient, answers, case):
+    assert answers[case].status_code == 200
+    check_broken_stream(answers[case], id_for(*case), *BROKEN[case[2]])
+
+
+@pytest.mark.parametrize("case", REFUSED_CASES, ids=named)
+def test_streams_that_never_began(patient, answers, case):
+    status, code, upstream_status = REFUSED[case[2]]
+    assert answers[case].headers["Content-Type"] == "application/json"
+    error = check_error(answers[case], status, code)
+    if upstream_status != 200:
+        assert error.get("upstream_status") == upstream_status
+
+
+def test_tool_calls_and_reasoning_pass(answers):
+    told = take_apart(answers[NEW, "chat", "tool-calls"].content)
+    parts = [call for c in choices(told) for call in c["delta"].get("tool_calls", [])]
+    assert parts[0]["function"]["name"] == "weather"
+    assert "".join(part["function"]["arguments"] for part in parts) == '{"city":"Belém"}'
+    told = take_apart(answers[NEW, "chat", "reasoning"].content)
+    thoughts = [c["delta"].get("reasoning_content") or "" for c in choices(told)]
+    assert "".join(thoughts) == "Let me think."
+
+
+@pytest.mark.parametrize("name", ["ok", "usage-in-finish", "usage-every-chunk"])
+def test_the_upstreams_usage_is_told(answers, name):
+    for kind in ("chat", "tgi"):
+        usage = take_apart(answers[NEW, kind, name].content).chunks[-1]["usage"]
+        assert (usage["prompt_tokens"], usage["completion_tokens"]) == (2, len(PIECES))
+
+
+def test_a_stream_without_usage_is_counted(answers):
+    usage = take_apart(answers[NEW, "chat", "usage-nowhere"].content).chunks[-1]["usage"]
+    assert usage["prompt_tokens"] > 0
+    assert usage["completion_tokens"] > 0
+
+
+def test_what_goes_out_as_one_piece(answers):
+    """A model that can't stream, or doesn't, still answers a stream."""
+    for name in ("no-stream-support", "whole-for-stream"):
+        told = take_apart(answers[NEW, "chat", name].content)
+        assert [c["delta"]["content"] for c in choices(told) if c["delta"].get("content")] == [TEXT]
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_hf_inference_answers_in_one_piece(upstream, gateway, route):
+    upstream.behave("classic/any", "ok")
+    answer = gateway.post(route, asking(route, "classic/any", stream=True))
+    told = check_whole_stream(answer.content, "classic/any", TEXT)
+    assert len(told.chunks) == 3
+    assert "stream" not in upstream.calls_for("classic/any")[0].body
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_tgi_is_asked_for_a_stream(upstream, gateway, route):
+    answer = gateway.post(route, asking(route, "tgi/ok", stream=True))
+    told = check_whole_stream(answer.content, "tgi/ok", TEXT)
+    assert [c["delta"]["content"] for c in choices(told) if c["delta"].get("content")] == list(PIECES)
+    assert upstream.calls_for("test/ok")[0].path == "/at/test/ok/generate_stream"
+
+
+def test_two_choices_and_a_cut(upstream, gateway):
+    """One choice has finished, the other never will: not a whole answer."""
+
+    def cut(x):
+        whole_script = script(x)
+        x.start_stream()
+        for item in [*whole_script.tokens[:4], whole_script.closing[0]]:
+            x.event(item)
+        x.close()
+
+    upstream.behave("test/two", cut)
+    answer = gateway.post(NEW, asking(NEW, "test/two", stream=True, n=2))
+    told = take_apart(answer.content)
+    assert (told.done, told.error["code"]) == (False, "upstream_unavailable")
+
+
+def test_two_choices(upstream, gateway):
+    answer = gateway.post(NEW, asking(NEW, "test/ok", stream=True, n=2))
+    told = take_apart(answer.content)
+    assert told.done
+    for index in (0, 1):
+        mine = [c for c in choices(told) if c["index"] == index]
+        assert "".join(c["delta"].get("content") or "" for c in mine) == TEXT
+        assert [c["finish_reason"] for c in mine if c["finish_reason"]] == ["stop"]
+        assert ["role" in c["delta"] for c in mine].count(True) == 1
+
+
+# ---------------------------------------------------------------- a caller on a raw socket
+
+
+class Caller:
+    """One request on a socket of its own, read as it comes."""
+
+    def __init__(self, gateway, route, model, *, stream=True, receive_buffer=None, **fields):
+        self.sock = socket.socket()
+        if receive_buffer:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.sock.settimeout(10)
+        self.sock.connect(("127.0.0.1", gateway.port))
+        self.sock.sendall(http_request(route, asking(route, model, stream=stream, **fields)))
+        self.received = bytearray()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.sock.close()
+
+    def read_until(self, marker):
+        """Read until `marker` has come."""
+        seen = 0
+        while self.received.find(marker, seen) < 0:
+            seen = max(0, len(self.received) - len(marker))
+            data = self.sock.recv(65_536)
+            assert data, f"the answer ended without {marker!r}: {self.received[-500:]!r}"
+            self.received += data
+
+    def body(self):
+        """The whole body, read to the end of its chunks."""
+        self.read_until(b"\r\n0\r\n\r\n")
+        return dechunked(bytes(self.received).partition(b"\r\n\r\n")[2])
+
+    def leave(self, reset=False):
+        """Close with FIN, or with RST."""
+        if reset:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST_ON_CLOSE)
+        self.sock.close()
+
+
+def http_request(route, body):
+    data = json.dumps(body).encode()
+    head = f"POST {route} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data
+
+
+def dechunked(data):
+    parts, at = [], 0
+    while size := int(data[at : (start := data.index(b"\r\n", at) + 2)], 16):
+        parts.append(data[start : start + size])
+        at = start + size + 2
+    return b"".join(parts)
+
+
+# ---------------------------------------------------------------- as it comes
+
+
+def stepwise(steps):
+    """Each event of the stream when `steps` lets it go."""
+
+    def behaviour(x):
+        x.start_stream()
+        for item in script(x).whole():
+            steps.acquire(timeout=10)
+            x.event(item)
+        x.end()
+
+    return behaviour
+
+
+@pytest.mark.parametrize("model", ["test/ok", "tgi/ok"])
+@pytest.mark.parametrize("route", ROUTES)
+def test_each_chunk_is_relayed_when_it_comes(upstream, gateway, route, model):
+    steps = threading.Semaphore(0)
+    upstream.behave("test/ok", stepwise(steps))
+    with Caller(gateway, route, model) as caller:
+        for piece in PIECES:
+            steps.release()
+            caller.read_until(f'"content":"{piece}"'.encode())
+            assert upstream.calls_for("test/ok")[0].finished is False
+        assert b'"finish_reason":"stop"' not in caller.received
+        steps.release(10)
+        check_whole_stream(caller.body(), model, TEXT)
+
+
+def test_the_status_waits_for_the_first_event(upstream, patient):
+    steps = threading.Semaphore(0)
+    upstream.behave("test/ok", stepwise(steps))
+    with Caller(patient, NEW, "test/ok") as caller:
+        upstream.wait_for(lambda: upstream.calls_for("test/ok"))
+        caller.sock.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            caller.sock.recv(1)
+        caller.sock.settimeout(5)
+        steps.release(10)
+        check_whole_stream(caller.body(), "test/ok", TEXT)
+
+
+def test_what_comes_after_the_answer_is_not_waited_for(upstream, gateway):
+    """A finish without [DONE] and without an end ends soon; [DONE] without an end ends at once."""
+
+    def lingering(x):
+        x.start_stream()
+        for item in script(x).whole()[: None if x.model == "test/with-done" else -1]:
+            x.event(item)
+        x.sleep(30)
+
+    for model, limit in (("test/with-done", 1.9), ("test/without-done", 8)):
+        upstream.behave(model, lingering)
+        began = time.monotonic()
+        answer = gateway.post(NEW, asking(NEW, model, stream=True))
+        check_whole_stream(answer.content, model, TEXT)
+        assert time.monotonic() - began < limit
+
+
+def test_a_connection_serves_stream_after_stream(upstream, gateway):
+    with closing(http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)) as connection:
+        for stream in (True, False, True, True):
+            body = json.dumps(asking(NEW, "test/ok", stream=stream))
+            connection.request("POST", NEW, body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            assert (answer.status, answer.version) == (200, 11)
+            assert bool(answer.read()) and not answer.will_close
+
+
+@pytest.mark.parametrize("streams", [(False, False), (True, True), (False, True)])
+def test_requests_sent_at_once_on_one_connection(upstream, gateway, streams):
+    """A pipelining client is there: its next request's bytes are not taken for its leaving."""
+    upstream.behave("test/late", lambda x: (x.sleep(0.3), say(x)))
+    with closing(socket.create_connection(("127.0.0.1", gateway.port), timeout=10)) as sock:
+        sock.sendall(b"".join(http_request(NEW, asking(NEW, "test/late", stream=s)) for s in streams))
+        received = b""
+        while received.count(b'"total_tokens"') < 2:
+            data = sock.recv(65_536)
+            assert data, received
+            received += data
+    assert received.count(b"HTTP/1.1 200 OK") == 2
+
+
+def test_an_old_client_gets_a_stream_that_ends_with_its_connection(upstream, gateway):
+    with closing(socket.create_connection(("127.0.0.1", gateway.port), timeout=10)) as sock:
+        sock.sendall(http_request(NEW, asking(NEW, "test/ok", stream=True)).replace(b"HTTP/1.1", b"HTTP/1.0", 1))
+        received = b""
+        while data := sock.recv(65_536):
+            received += data
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert b"chunked" not in head.lower()
+    check_whole_stream(body, "test/ok", TEXT)
+
+
+# ---------------------------------------------------------------- heartbeats
+
+
+@pytest.fixture(scope="module")
+def beating(gateway_env):
+    with serve({**gateway_env, "CHATAPI_HEARTBEAT": "0.2", "CHATAPI_IDLE_TIMEOUT": "20"}) as running:
+        yield running
+
+
+def pausing(before, between):
+    def behaviour(x):
+        x.sleep(before)
+        if not x.stream:
+            return whole(x)
+        events = script(x).whole()
+        x.start_stream()
+        x.event(events[0])
+        x.sleep(between)
+        for item in events[1:]:
+            x.event(item)
+        return x.end()
+
+    return behaviour
+
+
+def comments_and_chunks(body):
+    """`:` for each comment, `.` for each event, in their order."""
+    return "".join(":" if event.startswith(b":") else "." for event in body.strip().split(b"\n\n"))
+
+
+@pytest.mark.parametrize("model", ["test/ok", "tgi/ok", "classic/any"])
+def test_heartbeats(upstream, beating, model):
+    name = "test/ok" if model == "tgi/ok" else model
+    upstream.behave(name, pausing(0.7, 0.7))
+    callers = [Caller(beating, route, model) for route in ROUTES]
+    for caller in callers:
+        caller.read_until(b": ")
+        assert b"200 OK" in caller.received
+    assert [call.status for call in upstream.calls_for(name)] == [None, None], "before the upstream's own status"
+    for caller in callers:
+        with caller:
+            body = caller.body()
+        told = check_whole_stream(body, model, TEXT)
+        seen = comments_and_chunks(body)
+        first = seen.index(".")
+        assert 2 <= first <= 6
+        if model != "classic/any":
+            assert 2 <= seen[first:].count(":") <= 6
+            assert seen[first + 1 : first + 3] == "::", "in the silence after the first token"
+        assert all(comment.strip() for comment in told.comments)
+
+
+def test_an_alias_is_named_also_when_the_status_goes_out_early(upstream, beating):
+    upstream.behave("test/ok", pausing(0.5, 0))
+    answer = beating.post(NEW, asking(NEW, "old/retired", stream=True))
+    assert check_whole_stream(answer.content, "test/ok", TEXT).comments
+    assert answer.headers["X-Requested-Model"] == "old/retired"
+
+
+def test_no_heartbeat_while_tokens_flow(upstream, beating):
+    answer = beating.post(NEW, asking(NEW, "test/paced", stream=True))
+    assert take_apart(answer.content).comments == []
+
+
+def test_heartbeats_while_waiting_for_the_next_attempt(upstream, beating):
+    answer = beating.post(NEW, asking(NEW, "test/rate-retry-after-once", stream=True))
+    told = check_whole_stream(answer.content, "test/rate-retry-after-once", TEXT)
+    assert len(told.comments) >= 3
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_fault_after_a_heartbeat_is_an_event(upstream, beating, route):
+    def late_fault(x):
+        x.sleep(0.5)
+        x.send_json(402, {"error": "You have depleted your monthly included credits."})
+
+    upstream.behave("test/late-fault", late_fault)
+    answer = beating.post(route, asking(route, "test/late-fault", stream=True))
+    told = take_apart(answer.content)
+    assert answer.status_code == 200
+    assert told.comments
+    assert (told.chunks, told.done, told.error["code"]) == ([], False, "upstream_quota")
+    assert told.error["upstream_status"] == 402
+    assert b'{"success":false,' in answer.content
+
+
+# ---------------------------------------------------------------- callers who leave
+
+PROMPTLY_S = 1.0  # the contract says 250 ms; a loaded test machine is given more
+LEAVING = {  # behaviour, stream?, what the caller has read when it leaves
+    "before-the-status": ("silent", True, None),
+    "amid-the-upstreams-headers": ("header-dribble", True, None),
+    "before-the-first-token": ("silent", True, b"\n: "),
+    "before-the-first-event": ("headers-only", True, b"\n: "),
+    "in-mid-stream": ("slow", True, b"tok3"),
+    "in-mid-silence": ("stall-after-3", True, b" from"),
+    "whole-silent": ("silent", False, None),
+    "whole-headers": ("headers-only", False, None),
+    "whole-body": ("body-dribble", False, None),
+}
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
+@pytest.mark.parametrize("name, stream, marker", LEAVING.values(), ids=LEAVING)
+def test_a_caller_who_leaves(upstream, gateway, name, stream, marker, reset):
+    workers, log = gateway.workers(), len(gateway.log_text())
+    every = [(route, f"{kind}/{name}") for route in ROUTES for kind in ("test", "tgi")]
+    callers = [Caller(gateway, route, model, stream=stream) for route, model in every]
+    calls = upstream.wait_for(lambda: (c := upstream.calls_for(f"test/{name}")) and len(c) == 4 and c)
+    for caller in callers:
+        if marker:
+            caller.read_until(marker)
+    left_at = time.monotonic()
+    for caller in callers:
+        caller.leave(reset)
+    upstream.wait_for(lambda: all(call.client_closed_at for call in calls), PROMPTLY_S)
+    assert all(call.client_closed_at - left_at < PROMPTLY_S for call in calls)
+    assert not any(call.finished for call in calls)
+    check_serves_on(upstream, gateway, workers, log)
+
+
+def check_serves_on(upstream, gateway, workers, log):
+    for stream in (False, True):
+        assert gateway.post(NEW, asking(NEW, "test/ok", stream=stream)).ok
+    assert gateway.workers() == workers
+    assert "Traceback" not in gateway.log_text()[log:]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_nobody_is_asked_again_for_a_caller_who_left(upstream, gateway, stream):
+    with Caller(gateway, NEW, "test/rate-retry-after", stream=stream) as caller:
+        upstream.wait_for(lambda: upstream.calls_for("test/rate-retry-after"))
+        time.sleep(0.1)
+        caller.leave()
+    time.sleep(1.3)
+    assert len(upstream.calls_for("test/rate-retry-after")) == 1
+
+
+def test_a_caller_who_leaves_is_no_failure_of_the_upstreams(upstream, gateway):
+    for _ in range(6):  # five failures would open its circuit
+        with Caller(gateway, NEW, "test/left-alone") as caller:
+            upstream.behave("test/left-alone", "stall-after-3")
+            caller.read_until(b" from")
+    upstream.behave("test/left-alone", "ok")
+    assert gateway.post(NEW, asking(NEW, "test/left-alone")).ok
+
+
+def test_one_who_leaves_disturbs_nobody_else(upstream, gateway):
+    """Others' streams share the worker, and the connections to the upstream."""
+    with ThreadPoolExecutor(10) as pool:
+        others = [pool.submit(gateway.post, NEW, asking(NEW, "test/paced", stream=True)) for _ in range(10)]
+        for i in range(20):
+            with Caller(gateway, NEW, "test/slow") as caller:
+                caller.read_until(b"tok0")
+                caller.leave(reset=bool(i % 2))
+    expected = "".join(f"tok{i} " for i in range(20))
+    for other in others:
+        check_whole_stream(other.result().content, "test/paced", expected)
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
+def test_a_caller_who_leaves_while_sending(upstream, gateway, reset):
+    workers, log = gateway.workers(), len(gateway.log_text())
+    request = http_request(NEW, asking(NEW, "test/ok"))
+    for sent in (request[:30], request[:-10], chunked_request(request)[:-15]):
+        sock = socket.create_connection(("127.0.0.1", gateway.port))
+        sock.sendall(sent)
+        time.sleep(0.05)
+        if reset:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST_ON_CLOSE)
+        sock.close()
+    check_serves_on(upstream, gateway, workers, log)
+    assert len(upstream.calls_for("test/ok")) == 2, "only the checks' own"
+
+
+def chunked_request(request):
+    head, _, body = request.partition(b"\r\n\r\n")
+    head = b"\r\n".join(line for line in head.split(b"\r\n") if not line.startswith(b"Content-Length"))
+    return head + b"\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+
+
+BAD_CHUNKS = {
+    "size": (b"\r\n\r\n", b"\r\n\r\nz"),
+    "ending": (b"}\r\n0", b"}xx0"),
+    "negative": (b"\r\n\r\n", b"\r\n\r\n-"),
+}
+
+
+@pytest.mark.parametrize("good, bad", BAD_CHUNKS.values(), ids=BAD_CHUNKS)
+def test_a_badly_chunked_body_is_the_callers_fault(upstream, gateway, good, bad):
+    log = len(gateway.log_text())
+    request = chunked_request(http_request(NEW, asking(NEW, "test/ok")))
+    with closing(socket.create_connection(("127.0.0.1", gateway.port), timeout=10)) as sock:
+        sock.sendall(request.replace(good, bad, 1))
+        assert sock.recv(65_536).startswith(b"HTTP/1.1 400 ")
+    assert upstream.calls_for("test/ok") == []
+    assert "Traceback" not in gateway.log_text()[log:]
+
+
+# ---------------------------------------------------------------- many, and slow
+
+
+def test_fifty_streams_on_one_worker(upstream, gateway):
+    expected = "".join(f"tok{i} " for i in range(20))
+    began = time.monotonic()
+    ask = [(ROUTES[i % 2], ("test/paced", "tgi/paced")[i // 2 % 2], i) for i in range(50)]
+    found = side_by_side(lambda route, model, _: gateway.post(route, asking(route, model, stream=True)), ask)
+    for (_, model, _), answer in found.items():
+        check_whole_stream(answer.content, model, expected)
+    assert len({take_apart(answer.content).chunks[0]["id"] for answer in found.values()}) == 50
+    assert time.monotonic() - began < 15, "side by side: one after the other they take 50 s"
+    assert len(gateway.workers()) == 1
+
+
+PARTS = [f"{i:04}:" + "x" * 2000 for i in range(4000)]  # 8 MB: more than the sockets' buffers hold
+
+
+def test_a_slow_reader_loses_nothing(upstream, gateway):
+    """It pauses longer than the idle limit: that is about the upstream's silence, not the caller's."""
+    upstream.behave("test/big", lambda x: say(x, PARTS))
+    with Caller(gateway, NEW, "test/big", receive_buffer=4096) as caller:
+        caller.read_until(b"0003:")
+        time.sleep(1.5)
+        check_whole_stream(caller.body(), "test/big", "".join(PARTS))
+
+
+def test_a_reader_who_stops_reading_and_leaves(upstream, gateway):
+    workers, log = gateway.workers(), len(gateway.log_text())
+    upstream.behave("test/endless", lambda x: say(x, PARTS * 10))
+    with Caller(gateway, NEW, "test/endless", receive_buffer=4096) as caller:
+        caller.read_until(b"0003:")
+        time.sleep(0.3)
+        caller.leave()
+    [call] = upstream.calls_for("test/endless")
+    upstream.wait_for(lambda: call.client_closed_at, PROMPTLY_S)
+    assert not call.finished
+    check_serves_on(upstream, gateway, workers, log)

@@ -1,0 +1,131 @@
+"""Traces: W3C Trace Context goes through; with OpenTelemetry asked for, spans arrive at a collector."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from support.gateways import ROOT, serve
+
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+PARENT = f"00-{TRACE}-{SPAN}-01"
+ASK = {"model": "test/ok", "messages": [{"role": "user", "content": "hi"}]}
+ROUTES = ("/api/huggingface-chat", "/api/chat/completions", "/v1/chat/completions")
+
+
+def lines(gateway):
+    return [json.loads(line) for line in gateway.log_text().splitlines() if line.startswith('{"time"')]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_trace_goes_on_to_the_upstream_with_our_own_span(client, upstream, route, stream):
+    headers = {"traceparent": PARENT, "tracestate": "vendor=1"}
+    body = {"message": "hi", "model": "test/ok"} if "huggingface" in route else ASK
+    assert client.post(route, json={**body, "stream": stream}, headers=headers).get_data()
+    sent = upstream.calls_for("test/ok")[-1].headers
+    version, trace, span, flags = sent["traceparent"].split("-")
+    assert (version, trace, flags) == ("00", TRACE, "01")
+    assert len(span) == 16 and span != SPAN
+    assert sent["tracestate"] == "vendor=1"
+
+
+@pytest.mark.parametrize(
+    "given", ["", "garbage", PARENT.upper(), f"ff-{TRACE}-{SPAN}-01", f"00-{'0' * 32}-{SPAN}-01", f"{PARENT}-x"]
+)
+def test_what_is_no_trace_goes_nowhere(client, upstream, given):
+    client.post(ROUTES[1], json=ASK, headers={"traceparent": given, "tracestate": "vendor=1"})
+    assert not {"traceparent", "tracestate"} & {name.lower() for name in upstream.calls_for("test/ok")[-1].headers}
+
+
+def test_the_line_of_the_call_names_the_trace(gateway, upstream):
+    gateway.post(ROUTES[2], ASK, headers={"traceparent": PARENT})
+    assert lines(gateway)[-1]["trace_id"] == TRACE
+
+
+# --- OpenTelemetry
+
+
+class Collector:
+    """What listens at OTEL_EXPORTER_OTLP_ENDPOINT: keeps the spans."""
+
+    def __init__(self):
+        self.spans = []
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.headers.get("Content-Encoding") == "gzip":
+                    import gzip
+
+                    body = gzip.decompress(body)
+                for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                    for scope in resource.scope_spans:
+                        collector.spans += scope.spans
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def of(self, trace):
+        return [span for span in self.spans if span.trace_id.hex() == trace]
+
+    def __enter__(self):
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def until(condition, seconds=15):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert condition()
+
+
+def test_spans_of_call_and_upstream_arrive_in_one_trace(upstream, gateway_env):
+    with Collector() as collector:
+        env = {**gateway_env, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
+        with serve(env) as gateway:
+            assert gateway.post(ROUTES[2], ASK, headers={"traceparent": PARENT}).ok
+            assert gateway.post(ROUTES[2], {**ASK, "stream": True}, headers={"traceparent": PARENT}).ok
+            until(lambda: len(collector.of(TRACE)) >= 4)
+            calls = upstream.calls_for("test/ok")
+            assert gateway.post(ROUTES[2], {**ASK, "model": "test/http500", "max_time": 1}).status_code == 502
+    ours = {span.span_id.hex(): span for span in collector.of(TRACE)}
+    asked = [call.headers["traceparent"].split("-")[2] for call in calls]
+    assert asked and all(span in ours for span in asked), "the upstream's parent is the span of our request to it"
+    for span in asked:
+        assert ours[span].parent_span_id.hex() in ours, "which is a child of the span of the call"
+        assert ours[ours[span].parent_span_id.hex()].parent_span_id.hex() == SPAN
+
+
+def test_off_it_costs_nothing(settings):
+    script = "import sys; from chatapi import create_app; create_app(); print('opentelemetry' in sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, env={"PATH": ""}
+    )
+    assert run.stdout.split() == ["False"]
+
+
+def test_without_its_packages_it_says_what_to_install(tmp_path):
+    (tmp_path / "opentelemetry.py").write_text("")  # hides the real one
+    script = "from chatapi import create_app; create_app()"
+    env = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318", "PATH": ""}
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, env=env, check=False
+    )
+    assert "pip install -r requirements-otel.txt" in run.stderr
