@@ -36,7 +36,7 @@ translations: $(VENV)/.dev
 	  $(BIN)/pybabel -q update -i $$template -d chatapi/translations -N --ignore-obsolete --no-wrap --ignore-pot-creation-date
 
 bench: $(VENV)/.dev
-	$(BIN)/python bench/footprint.py
+	$(BIN)/python bench/run.py quick
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis

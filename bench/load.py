@@ -1,0 +1,150 @@
+"""Put load on one server and see what it does with it: whole answers by wrk, paced streams by streams.py."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from servers import LOAD_CORE, PATH, ROOT, Server, environment, pinned
+from upstream import EVENTS_BESIDE_TOKENS
+
+Measured = dict[str, float]
+MESSAGES = [{"role": "user", "content": "What is Brazil? Answer in one sentence."}]
+LUA = Path(__file__).with_name("load.lua")
+
+
+class LoadError(RuntimeError):
+    """A server did not answer as it must; what was measured would be worth nothing."""
+
+
+def body(model: str, **fields: Any) -> dict[str, Any]:
+    """The body of one call."""
+    return {"model": model, "messages": MESSAGES, **fields}
+
+
+def wrk(
+    server: Server,
+    call: dict[str, Any],
+    clients: int,
+    seconds: float,
+    *,
+    ends_with: str | None = None,
+    keys: Sequence[str] = (),
+    strict: bool = True,
+) -> Measured:
+    """POST `call` with so many clients for `seconds`.
+
+    Returns calls, seconds, refused (status ≥ 400), broken, p50_ms, p99_ms. Raises LoadError if any was refused, broken,
+    or ended with anything but `ends_with`, unless not `strict`.
+    """
+    headers = server.headers_for(call["model"])
+    authorization = headers.pop("Authorization", "Bearer key")
+    config = {"body": json.dumps(call), "keys": list(keys) or [authorization], "headers": headers}
+    config["ends_with"] = ends_with
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        script.write(f"local CONFIG = {lua(config)}\n{LUA.read_text()}")
+        script.flush()
+        url = f"http://127.0.0.1:{server.port}{PATH}"
+        options = ["-t1", f"-c{clients}", f"-d{max(1, round(seconds))}s", "--timeout", "60s", "-s", script.name, url]
+        found = run(pinned(LOAD_CORE, "wrk", *options))
+    if found.returncode or not found.stderr.startswith("{"):
+        raise LoadError(f"wrk: {found.stdout}{found.stderr}")
+    measured: Measured = json.loads(found.stderr)
+    if strict and (measured["refused"] or measured["broken"] or not measured["calls"]):
+        raise LoadError(f"{server.name} did not answer all calls well: {measured}")
+    return measured
+
+
+def run(command: list[str], given: str = "") -> "subprocess.CompletedProcess[str]":
+    """Run it to its end, with `given` as its input."""
+    return subprocess.run(command, input=given, capture_output=True, text=True, env=environment(), check=False)
+
+
+def lua(value: Any) -> str:
+    """`value` as Lua writes it; texts are ASCII."""
+    if value is None:
+        return "nil"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"[{lua(k)}] = {lua(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "{" + ", ".join(map(lua, value)) + "}"
+    return json.dumps(value)  # numbers, and texts: JSON's escapes of quotes, backslashes and newlines are Lua's too
+
+
+def calls(server: Server, clients: int, seconds: float, **fields: Any) -> Measured:
+    """Whole calls: calls_per_s, cpu_us (of the server, per call), p50_ms, p99_ms."""
+    before = server.cpu_us()
+    found = wrk(server, body("bench/whole", **fields), clients, seconds)
+    return _rates(found, server.cpu_us() - before)
+
+
+def fast_streams(server: Server, clients: int, seconds: float) -> Measured:
+    """Canned streams, as fast as they go: streams (calls_per_s), cpu_us (of the server, per stream), p50_ms, p99_ms."""
+    call = body("bench/stream", stream=True)
+    before = server.cpu_us()
+    found = wrk(server, call, clients, seconds, ends_with="data: [DONE]\n\n")
+    return _rates(found, server.cpu_us() - before)
+
+
+def _rates(found: Measured, cpu_us: float) -> Measured:
+    return {
+        "calls_per_s": found["calls"] / found["seconds"],
+        "cpu_us": cpu_us / found["calls"],
+        "p50_ms": found["p50_ms"],
+        "p99_ms": found["p99_ms"],
+    }
+
+
+def paced_streams(server: Server, count: int, tokens: int, model: str = "bench/paced") -> Measured:
+    """So many streams of 20 tokens a second, opened at once.
+
+    Returns lost, first_p50_s, first_p99_s, gap_p50_s, gap_p99_s, cpu_us (of the server, per event; what opening and
+    ending cost is in it), rss_mb (the most while they were open), client_cpu_s.
+    """
+    given = {
+        "port": server.port,
+        "path": PATH,
+        "headers": server.headers_for(model),
+        "body": body(model, stream=True, max_tokens=tokens),
+        "count": count,
+        "timeout_s": tokens / 20 * 3 + 60,
+    }
+    before = server.cpu_us()
+    command = pinned(LOAD_CORE, sys.executable, str(ROOT / "bench/streams.py"))
+    with _Memory(server) as memory:
+        ran = run(command, json.dumps(given))
+    if ran.returncode:
+        raise LoadError(ran.stderr)
+    found = json.loads(ran.stdout)
+    if not found.pop("whole"):
+        raise LoadError(f"{server.name} streams nothing: {found['complaint']}")
+    if complaint := found.pop("complaint"):
+        print(f"{server.name}: {found['lost']} of {count} streams were lost: {complaint!r}", file=sys.stderr)
+    found["cpu_us"] = (server.cpu_us() - before) / count / (tokens + EVENTS_BESIDE_TOKENS)
+    return {**found, "rss_mb": memory.most_mb}
+
+
+class _Memory:
+    """The most memory that a server has had while this was open."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self.most_mb = 0.0
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.5):
+            self.most_mb = max(self.most_mb, self._server.rss_mb())
+
+    def __enter__(self) -> "_Memory":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
