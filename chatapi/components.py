@@ -66,8 +66,8 @@ def _embedded_card(settings: Settings) -> ModelCard | None:
         id=model_id(settings.embedded_model),
         url=settings.embedded_url,
         images=False,
-        # llama.cpp counts the tokens of one choice only, and SmolLM2's template has no place for tools.
-        cannot=("n",) if settings.embedded_model else ("n", "tools", "tool_choice", "functions", "function_call"),
+        # llama.cpp counts the tokens of one choice only, and not every template has a place for tools.
+        cannot=("n",) if settings.embedded_tools else ("n", "tools", "tool_choice", "functions", "function_call"),
         prefill=True,
         context_tokens=CONTEXT_TOKENS,
         renames={"repetition_penalty": "repeat_penalty"},  # llama.cpp's word

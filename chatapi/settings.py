@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import date
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
@@ -20,6 +20,7 @@ from .caller import NO_LIMITS, Limits
 
 VERSION = "0.1.0"
 ROUTER_URL = "https://router.huggingface.co"
+HUB_URL = "https://huggingface.co"
 
 
 class SettingsError(Exception):
@@ -28,6 +29,16 @@ class SettingsError(Exception):
     def __init__(self, mistakes: list[str]) -> None:
         super().__init__("these settings cannot be used:\n" + "\n".join(f"  {line}" for line in mistakes))
         self.mistakes = mistakes
+
+
+class HubModel(NamedTuple):
+    """A GGUF of the Hub's: its repository, and which of its files is meant (a quantisation, a file name, or "")."""
+
+    repo: str
+    choice: str = ""
+
+    def __str__(self) -> str:
+        return ":".join(filter(None, self))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +63,14 @@ class Settings:
     max_body: int = 20_971_520
     legacy_sunset: date | None = None
     cors_origins: frozenset[str] = frozenset()
-    embedded_model: Path | None = None
+    embedded_model: Path | HubModel | None = None
+    hf_endpoint: str = HUB_URL
+    hf_token: str | None = None
     hf_home: Path = Path("~/.cache/huggingface")
     log_level: str = "info"
     otlp_endpoint: str | None = None
     embedded_url: str | None = None
+    embedded_tools: bool = False
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
@@ -74,7 +88,8 @@ class Settings:
                 values[field] = parse(text)
             except ValueError as mistake:
                 # What may hold a secret is not repeated: a key, or a URL with a password or a token in it.
-                shown = "…" if "KEY" in name or ("URL" in name and set(text) & set("@?")) else repr(text)
+                is_secret = "KEY" in name or name == "HF_TOKEN" or ("URL" in name and set(text) & set("@?"))
+                shown = "…" if is_secret else repr(text)
                 mistakes.append(f"{name}={shown}: {mistake}")
         if mistakes:
             raise SettingsError(mistakes)
@@ -90,14 +105,15 @@ class Settings:
         """Whether nothing but a model on this machine can answer: the router without a token answers nobody."""
         return not self.huggingface_api_key and self.base_url == ROUTER_URL
 
-    def with_embedded(self, url: str) -> dict[str, str]:
-        """The process environment for a gateway whose embedded engine listens at `url`."""
-        return {**os.environ, EMBEDDED_URL: url}
+    def process_environment(self, embedded_url: str = "", embedded_tools: bool = False) -> dict[str, str]:
+        """The environment for a process that we start, with the address and abilities of the embedded engine."""
+        return {**os.environ, EMBEDDED_URL: embedded_url, EMBEDDED_TOOLS: "yes" if embedded_tools else ""}
 
     def __repr__(self) -> str:
         """As a dataclass prints, without the secrets."""
         shown = {f.name: getattr(self, f.name) for f in fields(self)}
-        secret = {name: "***" for name in ("huggingface_api_key", "keys", "database_url", "redis_url") if shown[name]}
+        names = ("huggingface_api_key", "hf_token", "keys", "database_url", "redis_url")
+        secret = {name: "***" for name in names if shown[name]}
         return f"Settings({', '.join(f'{k}={v!r}' for k, v in {**shown, **secret}.items())})"
 
 
@@ -184,6 +200,19 @@ def _file(text: str) -> Path:
     return path
 
 
+_ON_THE_HUB = re.compile(rf"(?:(?:https://)?(?:huggingface\.co|hf\.co)/)?({_SEGMENT}/{_SEGMENT})(?::([^:]*))?")
+
+
+def _weights(text: str) -> Path | HubModel:
+    path = Path(text).expanduser()
+    if path.is_file():
+        return path
+    named = _ON_THE_HUB.fullmatch(text)
+    if not named or named[1].lower().endswith(".gguf"):
+        raise ValueError("no such file; name a GGUF file, or one on the Hub as org/repo[:quantisation or file name]")
+    return HubModel(named[1], named[2] or "")
+
+
 def _date(text: str) -> date:
     try:
         return date.fromisoformat(text)
@@ -236,10 +265,10 @@ def _digests(text: str) -> frozenset[str]:
     return digests
 
 
-EMBEDDED_URL = "CHATAPI_EMBEDDED_URL"
+# Set by `make run`'s starter for the processes it starts, never by people.
+INTERNAL = EMBEDDED_URL, EMBEDDED_TOOLS = "CHATAPI_EMBEDDED_URL", "CHATAPI_EMBEDDED_TOOLS"
 
-# Environment name → (field, parser), in the order of `.env.example`. The last one is set by `make run`'s
-# starter for the processes it starts, never by people.
+# Environment name → (field, parser), in the order of `.env.example`.
 FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "HUGGINGFACE_API_KEY": ("huggingface_api_key", _token),
     "HUGGINGFACE_BASE_URL": ("huggingface_base_url", server_url),
@@ -259,9 +288,12 @@ FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "CHATAPI_MAX_BODY": ("max_body", _bytes),
     "CHATAPI_LEGACY_SUNSET": ("legacy_sunset", _date),
     "CHATAPI_CORS_ORIGINS": ("cors_origins", _origins),
-    "CHATAPI_EMBEDDED_MODEL": ("embedded_model", _file),
+    "CHATAPI_EMBEDDED_MODEL": ("embedded_model", _weights),
+    "HF_ENDPOINT": ("hf_endpoint", server_url),
+    "HF_TOKEN": ("hf_token", _token),
     "HF_HOME": ("hf_home", Path),
     "CHATAPI_LOG_LEVEL": ("log_level", _one_of("debug", "info", "warning", "error")),
     "OTEL_EXPORTER_OTLP_ENDPOINT": ("otlp_endpoint", server_url),
     EMBEDDED_URL: ("embedded_url", server_url),
+    EMBEDDED_TOOLS: ("embedded_tools", bool),
 }

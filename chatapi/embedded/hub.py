@@ -1,0 +1,232 @@
+"""GGUF files of a repository on the Hub: which are meant, and their download into Hugging Face's own cache.
+
+huggingface_hub finds and transfers them. It forgets what it has of a file when its process ends, and a model of some
+gigabytes comes over many a line in more than one evening; so the part that has come is kept here.
+"""
+
+import errno
+import fcntl
+import hashlib
+import importlib.util
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..settings import HubModel, Settings
+from . import EngineError
+
+# What is taken when nobody said which: good and small first.
+QUANTISATIONS = ("Q4_K_M", "Q4_K_S", "Q4_0", "Q5_K_M", "Q6_K", "Q8_0")
+SPARE_BYTES = 100_000_000  # of the disk stay free
+
+
+def files(model: HubModel, settings: Settings) -> Sequence[Path]:
+    """The files of `model`, from Hugging Face's cache on this machine or else downloaded. Raises EngineError."""
+    cache = settings.hf_home.expanduser() / "hub"
+    return _cached(model, cache) or _download(model, cache, settings.hf_endpoint, settings.hf_token)
+
+
+def choose(model: HubModel, names: Iterable[str]) -> list[str]:
+    """Those of a repository's file `names` that make up the GGUF that is meant. Raises EngineError naming the others.
+
+    A large GGUF is split into `…-00001-of-00003.gguf` and so on.
+    """
+    every = sorted(names)
+    models = _models(every)
+    wanted = model.choice.lower()
+    if not models:
+        raise EngineError(
+            f"it has no GGUF file. Name a repository that has some; they are often called {model.repo}-GGUF."
+        )
+    if wanted.endswith(".gguf"):
+        fits = [parts for parts in models if any(wanted in (p.lower(), p.lower().rpartition("/")[2]) for p in parts)]
+    elif wanted:
+        fits = [parts for parts in models if _is_quantised(parts[0], wanted)]
+    else:
+        by_rank = ([parts for parts in models if _is_quantised(parts[0], q)] for q in QUANTISATIONS)
+        fits = models if len(models) == 1 else next(filter(None, by_rank), models)
+    if len(fits) != 1:
+        problem = "this could mean more than one of its files" if fits else f"it has no {model.choice}"
+        raise EngineError(f"{problem}. Name one, as {model.repo}:{(fits or models)[0][0]}; it has {_listed(models)}.")
+    return fits[0]
+
+
+def _listed(models: Sequence[Sequence[str]]) -> str:
+    return ", ".join(parts[0] for parts in models[:20]) + (" …" if len(models) > 20 else "")
+
+
+_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
+_NO_MODEL = re.compile(r"mmproj|imatrix", re.IGNORECASE)  # a model's eyes, and what a quantiser has measured
+
+
+def _models(names: Iterable[str]) -> list[list[str]]:
+    """GGUF files, the parts of a split one together; a split one that lacks parts is left out."""
+    whole: dict[str, list[str]] = {}
+    for name in names:
+        if name.lower().endswith(".gguf") and not _NO_MODEL.search(name):
+            whole.setdefault(_PART.sub("", name), []).append(name)
+    return [parts for parts in whole.values() if not (part := _PART.search(parts[0])) or int(part[2]) == len(parts)]
+
+
+def _is_quantised(name: str, quantisation: str) -> bool:
+    return re.search(rf"(?<![a-z0-9]){re.escape(quantisation)}(?![a-z0-9_])", name, re.IGNORECASE) is not None
+
+
+def _cached(model: HubModel, cache: Path) -> list[Path]:
+    """The model's files, where all of them are here: then nobody is asked, and no network is needed."""
+    repo = _folder(model.repo, cache)
+    try:
+        snapshot = repo / "snapshots" / (repo / "refs" / "main").read_text().strip()
+        names = [path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*.gguf") if path.exists()]
+        return [snapshot / name for name in choose(model, names)]
+    except (OSError, EngineError):
+        return []
+
+
+def _download(model: HubModel, cache: Path, endpoint: str, token: str | None) -> list[Path]:
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise EngineError(f"{model}: to download it run: pip install -r requirements-embedded.txt")
+    from huggingface_hub import HfApi
+
+    with _failures(model, endpoint):
+        info = HfApi(endpoint=endpoint, token=token).model_info(model.repo, files_metadata=True)
+        listed = {file.rfilename: file for file in info.siblings or ()}
+        names = choose(model, listed)
+        _check_space(model, [listed[name] for name in names], cache)
+        return [_file(model.repo, name, str(info.sha), cache, endpoint, token) for name in names]
+
+
+def _file(repo: str, name: str, commit: str, cache: Path, endpoint: str, token: str | None) -> Path:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.utils._headers import build_hf_headers
+
+    url = hf_hub_url(repo, name, revision=commit, endpoint=endpoint)
+    headers = build_hf_headers(token=token)
+    known = get_hf_file_metadata(url, headers=headers, endpoint=endpoint)
+    if known.etag:
+        blob = _folder(repo, cache) / "blobs" / known.etag
+        # The address and not where it leads to: that one expires. httpx drops our token on the way to another host.
+        _fetch(url, headers, blob, known.size, name)
+    # Finds the blob, and puts the name to it.
+    return Path(hf_hub_download(repo, name, cache_dir=cache, endpoint=endpoint, token=token))
+
+
+def _fetch(url: str, headers: dict[str, str], blob: Path, size: int | None, name: str) -> None:
+    """Download `url` to `blob`, from where an earlier attempt stopped."""
+    from huggingface_hub.file_download import http_get
+
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    partial = _partial(blob)
+    with partial.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # another start may be at it: then it is here when we may go on
+        if not blob.exists():
+            http_get(
+                url,
+                file,
+                resume_size=file.tell() if size is None or file.tell() <= size else _emptied(file),
+                headers=headers,
+                expected_size=size,
+                displayed_filename=name,
+                tqdm_class=_progress(),
+            )
+            file.flush()
+            _check_whole(partial, blob.name)
+            partial.rename(blob)
+
+
+def _folder(repo: str, cache: Path) -> Path:
+    return cache / f"models--{repo.replace('/', '--')}"
+
+
+def _partial(blob: Path) -> Path:
+    return blob.with_name(f"{blob.name}.incomplete")
+
+
+def _emptied(file: Any) -> int:
+    file.truncate(0)
+    return 0
+
+
+def _check_whole(path: Path, etag: str) -> None:
+    # A large file's ETag is its SHA-256; only what came in pieces can be whole in length and wrong all the same.
+    if len(etag) == 64:
+        with path.open("rb") as file:
+            right = hashlib.file_digest(file, "sha256").hexdigest() == etag
+        if not right:
+            path.unlink()
+            raise EngineError("what came is damaged and has been removed; start again.")
+
+
+def _progress() -> type[Any]:
+    """A bar at a terminal; in a log a line every ten seconds."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class Progress(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{**kwargs, "mininterval": 0.1 if sys.stderr.isatty() else 10.0})  # type: ignore[no-untyped-call]
+
+    return Progress
+
+
+def _check_space(model: HubModel, meant: Sequence[Any], cache: Path) -> None:
+    """Refuse before a byte is sent what could not be kept. Raises EngineError."""
+    size = sum(file.size or 0 for file in meant)
+    folder = next(path for path in (cache, *cache.absolute().parents) if path.exists())
+    free = shutil.disk_usage(folder).free
+    if free < size - sum(_here(model, file, cache) for file in meant) + SPARE_BYTES:
+        raise EngineError(
+            f"it is {size / 1e6:.0f} MB, and the disk of {folder} has {free / 1e6:.0f} MB left. "
+            "Make room there, or set HF_HOME to a folder on a larger disk."
+        )
+
+
+def _here(model: HubModel, file: Any, cache: Path) -> int:
+    blob = _folder(model.repo, cache) / "blobs" / (file.lfs.sha256 if file.lfs else str(file.blob_id))
+    return sum(path.stat().st_size for path in (blob, _partial(blob)) if path.exists())
+
+
+@contextmanager
+def _failures(model: HubModel, endpoint: str) -> Iterator[None]:
+    """Each way in which a download fails becomes an EngineError that says what to do."""
+    try:
+        yield
+    except EngineError as error:
+        raise EngineError(f"{model}: {error}") from None
+    except Exception as error:  # of three libraries, and of an answer in any shape
+        raise EngineError(f"{model}: {_explained(error, model.repo, endpoint)}") from None
+
+
+def _explained(error: Exception, repo: str, endpoint: str) -> str:
+    from huggingface_hub import errors
+
+    response = getattr(error, "response", None)
+    match error:
+        case errors.GatedRepoError():
+            return (
+                f"it is gated. Accept its conditions at {endpoint}/{repo} with your account, and set HF_TOKEN to one "
+                f"of its tokens ({endpoint}/settings/tokens)."
+            )
+        case errors.DisabledRepoError():
+            return f"{endpoint} has disabled it. Name another one."
+        case errors.RepositoryNotFoundError():
+            return f"there is no {repo} at {endpoint}, or it is private. Look at the spelling, or set HF_TOKEN."
+        case errors.HfHubHTTPError() if response is not None and response.status_code == 401:
+            return f"{endpoint} refuses HF_TOKEN. Set it to a token that is valid, or leave it empty."
+        case errors.HfHubHTTPError() if response is not None:
+            return f"{endpoint} answered {response.status_code}. {AGAIN}"
+        case errors.OfflineModeIsEnabled():
+            return "it is not in HF_HOME, and HF_HUB_OFFLINE is set. Start once without it."
+        case ValueError() | LookupError() | TypeError():
+            return f"{endpoint} does not answer as the Hub does. Look at HF_ENDPOINT."
+        case OSError(errno=errno.ENOSPC):
+            return f"the disk is full. Make room, or set HF_HOME to a folder on a larger disk. {AGAIN}"
+        case OSError(errno=int(), strerror=str(why)):
+            return f"{error.filename or 'HF_HOME'}: {why}."
+    return f"{endpoint} is not reached, or stopped answering ({type(error).__name__}). Look at the network. {AGAIN}"
+
+
+AGAIN = "Start again: what has come is kept."
