@@ -37,7 +37,7 @@ def _fill(template: str, **values: str) -> str:
 # --- literals
 
 
-READABLE = 100_000  # characters: nobody reads a longer text, and it is escaped the fast way
+READABLE = 50_000  # characters: nobody reads a longer text, and it is escaped the fast way
 
 
 def _json_literal(value: Any) -> str:

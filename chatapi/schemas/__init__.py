@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from marshmallow import INCLUDE, Schema, ValidationError, validate, validates_schema
 from marshmallow.fields import Field
@@ -436,7 +436,7 @@ class LegacySchema(_Envelope):
             raise ValidationError("must have text", "message")
 
 
-_LEGACY_SPELLINGS = {
+LEGACY_SPELLINGS = {
     "prompt": "message",
     "inputs": "message",
     "max_new_tokens": "max_tokens",
@@ -444,6 +444,7 @@ _LEGACY_SPELLINGS = {
 }
 
 _completions, _openai, _legacy = CompletionsSchema(), OpenAISchema(), LegacySchema()
+LEGACY_FIELDS = frozenset(_legacy.fields)
 
 # Fields that are about the call, not for the model.
 _CALL_FIELDS = {"messages", "message", "model", "stream", "stream_options", "max_time", "fallbacks"}
@@ -459,11 +460,11 @@ def completions_job(body: Json) -> ChatJob:
 
 def legacy_job(body: Json, default_model: str) -> ChatJob:
     """The legacy dialect's job, its older spellings and `parameters` folded in."""
-    flat, paths, unused, errors = _flattened(body)
+    flat, paths, unused, errors = legacy_fields(body)
     data = _load(_legacy, flat, paths, errors=errors)
     messages = [{"role": "user", "content": data["message"]}]
     data.setdefault("model", default_model)
-    unknown = [paths[name] for name in flat if name not in _legacy.fields]
+    unknown = [paths[name] for name in flat if name not in LEGACY_FIELDS]
     return _job(_legacy, data, messages=messages, include_usage=True, ignored=(*unknown, *unused))
 
 
@@ -538,9 +539,21 @@ def _known_message_keys(messages: list[Json]) -> tuple[list[Json], list[str]]:
     return [{k: v for k, v in m.items() if k in known} for m in messages], dropped
 
 
-def _flattened(body: Json) -> tuple[Json, dict[str, str], list[str], Json]:
-    """The legacy body with one spelling for each field; canonical name → the path the caller wrote; the paths of
-    spellings that lost against another; faults."""
+class LegacyFields(NamedTuple):
+    """A legacy body with one spelling for each field.
+
+    `values` has what was written under the documented names, `paths` where each was written, `unused` the paths of
+    spellings that lost against another, `errors` what is wrong with `parameters`.
+    """
+
+    values: Json
+    paths: dict[str, str]
+    unused: list[str]
+    errors: Json
+
+
+def legacy_fields(body: Json) -> LegacyFields:
+    """The fields of a legacy body; what is wrong with their values is found later."""
     parameters = body.get("parameters", {})
     errors: Json = {}
     if not isinstance(parameters, dict):
@@ -552,10 +565,10 @@ def _flattened(body: Json) -> tuple[Json, dict[str, str], list[str], Json]:
     given += [(f"parameters.{name}", name, value) for name, value in parameters.items()]
     for path, name, value in given:
         # The documented spelling wins over an older one, the top level over `parameters`.
-        canonical = _LEGACY_SPELLINGS.get(name, name)
+        canonical = LEGACY_SPELLINGS.get(name, name)
         wins = canonical not in flat or (name == canonical and path == name)
         if canonical in flat:
             unused.append(paths[canonical] if wins else path)
         if wins:
             flat[canonical], paths[canonical] = value, path
-    return flat, paths, unused, errors
+    return LegacyFields(flat, paths, unused, errors)

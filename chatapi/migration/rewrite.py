@@ -1,0 +1,113 @@
+"""A legacy body as the same request for the two routes that take the old one's place."""
+
+from typing import Any, NamedTuple
+
+from ..chat import ChatJob, Json
+from ..languages import N_, _
+from ..schemas import LEGACY_FIELDS, LEGACY_SPELLINGS, completions_job, legacy_fields, legacy_job, openai_job
+from .snippets import snippets
+
+COMPLETIONS, OPENAI = "/api/chat/completions", "/v1/chat/completions"
+
+
+class Rewritten(NamedTuple):
+    """The new bodies; `paths` are the old one's fields as they were written, and `effective` those that counted."""
+
+    job: ChatJob
+    completions: Json
+    openai: Json
+    paths: list[str]
+    effective: frozenset[str]
+
+    @property
+    def same_request(self) -> bool:
+        """Whether all three bodies ask the upstream for the same."""
+        asked = _asked(self.job)
+        return asked == _asked(completions_job(self.completions)) == _asked(openai_job(self.openai))
+
+
+def rewrite(body: Json, default_model: str) -> Rewritten:
+    """The new requests for a legacy body. Raises BadRequest as the legacy route itself would."""
+    job = legacy_job(body, default_model)
+    fields = legacy_fields(body)
+    set_to = {name: value for name, value in fields.values.items() if name in LEGACY_FIELDS and value is not None}
+    text, model = set_to.pop("message"), set_to.pop("model", default_model)
+    new = {"model": model, "messages": [{"role": "user", "content": text}], **set_to}
+    # The /api routes always end a stream with its usage; on /v1 that is asked for.
+    usage = {"stream_options": {"include_usage": True}} if job.stream else {}
+    effective = {fields.paths[name] for name in ("message", "model", *set_to) if name in fields.paths}
+    return Rewritten(job, new, new | usage, _paths(body), frozenset(effective))
+
+
+def _paths(body: Json) -> list[str]:
+    """Every field as it was written; an empty `parameters` is one."""
+    inner = body.get("parameters")
+    paths = [name for name in body if name != "parameters" or not inner]
+    return paths + [f"parameters.{name}" for name in inner or ()]
+
+
+def _asked(job: ChatJob) -> tuple[Any, ...]:
+    """What of a job reaches an upstream, or decides which one is asked, and for how long."""
+    reported = job.stream and job.include_usage
+    return (
+        job.model,
+        list(job.messages),
+        dict(job.options),
+        dict(job.extra),
+        job.stream,
+        reported,
+        job.max_time_s,
+        job.fallbacks,
+    )
+
+
+def preview(body: Json, default_model: str, base_url: str) -> Json:
+    """What a team needs to move one request to the new routes. Raises BadRequest."""
+    found = rewrite(body, default_model)
+    requests = {"completions": (COMPLETIONS, found.completions), "openai": (OPENAI, found.openai)}
+    return {
+        name: {"path": path, "body": new, **snippets(path, new, base_url)} for name, (path, new) in requests.items()
+    } | {"changes": changes(found), "same_upstream_request": found.same_request}
+
+
+# --- what reads differently
+
+
+def changes(found: Rewritten) -> list[Json]:
+    """Each field that reads differently on the new routes, once; what stays is not named."""
+    named = {path: change(path, path in found.effective) for path in found.paths}
+    if found.effective.isdisjoint(("model", "parameters.model")):
+        named["model"] = {
+            "field": "model",
+            "becomes": "model",
+            "note": _("Required on the new routes. This request had none, and got {model}.", model=found.job.model),
+        }
+    return [one for one in named.values() if one]
+
+
+def change(path: str, effective: bool = True) -> Json | None:
+    """What becomes of the field at `path`; None for what stays as it is."""
+    name = path.removeprefix("parameters.")
+    becomes = LEGACY_SPELLINGS.get(name, name)
+    if not effective:
+        known = becomes in LEGACY_FIELDS or path == "parameters"
+        return {"field": path, "becomes": None, "note": _(_UNUSED if known else _UNKNOWN)}
+    if becomes == "message":
+        return {"field": path, "becomes": "messages", "note": _(_MESSAGE)}
+    if becomes == path:
+        return None
+    note = _MOVES if name == becomes else _RENAMED if name == path else _MOVES_RENAMED
+    return {"field": path, "becomes": becomes, "note": _(note)}
+
+
+_MESSAGE = N_(
+    "The text becomes the one message of a conversation, with the role user; a system message and earlier turns can go "
+    "before it. The answer of /api/chat/completions reads as before. On /v1/chat/completions the text is at "
+    "choices[0].message.content, errors have OpenAI's form, and a failure of the model's has a status of its own where "
+    "this route says 500."
+)
+_RENAMED = N_("Has this name on the new routes.")
+_MOVES = N_("Moves out of parameters, to the top level.")
+_MOVES_RENAMED = N_("Moves out of parameters, to the top level, and has this name there.")
+_UNUSED = N_("Had no effect: another spelling of this field counted, or it was empty. Leave it out.")
+_UNKNOWN = N_("Had no effect: this route does not know it. Leave it out; /v1 would pass it on to the model.")
