@@ -1,10 +1,12 @@
 """A request as curl, Python and JavaScript, run as they are against a gateway, with texts that break careless ones."""
 
+import inspect
 import json
 import subprocess
 import sys
 
 import pytest
+from openai import OpenAI
 from support.gateways import clean_environment
 
 from chatapi.migration.snippets import ARGUMENTS, READABLE, snippets
@@ -59,12 +61,17 @@ def body_for(path, text, **more):
     return {"model": MODEL, **asked.get(path, {"messages": [{"role": "user", "content": text}]}), **more}
 
 
-def run(program, path, body, url, key="chatapi_key"):
-    """What the snippet prints."""
+def execute(program, path, body, url, key="chatapi_key"):
+    """The process that has run the snippet."""
     language, command = RUN[program]
     environment = {**clean_environment("/nonexistent"), "CHATAPI_API_KEY": key, "PYTHONIOENCODING": "utf-8"}
     source = snippets(path, body, url)[language]
-    done = subprocess.run(command, input=source.encode(), capture_output=True, env=environment, timeout=60)
+    return subprocess.run(command, input=source.encode(), capture_output=True, env=environment, timeout=60, check=False)
+
+
+def run(program, path, body, url, key="chatapi_key"):
+    """What the snippet prints."""
+    done = execute(program, path, body, url, key)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode()
 
@@ -124,10 +131,7 @@ def test_a_snippet_needs_no_key_where_the_gateway_needs_none(gateway, upstream, 
 @pytest.mark.parametrize("path", ROUTES)
 @pytest.mark.parametrize("program", ["python", "node"])
 def test_a_program_ends_with_the_gateways_own_words_where_it_fails(gateway, upstream, program, path):
-    language, command = RUN[program]
-    source = snippets(path, body_for(path, "hi", temperature=9), gateway.url)[language]
-    environment = clean_environment("/nonexistent")
-    done = subprocess.run(command, input=source.encode(), capture_output=True, env=environment, timeout=60)
+    done = execute(program, path, body_for(path, "hi", temperature=9), gateway.url)
     assert done.returncode != 0 and done.stdout == b""
     assert "temperature: must be from 0 to 2" in done.stderr.decode()
 
@@ -135,21 +139,12 @@ def test_a_program_ends_with_the_gateways_own_words_where_it_fails(gateway, upst
 @pytest.mark.parametrize("program", ["python", "node"])
 @pytest.mark.parametrize("path", ROUTES)
 def test_a_program_does_not_take_a_cut_stream_for_an_answer(gateway, upstream, program, path):
-    language, command = RUN[program]
     body = body_for(path, "hi", stream=True) | {"model": "test/cut"}
-    source = snippets(path, body, gateway.url)[language]
-    done = subprocess.run(
-        command, input=source.encode(), capture_output=True, env=clean_environment("/nonexistent"), timeout=60
-    )
-    assert done.returncode != 0
+    assert execute(program, path, body, gateway.url).returncode != 0
 
 
 @pytest.mark.parametrize("method", ARGUMENTS)
 def test_the_sdk_has_an_argument_for_what_is_given_as_one(method):
-    import inspect
-
-    from openai import OpenAI
-
     client = OpenAI(api_key="none")
     create = client.responses.create if method.startswith("responses") else client.chat.completions.create
     assert ARGUMENTS[method] <= inspect.signature(create).parameters.keys()
