@@ -15,7 +15,10 @@ CONTEXTS = ("first-user", "conversation")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
-    """One model: how it is asked, where, and what it can take. `renames` are its server's own parameter names."""
+    """One model: how it is asked, where, and what it can take.
+
+    `renames` are its server's own parameter names; `own_fields` is whether it is sent fields that are not OpenAI's.
+    """
 
     id: str
     task: str = "chat-completion"
@@ -29,6 +32,7 @@ class ModelCard:
     context_tokens: int | None = None
     drain_s: int = 0
     renames: Mapping[str, str] = field(default_factory=dict)
+    own_fields: bool = True
 
     @property
     def is_chat(self) -> bool:

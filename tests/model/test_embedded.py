@@ -99,6 +99,24 @@ def test_a_prompt_beyond_the_context_is_the_callers_to_shorten(gateway):
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
 
 
+@pytest.mark.parametrize("more", ["n_predict", "max_new_tokens", "min_tokens", "best_of"])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_no_field_gives_more_than_max_tokens(gateway, more, stream):
+    body = {**ASK, "max_tokens": 2, more: 50, "stream": stream, "stream_options": {"include_usage": True}}
+    answer = gateway.post("/v1/chat/completions", body if stream else {**body, "stream_options": None})
+    assert answer.status_code == 200, answer.text
+    assert '"completion_tokens":2' in answer.text.replace(" ", "")
+    assert answer.headers["X-Ignored-Fields"] == more
+
+
+def test_an_answer_shows_nothing_of_what_others_have_asked(gateway):
+    secret = [{"role": "user", "content": "The password of the vault below the cathedral is: seventeen green parrots"}]
+    for body in ({}, {}, {"cache_prompt": True}, {"id_slot": 0, "cache_prompt": True}):
+        answer = gateway.post("/v1/chat/completions", {**ASK, "messages": secret, **body})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["usage"].get("prompt_tokens_details", {}).get("cached_tokens", 0) == 0
+
+
 @pytest.mark.parametrize("how", ["kill all", "SIGTERM", "SIGINT"])
 def test_the_engine_ends_with_the_gateway(how):
     with serve_embedded() as gateway:

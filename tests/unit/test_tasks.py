@@ -157,6 +157,15 @@ def test_a_servers_own_names():
     assert sent == {"model": "acme/small", "messages": HI, "repeat_penalty": 1.2, "temperature": 1}
 
 
+def test_a_server_that_takes_no_fields_of_its_own_is_sent_none_and_they_are_named():
+    card = dataclasses.replace(EMBEDDED, own_fields=False)
+    job = dataclasses.replace(ask(max_tokens=2), extra={"n_predict": 200, "cache_prompt": True})
+    assert payload(card, job) == {"model": "acme/small", "messages": HI, "max_tokens": 2}
+    body = {"choices": [{"message": {"content": "?"}}]}
+    assert reply(card, body, job).ignored == ("n_predict", "cache_prompt")
+    assert payload(CHAT, job)["n_predict"] == 200
+
+
 def test_images_go_to_chat_models():
     assert payload(CHAT, ask(LOOK))["messages"] == LOOK
 
@@ -168,6 +177,16 @@ def test_images_are_left_out_where_they_cannot_be_read():
     assert payload(BLIND, ask(LOOK))["messages"] == [{"role": "user", "content": "What is this?"}]
     body = {"choices": [{"message": {"content": "?"}}]}
     assert reply(BLIND, body, ask(LOOK)).ignored == ("messages.0.content.1",)
+
+
+@pytest.mark.parametrize("kind", ["input_audio", "file", "of_no_kind"])
+def test_what_is_no_text_is_refused_where_only_text_is_read(kind):
+    """Its server would say 500, as if the fault were its own."""
+    heard = [{"role": "user", "content": [{"type": "text", "text": "What is this?"}, {"type": kind}]}]
+    with pytest.raises(BadRequest) as caught:
+        payload(BLIND, ask(heard))
+    assert list(caught.value.details) == ["messages.0.content.1.type"]
+    assert payload(CHAT, ask(heard))["messages"] == heard
 
 
 @pytest.mark.parametrize("card", [BLIND, *TEXTS], ids=id_of)
