@@ -77,11 +77,7 @@ def changes(found: Rewritten) -> list[Json]:
     """Each field that reads differently on the new routes, once; what stays is not named."""
     named = {path: change(path, path in found.effective) for path in found.paths}
     if found.effective.isdisjoint(("model", "parameters.model")):
-        named["model"] = {
-            "field": "model",
-            "becomes": "model",
-            "note": _("Required on the new routes. This request had none, and got {model}.", model=found.job.model),
-        }
+        named["model"] = model_change(found.job.model)
     return [one for one in named.values() if one]
 
 
@@ -98,6 +94,12 @@ def change(path: str, effective: bool = True) -> Json | None:
         return None
     note = _MOVES if name == becomes else _RENAMED if name == path else _MOVES_RENAMED
     return {"field": path, "becomes": becomes, "note": _(note)}
+
+
+def model_change(default: str) -> Json:
+    """What becomes of a model that was not given, and was this gateway's `default`."""
+    note = _("Required on the new routes. Where it was not given, it was {model}.", model=default)
+    return {"field": "model", "becomes": "model", "note": note}
 
 
 _MESSAGE = N_(

@@ -1,0 +1,177 @@
+"""Who still calls the legacy route: counted in memory, and added up in the store by key, client and day."""
+
+import logging
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, NamedTuple
+
+from ..chat import Json
+from ..errors import StoreUnavailable
+from ..schemas import LEGACY_FIELDS, LEGACY_SPELLINGS
+from .rewrite import Rewritten, change, model_change
+
+log = logging.getLogger(__name__)
+
+FLUSH_S = 2.0  # how long a call is in this process's memory alone
+CLIENTS = 50  # with a name of their own, a key and day: callers invent as many as they like
+OTHER, NONE = "other", "-"
+MAX_NAME = 64
+
+# RFC 9110, 10.1.5: a product's name is a token; a version or a comment may follow.
+_PRODUCT = re.compile(rf"([-!#$%&'*+.^_`|~0-9A-Za-z]{{1,{MAX_NAME}}})(?![^/\s(])")
+_KNOWN = LEGACY_FIELDS | LEGACY_SPELLINGS.keys() | {"parameters"}
+
+
+def client_name(user_agent: str | None) -> str:
+    """The first product in a User-Agent, without version and comment; `-` for none, `other` for what is no product."""
+    if not user_agent:
+        return NONE
+    found = _PRODUCT.match(user_agent)
+    return found[1] if found else OTHER
+
+
+class Place(NamedTuple):
+    """What is counted apart: `key_id` is "" for callers without a key, `day` is ISO 8601's (UTC)."""
+
+    day: str
+    key_id: str
+    client: str
+
+
+@dataclass(slots=True)
+class Count:
+    """Calls of one place. `uses` counts the fields as they were written, all unknown ones as `other`."""
+
+    calls: int = 0
+    refused: int = 0
+    compared: int = 0
+    differ: int = 0
+    last_seen: float = 0.0
+    uses: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: "Count") -> None:
+        """Take the calls of `other` in as well."""
+        self.calls += other.calls
+        self.refused += other.refused
+        self.compared += other.compared
+        self.differ += other.differ
+        self.last_seen = max(self.last_seen, other.last_seen)
+        self.uses.update(other.uses)
+
+
+def count_of(now: float, refused: bool, rewritten: Rewritten | None) -> Count:
+    """One call; `rewritten` is None where its body could not be read."""
+    if rewritten is None:
+        return Count(1, int(refused), last_seen=now)
+    uses = Counter(path if path.removeprefix("parameters.") in _KNOWN else OTHER for path in rewritten.paths)
+    return Count(1, int(refused), 1, int(not rewritten.same_request), now, uses)
+
+
+class Callers:
+    """This process's counts. `save` adds them to the store, and raises StoreUnavailable where it cannot."""
+
+    def __init__(self, save: Callable[[Mapping[Place, Count]], None], clock: Callable[[], float] = time.time) -> None:
+        self._save = save
+        self._clock = clock
+        self._counts: dict[Place, Count] = {}
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
+
+    def count(self, key_id: str | None, user_agent: str | None, refused: bool, rewritten: Rewritten | None) -> None:
+        """One more call; in the store FLUSH_S later at the latest."""
+        now = self._clock()
+        one = count_of(now, refused, rewritten)
+        place = Place(datetime.fromtimestamp(now, UTC).date().isoformat(), key_id or "", client_name(user_agent))
+        with self._lock:
+            self._add(place, one)
+            if self._timer is None:
+                self._timer = threading.Timer(FLUSH_S, self.flush)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def _add(self, place: Place, count: Count) -> None:
+        if place not in self._counts and place.client not in (NONE, OTHER):
+            named = {p.client for p in self._counts if p[:2] == place[:2]} - {NONE, OTHER}
+            if len(named) >= CLIENTS:
+                place = place._replace(client=OTHER)
+        self._counts.setdefault(place, Count()).add(count)
+
+    def flush(self) -> None:
+        """Add what was counted to the store; what it does not take is kept for the next time."""
+        with self._lock:
+            counts, self._counts, self._timer = self._counts, {}, None
+        try:
+            if counts:
+                self._save(counts)
+        except StoreUnavailable as error:
+            log.warning("calls of the legacy route are kept in memory: the database is away (%s)", error.cause)
+            with self._lock:
+                for place, count in counts.items():
+                    self._add(place, count)
+
+
+# --- what is told of them
+
+
+def report(
+    rows: Iterable[tuple[Place, Count]], today: date, names: Mapping[str, str], default_model: str, since: str = ""
+) -> list[Json]:
+    """Each key's clients, the busiest first: how often from the day `since` on, how lately, and what will change."""
+    week, fortnight = ((today - timedelta(days=days)).isoformat() for days in (6, 13))
+    totals: dict[tuple[str, str], Count] = {}
+    trend: Counter[tuple[str, str, str]] = Counter()
+    for (day, key_id, client), count in rows:
+        if day >= fortnight:
+            trend[key_id, client, "this" if day >= week else "last"] += count.calls
+        if day >= since:
+            totals.setdefault((key_id, client), Count()).add(count)
+    return [
+        _caller(key_id, client, total, names)
+        | {
+            "this_week": trend[key_id, client, "this"],
+            "last_week": trend[key_id, client, "last"],
+            "uses": dict(total.uses.most_common()),
+            "changes": _changes(total, default_model),
+            "compared": total.compared,
+            "differ": total.differ,
+        }
+        for (key_id, client), total in sorted(totals.items(), key=lambda one: (-one[1].calls, one[0]))
+    ]
+
+
+def _changes(total: Count, default_model: str) -> list[Json]:
+    found = [change(path, effective=path != OTHER) for path in total.uses]
+    if total.uses["model"] + total.uses["parameters.model"] < total.compared:
+        found.append(model_change(default_model))
+    return [one for one in found if one]
+
+
+def refused_at(
+    rows: Iterable[tuple[Place, Count]], names: Mapping[str, str], served: Callable[[str], bool]
+) -> list[Json]:
+    """Each key's clients that would be refused: those whose key is not `served`."""
+    totals: dict[tuple[str, str], Count] = {}
+    for (_day, key_id, client), count in rows:
+        totals.setdefault((key_id, client), Count()).add(count)
+    found = sorted(totals.items(), key=lambda one: (-one[1].calls, one[0]))
+    return [
+        {name: value for name, value in _caller(key_id, client, total, names).items() if name != "refused"}
+        for (key_id, client), total in found
+        if not served(key_id)
+    ]
+
+
+def _caller(key_id: str, client: str, total: Count, names: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "key_id": key_id or None,
+        "key_name": names.get(key_id),
+        "client": client,
+        "calls": total.calls,
+        "refused": total.refused,
+        "last_seen": datetime.fromtimestamp(total.last_seen, UTC).isoformat(timespec="seconds"),
+    }
