@@ -39,6 +39,7 @@ class ChatJob:
     fallbacks: tuple[str, ...] | None = None
     strict: bool = False
     ignored: tuple[str, ...] = ()
+    echo: Mapping[str, Any] = field(default_factory=dict)  # what its dialect keeps for the answer; nobody else's
 
     @property
     def max_tokens(self) -> int | None:
@@ -99,6 +100,7 @@ class Chunk:
     usage: Usage | None = None
     system_fingerprint: str | None = None
     ignored: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)  # what the upstream added beside them
 
 
 def text_of(message: Message) -> str:

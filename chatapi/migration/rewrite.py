@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 from ..chat import ChatJob, Json
 from ..languages import N_, _
-from ..schemas import LEGACY_FIELDS, LEGACY_SPELLINGS, completions_job, legacy_fields, legacy_job, openai_job
+from ..schemas import envelope, openai
+from ..schemas.envelope import LEGACY_FIELDS, LEGACY_SPELLINGS, legacy_fields
 from .snippets import snippets
 
 COMPLETIONS, OPENAI = "/api/chat/completions", "/v1/chat/completions"
@@ -23,12 +24,12 @@ class Rewritten(NamedTuple):
     def same_request(self) -> bool:
         """Whether all three bodies ask the upstream for the same."""
         asked = _asked(self.job)
-        return asked == _asked(completions_job(self.completions)) == _asked(openai_job(self.openai))
+        return asked == _asked(envelope.load_completions(self.completions)) == _asked(openai.load_job(self.openai))
 
 
 def rewrite(body: Json, default_model: str) -> Rewritten:
     """The new requests for a legacy body. Raises BadRequest as the legacy route itself would."""
-    job = legacy_job(body, default_model)
+    job = envelope.load_legacy(body, default_model)
     fields = legacy_fields(body)
     set_to = {name: value for name, value in fields.values.items() if name in LEGACY_FIELDS and value is not None}
     text, model = set_to.pop("message"), set_to.pop("model", default_model)

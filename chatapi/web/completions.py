@@ -2,7 +2,7 @@
 
 from flask import Blueprint, Response
 
-from ..schemas import completions_job
+from ..schemas.envelope import load_completions
 from . import gate
 from .replies import answer
 
@@ -17,4 +17,4 @@ def complete() -> Response:
     or a stream of `chat.completion.chunk` events when `stream` is true.
     """
     gate.admit()
-    return answer(completions_job(gate.read_json()))
+    return answer(load_completions(gate.read_json()))

@@ -17,7 +17,7 @@ from ..caller import Caller
 from ..chat import Call, ChatJob, Json
 from ..components import Parts
 from ..errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
-from ..schemas import parse_json
+from ..schemas.strict_json import parse_json
 from ..telemetry import Record
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}", re.ASCII)

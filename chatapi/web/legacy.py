@@ -4,7 +4,7 @@ from datetime import UTC, datetime, time
 
 from flask import Blueprint, Response, request
 
-from ..schemas import legacy_job
+from ..schemas.envelope import load_legacy
 from . import gate
 from .replies import answer
 
@@ -18,7 +18,7 @@ DEPRECATED_AT = int(datetime(2026, 11, 22, tzinfo=UTC).timestamp())
 def chat() -> Response:
     """Answer one `message`. Deprecated: use `POST /api/chat/completions`."""
     gate.admit()
-    return answer(legacy_job(gate.read_json(), gate.parts().settings.default_model))
+    return answer(load_legacy(gate.read_json(), gate.parts().settings.default_model))
 
 
 @blueprint.after_app_request

@@ -7,7 +7,7 @@ from flask import Blueprint, Response, request
 from ..accounting import store
 from ..accounting.ledger import report
 from ..errors import BadRequest, ModelNotFound
-from ..schemas import openai_job
+from ..schemas.openai import load_job
 from . import gate
 from .replies import answer, json_response
 
@@ -18,7 +18,7 @@ blueprint = Blueprint("openai", __name__)
 def create_completion() -> Response:
     """Create a chat completion: a `chat.completion` object, or chunks when `stream` is true."""
     gate.admit()
-    return answer(openai_job(gate.read_json()))
+    return answer(load_job(gate.read_json()))
 
 
 @blueprint.get("/v1/models")

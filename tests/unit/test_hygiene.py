@@ -280,7 +280,7 @@ FAULTY = """
 from flask import request
 
 from chatapi import create_app
-from chatapi.schemas import openai_job
+from chatapi.schemas.openai import load_job
 from chatapi.web import gate, replies
 
 app = create_app()
@@ -299,7 +299,7 @@ def fault():
 @app.post("/api/late")
 def late():
     gate.admit()
-    job = openai_job(gate.read_json())
+    job = load_job(gate.read_json())
     call = gate.begin_call(job)
 
     def items():

@@ -15,15 +15,16 @@ from chatapi.catalogue import ModelCard
 from chatapi.chat import ChatJob
 from chatapi.errors import BadRequest, ChatError, InvalidJSON
 from chatapi.huggingface.tasks import task_for
-from chatapi.schemas import completions_job, legacy_job, openai_job, parse_json
+from chatapi.schemas import COMPLETIONS, LEGACY, OPENAI
+from chatapi.schemas.strict_json import parse_json
 from chatapi.settings import Settings
 
 DEFAULT_MODEL = "default/model"
 USER = {"role": "user", "content": "Hi"}
 BUILD = {
-    "s1": completions_job,
-    "openai": openai_job,
-    "legacy": lambda body: legacy_job(body, DEFAULT_MODEL),
+    "s1": COMPLETIONS.load,
+    "openai": OPENAI.load,
+    "legacy": LEGACY.load,
 }
 MINIMAL = {
     "s1": {"messages": [USER], "model": "org/name"},
@@ -34,13 +35,13 @@ DIALECTS = list(BUILD)
 
 
 def job_of(dialect, **fields):
-    return BUILD[dialect]({**MINIMAL[dialect], **fields})
+    return BUILD[dialect]({**MINIMAL[dialect], **fields}, DEFAULT_MODEL)
 
 
 def job_of_literal(dialect, field, literal):
     """The job of a minimal body with `field` spelled as `literal`, JSON that json.dumps would not write."""
     text = json.dumps({**MINIMAL[dialect], field: "HERE"}).replace('"HERE"', literal)
-    return BUILD[dialect](parse_json(text.encode()))
+    return BUILD[dialect](parse_json(text.encode()), DEFAULT_MODEL)
 
 
 def refusal_of(dialect, **fields):
@@ -222,7 +223,7 @@ def test_no_number_in_a_forwarded_unknown_field_is_infinite(literal):
 @pytest.mark.parametrize("place", ['{"logit_bias": {"50256": 1e999}}', '{"tools": [{"deep": [1e999]}]}'])
 def test_no_number_within_a_forwarded_object_is_infinite(place):
     with pytest.raises(BadRequest):
-        openai_job(parse_json(json.dumps(MINIMAL["openai"])[:-1].encode() + b"," + place[1:].encode()))
+        OPENAI.load(parse_json(json.dumps(MINIMAL["openai"])[:-1].encode() + b"," + place[1:].encode()), "")
 
 
 @pytest.mark.parametrize("dialect", ENVELOPES)
@@ -253,7 +254,7 @@ def test_what_is_not_sent_is_not_in_the_job(dialect):
 # --- S1's example bodies, verbatim
 
 
-@pytest.mark.parametrize("build", [completions_job, openai_job])
+@pytest.mark.parametrize("build", [COMPLETIONS.load, OPENAI.load])
 @pytest.mark.parametrize(
     "text, options",
     [
@@ -317,7 +318,7 @@ def test_no_other_roles(dialect, role):
         ([USER, {"role": "user", "content": {"type": "text", "text": "x"}}], "messages.1.content"),
         ([USER, {"role": "user", "content": ["x"]}], "messages.1.content.0"),
         ([USER, {"role": "user", "content": [{"text": "x"}]}], "messages.1.content.0.type"),
-        ([USER, {"role": "user", "content": [{"type": "video", "text": "x"}]}], "messages.1.content.0.type"),
+        ([USER, {"role": "user", "content": [{"type": "", "text": "x"}]}], "messages.1.content.0.type"),
         ([USER, {"role": "user", "content": [{"type": ["text"], "text": "x"}]}], "messages.1.content.0.type"),
         ([USER, {"role": "user", "content": [{"type": "text"}]}], "messages.1.content.0.text"),
         ([USER, {"role": "user", "content": [{"type": "text", "text": 5}]}], "messages.1.content.0.text"),
@@ -346,7 +347,7 @@ def test_a_faulty_message_is_named_by_its_path(dialect, messages, path):
 def test_messages_and_model_are_required(dialect, field):
     body = {name: value for name, value in MINIMAL[dialect].items() if name != field}
     with pytest.raises(BadRequest) as caught:
-        BUILD[dialect](body)
+        BUILD[dialect](body, DEFAULT_MODEL)
     assert list(caught.value.details) == [field]
 
 
@@ -455,7 +456,7 @@ def test_ten_thousand_messages_load(dialect):
 FAULTY = {
     "messages": [
         USER,
-        {"role": "robot", "content": [{"type": "video", "text": "x"}, {"type": "text"}, 5]},
+        {"role": "robot", "content": [{"type": 5, "text": "x"}, {"type": "text"}, 5]},
         5,
         {"role": "user"},
         {"role": "user", "content": 7},
@@ -496,7 +497,7 @@ FAULTS = {
 @pytest.mark.parametrize("dialect", ["s1", "openai"])
 def test_all_faults_are_reported_in_one_answer(dialect):
     with pytest.raises(BadRequest) as caught:
-        BUILD[dialect](FAULTY)
+        BUILD[dialect](FAULTY, DEFAULT_MODEL)
     error = caught.value
     assert error.code == "invalid_request"
     assert set(error.details) == FAULTS
@@ -521,7 +522,7 @@ def test_no_user_message_and_another_fault_are_both_reported():
 @pytest.mark.parametrize("dialect", ["s1", "openai"])
 def test_an_empty_object_lacks_both_required_fields(dialect):
     with pytest.raises(BadRequest) as caught:
-        BUILD[dialect]({})
+        BUILD[dialect]({}, DEFAULT_MODEL)
     assert set(caught.value.details) == {"messages", "model"}
 
 
@@ -761,9 +762,9 @@ def test_s2s_fields_have_a_lower_bound_only(field, least, below):
 
 
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
-@pytest.mark.parametrize("value", [-1, 0, 4097, 10**9])
-def test_on_v1_token_counts_are_for_the_model_to_judge(field, value):
-    assert job_of("openai", **{field: value}).options == {field: value}
+def test_on_v1_token_limits_above_zero_are_for_the_model_to_judge(field):
+    assert [job_of("openai", **{field: value}).options[field] for value in (1, 4097, 10**9)] == [1, 4097, 10**9]
+    assert [list(refusal_of("openai", **{field: value}).details) for value in (0, -1, -(10**400))] == [[field]] * 3
 
 
 @pytest.mark.parametrize("field", sorted({f for f, _ in OPENAI_FIELDS} | {*FIELDS, "stop", "stream", "fallbacks"}))
@@ -829,25 +830,25 @@ def test_v1_jobs_are_strict():
 
 
 def test_a_legacy_message_becomes_a_user_turn():
-    job = legacy_job({"message": "Olá"}, DEFAULT_MODEL)
+    job = LEGACY.load({"message": "Olá"}, DEFAULT_MODEL)
     assert list(job.messages) == [{"role": "user", "content": "Olá"}]
     assert job.model == DEFAULT_MODEL
-    assert legacy_job({"message": "Olá", "model": "a/b"}, DEFAULT_MODEL).model == "a/b"
+    assert LEGACY.load({"message": "Olá", "model": "a/b"}, DEFAULT_MODEL).model == "a/b"
 
 
 @pytest.mark.parametrize("name", ["message", "prompt", "inputs"])
 def test_legacy_spellings_of_message(name):
-    assert list(legacy_job({name: "Hi"}, DEFAULT_MODEL).messages) == [USER]
+    assert list(LEGACY.load({name: "Hi"}, DEFAULT_MODEL).messages) == [USER]
     for wrong in (None, 5, True, "", "  ", ["Hi"], {"text": "Hi"}):
         with pytest.raises(BadRequest) as caught:
-            legacy_job({name: wrong}, DEFAULT_MODEL)
+            LEGACY.load({name: wrong}, DEFAULT_MODEL)
         assert list(caught.value.details) == [name]
         assert name in caught.value.message
 
 
 def test_a_legacy_message_is_required_under_its_documented_name():
     with pytest.raises(BadRequest) as caught:
-        legacy_job({}, DEFAULT_MODEL)
+        LEGACY.load({}, DEFAULT_MODEL)
     assert list(caught.value.details) == ["message"]
 
 
@@ -882,7 +883,7 @@ def test_parameters_is_an_object_and_other_faults_are_reported_with_it(parameter
 
 def test_legacy_faults_are_reported_together_under_the_paths_the_caller_wrote():
     with pytest.raises(BadRequest) as caught:
-        legacy_job(
+        LEGACY.load(
             {"inputs": 5, "model": "..", "top_k": 0, "parameters": {"max_length": 0, "top_p": 2}},
             DEFAULT_MODEL,
         )
@@ -967,7 +968,7 @@ bodies = anything | nearly_valid
 @example(body={"messages": [{"role": "user", "content": "x", "_schema": 1}], "model": "a/b", "_schema": 2})
 def test_any_body_is_a_job_or_an_error_of_ours(dialect, body):
     try:
-        job = BUILD[dialect](body)
+        job = BUILD[dialect](body, DEFAULT_MODEL)
     except ChatError as error:
         assert error.details
         assert all(path in error.message for path in list(error.details)[:20])
@@ -1099,3 +1100,29 @@ def test_bodies_that_are_no_object_are_answered_400(gateway, dialect, raw, code)
     response = gateway.post(ROUTES[dialect], data=raw, content_type="application/json")
     assert response.status_code == 400
     assert error_in(response, dialect)["code"] == code
+
+
+def test_on_v1_parts_of_a_type_we_do_not_know_go_on_as_they_are():
+    parts = [{"type": "video_url", "video_url": {"url": "x"}, "uuid": 1}]
+    assert job_of("openai", messages=[{"role": "user", "content": parts}]).messages[0]["content"] == parts
+    refused = refusal_of("s1", messages=[USER, {"role": "user", "content": parts}])
+    assert list(refused.details) == ["messages.1.content.0.type"]
+
+
+def test_keys_beside_an_image_stay():
+    part = {"type": "image_url", "image_url": {"url": "data:x"}, "uuid": "a", "cache_control": {}}
+    assert job_of("openai", messages=[{"role": "user", "content": [part]}]).messages[0]["content"] == [part]
+
+
+def test_a_tools_result_may_have_no_content_but_names_its_call():
+    silent = {"role": "tool", "tool_call_id": "a1", "content": None}
+    assert job_of("openai", messages=[USER, silent]).messages[1] == silent
+    for wrong in ({"role": "tool", "content": "x"}, {"role": "tool", "tool_call_id": "", "content": "x"}):
+        assert list(refusal_of("openai", messages=[USER, wrong]).details) == ["messages.1.tool_call_id"]
+
+
+@pytest.mark.parametrize("field", ["tools", "stop", "functions", "fallbacks"])
+def test_of_a_million_faults_a_hundred_are_told(field):
+    error = refusal_of("openai", **{field: [1] * 1_000_000})
+    assert 1 <= len(error.details) <= 100
+    assert len(error.message) < 10_000

@@ -13,7 +13,7 @@ from chatapi.catalogue import ModelCard
 from chatapi.chat import ChatJob
 from chatapi.errors import BadRequest, UpstreamUnavailable
 from chatapi.huggingface.tasks import task_for
-from chatapi.schemas import completions_job
+from chatapi.schemas.envelope import load_completions
 
 BASE = "https://hf.test"
 CHAT = ModelCard(id="acme/chat")
@@ -148,7 +148,7 @@ def test_fields_nobody_knows_go_to_chat_models():
 
 
 def test_a_bare_stop_goes_on_as_a_list():
-    job = completions_job({"model": "acme/chat", "messages": HI, "stop": "\n"})
+    job = load_completions({"model": "acme/chat", "messages": HI, "stop": "\n"})
     assert payload(CHAT, job)["stop"] == ["\n"]
 
 

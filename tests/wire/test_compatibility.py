@@ -372,7 +372,7 @@ def test_nothing_is_ignored(columns, kind):
 
 
 def test_every_field_that_is_known_has_its_row():
-    from chatapi.schemas import OpenAISchema
+    from chatapi.schemas.openai import OpenAISchema
 
     fields = {name for fields in PARAMETERS.values() for name in fields} | {"model"}
     assert OpenAISchema().fields.keys() - fields == set()

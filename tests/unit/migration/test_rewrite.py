@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from chatapi.chat import ChatJob
 from chatapi.errors import BadRequest
 from chatapi.migration.rewrite import change, changes, preview, rewrite
-from chatapi.schemas import LEGACY_SPELLINGS, completions_job, legacy_job, openai_job
+from chatapi.schemas.envelope import LEGACY_SPELLINGS, load_completions, load_legacy
+from chatapi.schemas.openai import load_job
 
 DEFAULT = "test/default"
 CHAT, V1 = "/api/chat/completions", "/v1/chat/completions"
@@ -93,7 +94,7 @@ def test_what_is_invalid_is_refused_as_the_legacy_route_does():
     with pytest.raises(BadRequest) as ours:
         rewrite(body, DEFAULT)
     with pytest.raises(BadRequest) as the_routes:
-        legacy_job(body, DEFAULT)
+        load_legacy(body, DEFAULT)
     assert ours.value.details == the_routes.value.details
 
 
@@ -170,14 +171,14 @@ def asked(job: ChatJob):
 def test_any_legacy_body_asks_the_same_on_the_new_routes(body):
     before = json.dumps(body)
     try:
-        job = legacy_job(body, DEFAULT)
+        job = load_legacy(body, DEFAULT)
     except BadRequest:
         with pytest.raises(BadRequest):
             rewrite(body, DEFAULT)
         return
     found = rewrite(body, DEFAULT)
     assert found.same_request
-    moved, on_v1 = completions_job(found.completions), openai_job(found.openai)
+    moved, on_v1 = load_completions(found.completions), load_job(found.openai)
     assert asked(job) == asked(moved) == asked(on_v1)
     assert moved.ignored == on_v1.ignored == ()  # nothing went along that has no effect
     # Every field is accounted for: it stays under its name, or is named once.
