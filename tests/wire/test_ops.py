@@ -261,3 +261,11 @@ def test_settings_that_only_a_worker_can_find_wrong_are_told_in_a_line(gateway_e
     ):
         pass
     assert "Traceback" not in str(told.value).partition("its log:")[2]
+
+
+def test_no_header_moves_a_path(gateway_env):
+    """gunicorn would take SCRIPT_NAME off the path, and /docs/healthz would be /healthz."""
+    with serve(gateway_env) as gateway:
+        for name in ("SCRIPT_NAME", "SCRIPT-NAME", "PATH_INFO"):
+            answer = gateway.request("GET", "/docs/healthz", headers={name: "/docs"})
+            assert answer.status_code in (400, 404), name

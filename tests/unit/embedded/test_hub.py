@@ -223,7 +223,11 @@ def test_a_token_that_is_refused_is_not_shown(hub, tmp_path):
 
 @pytest.mark.parametrize(
     "model, said",
-    [("acme/nope", "acme/nope, or it is private"), (f"{REPO}:Q5_K_M", "small-Q8_0.gguf"), (f"{REPO}:x.gguf", "no x.gguf")],
+    [
+        ("acme/nope", "acme/nope, or it is private"),
+        (f"{REPO}:Q5_K_M", "small-Q8_0.gguf"),
+        (f"{REPO}:x.gguf", "no x.gguf"),
+    ],
 )
 def test_a_repository_or_file_that_is_not_there_is_named(hub, tmp_path, model, said):
     assert said in told(fetch(tmp_path, hub.url, model))
