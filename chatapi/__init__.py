@@ -14,11 +14,16 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
     # those must not be imported before a gevent worker has patched the standard library.
     from . import web
     from .components import build
+    from .languages import LANGUAGES, use
     from .operations import cli
-    from .settings import Settings, SettingsError
+    from .settings import Settings, SettingsError, command_language
 
+    use(command_language(LANGUAGES[0]))
     try:
-        parts = build(settings or Settings.from_env())
+        settings = settings or Settings.from_env()
+        # Requests choose their own; this is for commands, and for what is said while starting.
+        use(command_language(settings.language))
+        parts = build(settings)
     except SettingsError as error:
         if (bare := cli.without_parts(error)) is None:
             raise

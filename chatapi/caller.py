@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from .errors import ForbiddenModel
+from .languages import _
 
 NAMES = ("rpm", "tpm", "concurrency", "tpd", "tpmonth")
 TOKEN_NAMES = ("tpm", "tpd", "tpmonth")
@@ -34,13 +35,16 @@ class Limits:
         """Limits from words like `rpm=60 tpm=10000 shadow=tpm`. Raises ValueError."""
         given: dict[str, Any] = {}
         for word in text.replace(",", " ").split():
-            name, _, value = word.partition("=")
+            name, _equals, value = word.partition("=")
             if name == "shadow" and value in NAMES:
                 given["shadow"] = (*given.get("shadow", ()), value)
             elif name in NAMES and value.isascii() and value.isdigit() and int(value) > 0:
                 given[name] = int(value)
             else:
-                raise ValueError(f"must be words like rpm=60, of {', '.join(NAMES)}, or shadow=NAME; not {word!r}")
+                names = ", ".join(NAMES)
+                raise ValueError(
+                    _("must be words like rpm=60, of {names}, or shadow=NAME; not {word!r}", names=names, word=word)
+                )
         return cls(**given)
 
     def __bool__(self) -> bool:
@@ -82,9 +86,14 @@ class Caller:
         """Raises ForbiddenModel for the first of `models` that the key may not use."""
         for model in models:
             if not self.may_use(model):
+                allowed = ", ".join(self.models)
                 raise ForbiddenModel(
-                    f"This key may not use the model '{model[:200]}'; it may use: {', '.join(self.models)}.",
-                    details={"model": ["not allowed for this key"]},
+                    _(
+                        "This key may not use the model '{model}'; it may use: {allowed}.",
+                        model=model[:200],
+                        allowed=allowed,
+                    ),
+                    details={"model": [_("not allowed for this key")]},
                 )
 
 

@@ -1,15 +1,16 @@
 """The only reader of the environment: `Settings.from_env()`, once per process.
 
-`FIELDS` is the whole list, in the order of `.env.example`; each row knows its parser, so that every mistake
-is found, and all of them are reported together.
+A setting is one line of the class `Settings`, which knows its name, its reader and its default; every mistake is found,
+and all of them are reported together.
 """
 
 import math
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from datetime import date
+from contextvars import copy_context
+from dataclasses import dataclass, field, fields
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
@@ -17,6 +18,8 @@ from urllib.parse import urlsplit
 from dotenv import dotenv_values
 
 from .caller import NO_LIMITS, Limits
+from .languages import LANGUAGES, _, from_environment, negotiate, use
+from .migration.schedule import Interval, misplaced, parse_brownouts
 
 VERSION = "0.1.0"
 ROUTER_URL = "https://router.huggingface.co"
@@ -27,7 +30,7 @@ class SettingsError(Exception):
     """One or more settings cannot be used; the text names each with what it must be."""
 
     def __init__(self, mistakes: list[str]) -> None:
-        super().__init__("these settings cannot be used:\n" + "\n".join(f"  {line}" for line in mistakes))
+        super().__init__(_("these settings cannot be used:") + "\n" + "\n".join(f"  {line}" for line in mistakes))
         self.mistakes = mistakes
 
 
@@ -41,58 +44,222 @@ class HubModel(NamedTuple):
         return ":".join(filter(None, self))
 
 
+# --- how they are read
+
+
+def _token(text: str) -> str:
+    # http.client would refuse such a header in the middle of a call, and show it in the traceback.
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError(_("must be one word of printable ASCII, as copied from Hugging Face's settings"))
+    return text
+
+
+def server_url(text: str) -> str:
+    """The base URL of a server, without a trailing `/` or `/v1`. Raises ValueError."""
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a bad port, half an IPv6 address
+        usable = False
+    if not usable or set(text) & set(" ?#") or not text.isprintable():
+        raise ValueError(_("must be an http:// or https:// URL without query, e.g. {url}", url=ROUTER_URL))
+    if parts.username or parts.password:
+        raise ValueError(_("must not carry a user name or password; use HUGGINGFACE_API_KEY"))
+    # People paste the base URL of an OpenAI SDK; we add /v1 ourselves.
+    return text.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+# Hugging Face's grammar for `[org/]name[:suffix]` (HF§1.2). No segment may start with a dot or hold two of them:
+# an id becomes part of a URL's path, and "..", even when it is made of allowed characters, would change that path.
+_SEGMENT = r"(?!\.)(?!.*\.\.)[A-Za-z0-9._-]{1,96}"
+_MODEL_ID = re.compile(rf"(?:{_SEGMENT}/)?{_SEGMENT}(?::{_SEGMENT})?")
+
+
+def is_model_id(text: str) -> bool:
+    """Whether `text` is `[org/]name[:suffix]` as Hugging Face writes ids."""
+    return _MODEL_ID.fullmatch(text) is not None
+
+
+def _model_id(text: str) -> str:
+    if not is_model_id(text):
+        raise ValueError(_("must be a model id of the form org/name"))
+    return text
+
+
+def _seconds(low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise ValueError(_("must be a number of seconds from {low:g} to {high:g}", low=low, high=high))
+        return value
+
+    return parse
+
+
+def _bytes(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) >= 1024):
+        raise ValueError(_("must be a whole number of bytes, at least 1024"))
+    return int(text)
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        for word in words:
+            if text.lower() == word.lower():
+                return word
+        raise ValueError(_("must be one of {words}", words=", ".join(words)))
+
+    return parse
+
+
+def _file(text: str) -> Path:
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise ValueError(_("no such file"))
+    return path
+
+
+_ON_THE_HUB = re.compile(rf"(?:(?:https://)?(?:huggingface\.co|hf\.co)/)?({_SEGMENT}/{_SEGMENT})(?::([^:]*))?")
+
+
+def _weights(text: str) -> Path | HubModel:
+    path = Path(text).expanduser()
+    if path.is_file():
+        return path
+    named = _ON_THE_HUB.fullmatch(text)
+    if not named or named[1].lower().endswith(".gguf"):
+        raise ValueError(_("no such file; name a GGUF file, or one on the Hub as org/repo[:quantisation or file name]"))
+    return HubModel(named[1], named[2] or "")
+
+
+def _day(text: str) -> float:
+    try:
+        return datetime.combine(date.fromisoformat(text), time(), UTC).timestamp()
+    except ValueError:
+        raise ValueError(_("must be a date like 2027-06-30")) from None
+
+
+def _origins(text: str) -> frozenset[str]:
+    origins = frozenset(text.lower().replace(",", " ").split())
+    for origin in origins:
+        parts = urlsplit(origin)
+        if parts.scheme not in ("http", "https") or not parts.hostname or origin != f"{parts.scheme}://{parts.netloc}":
+            raise ValueError(_("must be origins like https://app.example.com, without a path"))
+    return origins
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= 10):
+        raise ValueError(_("must be how many proxies stand in front, from 0 to 10"))
+    return int(text)
+
+
+def _database(text: str) -> str:
+    scheme, _colon, rest = text.partition("://")
+    if scheme in ("postgres", "postgresql"):  # as hosts of PostgreSQL write it
+        scheme = "postgresql+psycopg"
+    named = len(rest) > 1 and rest.startswith("/") if scheme == "sqlite" else scheme == "postgresql+psycopg" and rest
+    if not named or not _is_address(f"//{rest}"):
+        raise ValueError(_("must be sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME"))
+    return f"{scheme}://{rest}"
+
+
+def _is_address(url: str) -> bool:
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:  # a port that is no number, half an IPv6 address
+        return False
+
+
+def _redis(text: str) -> str:
+    if not text.startswith(("redis://", "rediss://", "unix://")) or not _is_address(text):
+        raise ValueError(_("must be redis://HOST:PORT/0"))
+    return text
+
+
+def _digests(text: str) -> frozenset[str]:
+    digests = frozenset(text.lower().replace(",", " ").split())
+    if any(len(d) != 64 or not set(d) <= set("0123456789abcdef") for d in digests):
+        raise ValueError(_("must be SHA-256 digests of keys in hex (64 digits each), separated by commas"))
+    return digests
+
+
+# --- the settings
+
+
+# Set by `make run`'s starter for the processes it starts, never by people.
+INTERNAL = EMBEDDED_URL, EMBEDDED_TOOLS = "CHATAPI_EMBEDDED_URL", "CHATAPI_EMBEDDED_TOOLS"
+
+
+def _setting(name: str, read: Callable[[str], Any], default: Any = None, *, secret: bool = False) -> Any:
+    return field(default=default, metadata={"name": name, "read": read, "secret": secret})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Every setting, checked. Times are in seconds, sizes in bytes; None means not set."""
+    """Every setting, checked, in the order of `.env.example`. Times are in seconds, sizes in bytes; None is not set."""
 
-    huggingface_api_key: str | None = None
-    huggingface_base_url: str | None = None
-    catalogue: Path | None = None
-    default_model: str = "microsoft/DialoGPT-medium"
-    auth: str = "auto"
-    keys: frozenset[str] = frozenset()
-    anonymous_limits: Limits = NO_LIMITS
-    trusted_proxies: int = 0
-    database_url: str = "sqlite:///instance/chatapi.db"
-    redis_url: str | None = None
-    max_time_s: float = 120.0
-    reply_timeout_s: float = 45.0
-    first_token_timeout_s: float = 10.0
-    idle_timeout_s: float = 15.0
-    heartbeat_s: float = 15.0
-    max_body: int = 20_971_520
-    legacy_sunset: date | None = None
-    cors_origins: frozenset[str] = frozenset()
-    embedded_model: Path | HubModel | None = None
-    hf_endpoint: str = HUB_URL
-    hf_token: str | None = None
-    hf_home: Path = Path("~/.cache/huggingface")
-    log_level: str = "info"
-    otlp_endpoint: str | None = None
-    embedded_url: str | None = None
-    embedded_tools: bool = False
+    huggingface_api_key: str | None = _setting("HUGGINGFACE_API_KEY", _token, secret=True)
+    huggingface_base_url: str | None = _setting("HUGGINGFACE_BASE_URL", server_url)
+    catalogue: Path | None = _setting("CHATAPI_CATALOGUE", _file)
+    default_model: str = _setting("CHATAPI_DEFAULT_MODEL", _model_id, "microsoft/DialoGPT-medium")
+    keys: frozenset[str] = _setting("CHATAPI_KEYS", _digests, frozenset(), secret=True)
+    anonymous_limits: Limits = _setting("CHATAPI_ANONYMOUS_LIMITS", Limits.parse, NO_LIMITS)
+    trusted_proxies: int = _setting("CHATAPI_TRUSTED_PROXIES", _count, 0)
+    language: str = _setting("CHATAPI_LANGUAGE", _one_of(*LANGUAGES), LANGUAGES[0])
+    auth: str = _setting("CHATAPI_AUTH", _one_of("auto", "required", "off"), "auto")
+    database_url: str = _setting("DATABASE_URL", _database, "sqlite:///instance/chatapi.db", secret=True)
+    redis_url: str | None = _setting("REDIS_URL", _redis, secret=True)
+    max_time_s: float = _setting("CHATAPI_MAX_TIME", _seconds(1, 3600), 120.0)
+    reply_timeout_s: float = _setting("CHATAPI_REPLY_TIMEOUT", _seconds(0.05, 3600), 45.0)
+    first_token_timeout_s: float = _setting("CHATAPI_FIRST_TOKEN_TIMEOUT", _seconds(0.05, 3600), 10.0)
+    idle_timeout_s: float = _setting("CHATAPI_IDLE_TIMEOUT", _seconds(0.05, 3600), 15.0)
+    heartbeat_s: float = _setting("CHATAPI_HEARTBEAT", _seconds(0.05, 3600), 15.0)
+    max_body: int = _setting("CHATAPI_MAX_BODY", _bytes, 20_971_520)
+    legacy_sunset: float | None = _setting("CHATAPI_LEGACY_SUNSET", _day)  # its midnight, in Unix seconds
+    legacy_brownouts: tuple[Interval, ...] = _setting("CHATAPI_LEGACY_BROWNOUTS", parse_brownouts, ())
+    cors_origins: frozenset[str] = _setting("CHATAPI_CORS_ORIGINS", _origins, frozenset())
+    embedded_model: Path | HubModel | None = _setting("CHATAPI_EMBEDDED_MODEL", _weights)
+    hf_endpoint: str = _setting("HF_ENDPOINT", server_url, HUB_URL)
+    hf_token: str | None = _setting("HF_TOKEN", _token, secret=True)
+    hf_home: Path = _setting("HF_HOME", Path, Path("~/.cache/huggingface"))
+    log_level: str = _setting("CHATAPI_LOG_LEVEL", _one_of("debug", "info", "warning", "error"), "info")
+    otlp_endpoint: str | None = _setting("OTEL_EXPORTER_OTLP_ENDPOINT", server_url)
+    embedded_url: str | None = _setting(EMBEDDED_URL, server_url)
+    embedded_tools: bool = _setting(EMBEDDED_TOOLS, bool, False)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
         """Settings from `environ` (default: the process environment laid over `.env`).
 
-        Raises SettingsError naming every setting that cannot be used. An empty value means not set.
+        Raises SettingsError naming every setting that cannot be used, in the language of the locale. An empty value
+        means not set.
         """
-        given = _environment() if environ is None else environ
+        return copy_context().run(cls._read, environ)
+
+    @classmethod
+    def _read(cls, environ: Mapping[str, str] | None) -> Self:
+        given = {name: text.strip() for name, text in (environ or _environment()).items() if text.strip()}
+        use(from_environment(given, negotiate(given.get("CHATAPI_LANGUAGE"), LANGUAGES[0])))
         values: dict[str, Any] = {}
-        mistakes: list[str] = []
-        for name, (field, parse) in FIELDS.items():
-            if not (text := given.get(name, "").strip()):
-                continue
+        mistakes: dict[str, tuple[str, ...]] = {}
+        for f in fields(cls):
+            name, read = f.metadata["name"], f.metadata["read"]
             try:
-                values[field] = parse(text)
+                if name in given:
+                    values[f.name] = read(given[name])
             except ValueError as mistake:
-                # What may hold a secret is not repeated: a key, or a URL with a password or a token in it.
-                is_secret = "KEY" in name or name == "HF_TOKEN" or ("URL" in name and set(text) & set("@?"))
-                shown = "…" if is_secret else repr(text)
-                mistakes.append(f"{name}={shown}: {mistake}")
-        if mistakes:
-            raise SettingsError(mistakes)
+                mistakes[name] = mistake.args
+        if (windows := values.get("legacy_brownouts")) and "CHATAPI_LEGACY_SUNSET" not in mistakes:
+            text = given["CHATAPI_LEGACY_BROWNOUTS"]
+            mistakes["CHATAPI_LEGACY_BROWNOUTS"] = misplaced(windows, text, values.get("legacy_sunset"))
+        if any(mistakes.values()):
+            raise SettingsError(
+                [f"{name}={_shown(name, given[name])}: {text}" for name in FIELDS for text in mistakes.get(name, ())]
+            )
         return cls(**values)
 
     @property
@@ -112,9 +279,23 @@ class Settings:
     def __repr__(self) -> str:
         """As a dataclass prints, without the secrets."""
         shown = {f.name: getattr(self, f.name) for f in fields(self)}
-        names = ("huggingface_api_key", "hf_token", "keys", "database_url", "redis_url")
-        secret = {name: "***" for name in names if shown[name]}
+        secret = {f.name: "***" for f in fields(self) if f.metadata["secret"] and shown[f.name]}
         return f"Settings({', '.join(f'{k}={v!r}' for k, v in {**shown, **secret}.items())})"
+
+
+# Name in the environment → field, in the order of `.env.example`.
+FIELDS = {f.metadata["name"]: f.name for f in fields(Settings)}
+
+
+def _shown(name: str, text: str) -> str:
+    # What may hold a secret is not repeated: a key, or a URL with a password or a token in it.
+    is_secret = "KEY" in name or name == "HF_TOKEN" or ("URL" in name and set(text) & set("@?"))
+    return "…" if is_secret else repr(text)
+
+
+def command_language(default: str) -> str:
+    """The language of a command that runs in this process's locale; `default` where that one is not spoken."""
+    return from_environment(os.environ, default)
 
 
 def _environment() -> dict[str, str]:
@@ -122,178 +303,5 @@ def _environment() -> dict[str, str]:
     try:
         from_file = {k: v for k, v in dotenv_values(Path.cwd() / ".env").items() if v is not None}
     except UnicodeDecodeError:
-        raise SettingsError([".env: not UTF-8; save it as UTF-8"]) from None
+        raise SettingsError([_(".env: not UTF-8; save it as UTF-8")]) from None
     return {**from_file, **os.environ}
-
-
-def _token(text: str) -> str:
-    # http.client would refuse such a header in the middle of a call, and show it in the traceback.
-    if not text.isascii() or not text.isprintable() or " " in text:
-        raise ValueError("must be one word of printable ASCII, as copied from Hugging Face's settings")
-    return text
-
-
-def server_url(text: str) -> str:
-    """The base URL of a server, without a trailing `/` or `/v1`. Raises ValueError."""
-    try:
-        parts = urlsplit(text)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # a bad port, half an IPv6 address
-        usable = False
-    if not usable or set(text) & set(" ?#") or not text.isprintable():
-        raise ValueError("must be an http:// or https:// URL without query, e.g. " + ROUTER_URL)
-    if parts.username or parts.password:
-        raise ValueError("must not carry a user name or password; use HUGGINGFACE_API_KEY")
-    # People paste the base URL of an OpenAI SDK; we add /v1 ourselves.
-    return text.rstrip("/").removesuffix("/v1").rstrip("/")
-
-
-# Hugging Face's grammar for `[org/]name[:suffix]` (HF§1.2). No segment may start with a dot or hold two of them:
-# an id becomes part of a URL's path, and "..", even when it is made of allowed characters, would change that path.
-_SEGMENT = r"(?!\.)(?!.*\.\.)[A-Za-z0-9._-]{1,96}"
-_MODEL_ID = re.compile(rf"(?:{_SEGMENT}/)?{_SEGMENT}(?::{_SEGMENT})?")
-
-
-def is_model_id(text: str) -> bool:
-    """Whether `text` is `[org/]name[:suffix]` as Hugging Face writes ids."""
-    return _MODEL_ID.fullmatch(text) is not None
-
-
-def _model_id(text: str) -> str:
-    if not is_model_id(text):
-        raise ValueError("must be a model id of the form org/name")
-    return text
-
-
-def _seconds(low: float, high: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high:
-            raise ValueError(f"must be a number of seconds from {low:g} to {high:g}")
-        return value
-
-    return parse
-
-
-def _bytes(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) >= 1024):
-        raise ValueError("must be a whole number of bytes, at least 1024")
-    return int(text)
-
-
-def _one_of(*words: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text.lower() not in words:
-            raise ValueError(f"must be one of {', '.join(words)}")
-        return text.lower()
-
-    return parse
-
-
-def _file(text: str) -> Path:
-    path = Path(text).expanduser()
-    if not path.is_file():
-        raise ValueError("no such file")
-    return path
-
-
-_ON_THE_HUB = re.compile(rf"(?:(?:https://)?(?:huggingface\.co|hf\.co)/)?({_SEGMENT}/{_SEGMENT})(?::([^:]*))?")
-
-
-def _weights(text: str) -> Path | HubModel:
-    path = Path(text).expanduser()
-    if path.is_file():
-        return path
-    named = _ON_THE_HUB.fullmatch(text)
-    if not named or named[1].lower().endswith(".gguf"):
-        raise ValueError("no such file; name a GGUF file, or one on the Hub as org/repo[:quantisation or file name]")
-    return HubModel(named[1], named[2] or "")
-
-
-def _date(text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise ValueError("must be a date like 2027-06-30") from None
-
-
-def _origins(text: str) -> frozenset[str]:
-    origins = frozenset(text.lower().replace(",", " ").split())
-    for origin in origins:
-        parts = urlsplit(origin)
-        if parts.scheme not in ("http", "https") or not parts.hostname or origin != f"{parts.scheme}://{parts.netloc}":
-            raise ValueError("must be origins like https://app.example.com, without a path")
-    return origins
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) <= 10):
-        raise ValueError("must be how many proxies stand in front, from 0 to 10")
-    return int(text)
-
-
-def _database(text: str) -> str:
-    scheme, _, rest = text.partition("://")
-    if scheme in ("postgres", "postgresql"):  # as hosts of PostgreSQL write it
-        scheme = "postgresql+psycopg"
-    named = len(rest) > 1 and rest.startswith("/") if scheme == "sqlite" else scheme == "postgresql+psycopg" and rest
-    if not named or not _is_address(f"//{rest}"):
-        raise ValueError("must be sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/NAME")
-    return f"{scheme}://{rest}"
-
-
-def _is_address(url: str) -> bool:
-    try:
-        return urlsplit(url).port != 0
-    except ValueError:  # a port that is no number, half an IPv6 address
-        return False
-
-
-def _redis(text: str) -> str:
-    if not text.startswith(("redis://", "rediss://", "unix://")) or not _is_address(text):
-        raise ValueError("must be redis://HOST:PORT/0")
-    return text
-
-
-def _digests(text: str) -> frozenset[str]:
-    digests = frozenset(text.lower().replace(",", " ").split())
-    if any(len(d) != 64 or not set(d) <= set("0123456789abcdef") for d in digests):
-        raise ValueError("must be SHA-256 digests of keys in hex (64 digits each), separated by commas")
-    return digests
-
-
-# Set by `make run`'s starter for the processes it starts, never by people.
-INTERNAL = EMBEDDED_URL, EMBEDDED_TOOLS = "CHATAPI_EMBEDDED_URL", "CHATAPI_EMBEDDED_TOOLS"
-
-# Environment name → (field, parser), in the order of `.env.example`.
-FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "HUGGINGFACE_API_KEY": ("huggingface_api_key", _token),
-    "HUGGINGFACE_BASE_URL": ("huggingface_base_url", server_url),
-    "CHATAPI_CATALOGUE": ("catalogue", _file),
-    "CHATAPI_DEFAULT_MODEL": ("default_model", _model_id),
-    "CHATAPI_AUTH": ("auth", _one_of("auto", "required", "off")),
-    "CHATAPI_KEYS": ("keys", _digests),
-    "CHATAPI_ANONYMOUS_LIMITS": ("anonymous_limits", Limits.parse),
-    "CHATAPI_TRUSTED_PROXIES": ("trusted_proxies", _count),
-    "DATABASE_URL": ("database_url", _database),
-    "REDIS_URL": ("redis_url", _redis),
-    "CHATAPI_MAX_TIME": ("max_time_s", _seconds(1, 3600)),
-    "CHATAPI_REPLY_TIMEOUT": ("reply_timeout_s", _seconds(0.05, 3600)),
-    "CHATAPI_FIRST_TOKEN_TIMEOUT": ("first_token_timeout_s", _seconds(0.05, 3600)),
-    "CHATAPI_IDLE_TIMEOUT": ("idle_timeout_s", _seconds(0.05, 3600)),
-    "CHATAPI_HEARTBEAT": ("heartbeat_s", _seconds(0.05, 3600)),
-    "CHATAPI_MAX_BODY": ("max_body", _bytes),
-    "CHATAPI_LEGACY_SUNSET": ("legacy_sunset", _date),
-    "CHATAPI_CORS_ORIGINS": ("cors_origins", _origins),
-    "CHATAPI_EMBEDDED_MODEL": ("embedded_model", _weights),
-    "HF_ENDPOINT": ("hf_endpoint", server_url),
-    "HF_TOKEN": ("hf_token", _token),
-    "HF_HOME": ("hf_home", Path),
-    "CHATAPI_LOG_LEVEL": ("log_level", _one_of("debug", "info", "warning", "error")),
-    "OTEL_EXPORTER_OTLP_ENDPOINT": ("otlp_endpoint", server_url),
-    EMBEDDED_URL: ("embedded_url", server_url),
-    EMBEDDED_TOOLS: ("embedded_tools", bool),
-}

@@ -1,6 +1,7 @@
 """Fixtures: the fault server, the app over it, and the same app under real gunicorn."""
 
 import contextlib
+import os
 from pathlib import Path
 
 import hypothesis
@@ -12,6 +13,8 @@ from chatapi import create_app
 from chatapi.settings import Settings
 
 TOKEN = "hf_test-token"
+
+os.environ["LC_ALL"] = "C.UTF-8"  # commands speak the language of their locale
 
 # The same cases in every run, and nothing left behind in the checkout.
 hypothesis.settings.register_profile("house", derandomize=True, database=None, deadline=None)

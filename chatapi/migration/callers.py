@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ..chat import Json
 from ..errors import StoreUnavailable
-from ..schemas import LEGACY_FIELDS, LEGACY_SPELLINGS
+from ..schemas.envelope import LEGACY_FIELDS, LEGACY_SPELLINGS
 from .rewrite import Rewritten, change, model_change
 
 log = logging.getLogger(__name__)

@@ -92,17 +92,17 @@ def _interval(window: str) -> Interval:
     return began, began + length
 
 
-def misplaced(brownouts: Sequence[Interval], text: str, sunset: float | None) -> list[str]:
+def misplaced(brownouts: Sequence[Interval], text: str, sunset: float | None) -> tuple[str, ...]:
     """What is wrong with the intervals that `text` spells, beside `sunset`: one line a mistake."""
     if not brownouts:
-        return []
+        return ()
     if sunset is None:
-        return [_("needs CHATAPI_LEGACY_SUNSET: a brownout is a warning of that day")]
-    return [
+        return (_("needs CHATAPI_LEGACY_SUNSET: a brownout is a warning of that day"),)
+    return tuple(
         _("{window}: must end by {day}, the day in CHATAPI_LEGACY_SUNSET", window=window, day=day_of(sunset))
         for window, (_start, end) in zip(text.split(), brownouts, strict=True)
         if end > sunset
-    ]
+    )
 
 
 def day_of(moment: float) -> str:

@@ -1,6 +1,6 @@
 """The old route: one message in, envelope out, with headers that lead its clients to the new one."""
 
-from datetime import UTC, datetime, time
+from datetime import UTC, datetime
 
 from flask import Blueprint, Response, request
 
@@ -28,7 +28,7 @@ def announce(response: Response) -> Response:
         return response
     response.headers["Deprecation"] = f"@{DEPRECATED_AT}"
     if sunset := gate.parts().settings.legacy_sunset:
-        at = datetime.combine(sunset, time(), UTC)
+        at = datetime.fromtimestamp(sunset, UTC)
         response.headers["Sunset"] = at.strftime("%a, %d %b %Y %H:%M:%S GMT")
     response.headers.add("Link", '</api/chat/completions>; rel="successor-version"')
     response.headers.add("Link", '</docs/migration>; rel="deprecation"; type="text/html"')

@@ -3,13 +3,13 @@
 import os
 import re
 from dataclasses import fields, replace
-from datetime import date
 from pathlib import Path
 
 import pytest
 
 from chatapi import create_app
 from chatapi.caller import Limits
+from chatapi.languages import current
 from chatapi.settings import FIELDS, ROUTER_URL, HubModel, Settings, SettingsError
 
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
@@ -85,7 +85,8 @@ def test_the_defaults_are_the_contracts():
         ("CHATAPI_IDLE_TIMEOUT", "7", "idle_timeout_s", 7),
         ("CHATAPI_HEARTBEAT", "1", "heartbeat_s", 1),
         ("CHATAPI_MAX_BODY", "1048576", "max_body", 1048576),
-        ("CHATAPI_LEGACY_SUNSET", "2027-06-30", "legacy_sunset", date(2027, 6, 30)),
+        ("CHATAPI_LEGACY_SUNSET", "2027-06-30", "legacy_sunset", 1814313600.0),
+        ("CHATAPI_LANGUAGE", "pt-br", "language", "pt-BR"),
         ("CHATAPI_CORS_ORIGINS", "https://a.test", "cors_origins", frozenset({"https://a.test"})),
         (
             "CHATAPI_CORS_ORIGINS",
@@ -111,7 +112,7 @@ def test_an_empty_value_means_not_set(name, text):
 
 
 def test_every_field_has_a_name_in_the_environment():
-    assert [field for field, _ in FIELDS.values()] == [f.name for f in fields(Settings)]
+    assert list(FIELDS.values()) == [f.name for f in fields(Settings)]
 
 
 @pytest.mark.parametrize(
@@ -177,6 +178,7 @@ MISTAKES = [
     ("CHATAPI_MAX_BODY", "-1"),
     ("CHATAPI_MAX_BODY", "0"),
     ("CHATAPI_MAX_BODY", "1e6"),
+    ("CHATAPI_LANGUAGE", "fr"),
     ("CHATAPI_LEGACY_SUNSET", "30/06/2027"),
     ("CHATAPI_LEGACY_SUNSET", "2027-02-30"),
     ("CHATAPI_CORS_ORIGINS", "*"),
@@ -226,6 +228,52 @@ def test_the_embedded_model_is_a_file_or_one_on_the_hub(text, model):
 def test_what_is_neither_is_a_mistake(text):
     with pytest.raises(SettingsError, match="CHATAPI_EMBEDDED_MODEL"):
         Settings.from_env({"CHATAPI_EMBEDDED_MODEL": text})
+
+
+def test_brownouts_are_read_beside_their_sunset():
+    given = Settings.from_env(
+        {
+            "CHATAPI_LEGACY_SUNSET": "2027-06-30",
+            "CHATAPI_LEGACY_BROWNOUTS": "2027-06-02T12:00Z/PT1H\n2027-06-29T12:00Z/PT12H",
+        }
+    )
+    assert given.legacy_brownouts == ((1811937600.0, 1811941200.0), (1814270400.0, 1814313600.0))
+
+
+@pytest.mark.parametrize(
+    "sunset, brownouts, mistakes",
+    [
+        ("", "2027-06-02T12:00Z/PT1H", ["needs CHATAPI_LEGACY_SUNSET"]),
+        ("2027-06-01", "2027-06-02T12:00Z/PT1H", ["2027-06-02T12:00Z/PT1H: must end by 2027-06-01"]),
+        ("2027-06-30", "June 2027-06-02T12:00Z/PT0S", ["June: must be", "2027-06-02T12:00Z/PT0S: must last"]),
+        ("June", "2027-06-02T12:00Z/PT1H July", ["must be a date", "July: must be"]),
+        ("June", "2027-06-02T12:00Z/PT1H", ["must be a date"]),
+    ],
+)
+def test_each_mistake_in_a_schedule_names_its_window(sunset, brownouts, mistakes):
+    error = mistakes_of(
+        {"CHATAPI_AUTH": "maybe", "CHATAPI_LEGACY_SUNSET": sunset, "CHATAPI_LEGACY_BROWNOUTS": brownouts}
+    )
+    assert len(error.mistakes) == 1 + len(mistakes)
+    assert all(words in line for line, words in zip(error.mistakes[1:], mistakes, strict=True))
+
+
+@pytest.mark.parametrize(
+    "environ, words",
+    [
+        ({}, "must be one of"),
+        ({"LANG": "pt_BR.UTF-8"}, "deve ser um destes"),
+        ({"CHATAPI_LANGUAGE": "pt-BR"}, "deve ser um destes"),
+        ({"CHATAPI_LANGUAGE": "pt-BR", "LC_ALL": "en_GB"}, "must be one of"),
+        ({"CHATAPI_LANGUAGE": "pt-BR", "LC_ALL": "C"}, "deve ser um destes"),
+        ({"CHATAPI_LANGUAGE": "fr", "LANG": "C"}, "must be one of"),
+    ],
+    ids=str,
+)
+def test_mistakes_are_told_in_the_language_of_the_locale(environ, words):
+    error = mistakes_of({"CHATAPI_AUTH": "maybe", **environ})
+    assert all(words in line for line in error.mistakes)
+    assert current() == "en", "and nothing else is"
 
 
 def test_all_mistakes_are_reported_together():
@@ -333,13 +381,13 @@ def test_the_example_lists_every_setting_in_order():
 
 @pytest.mark.skipif(not EXAMPLE.exists(), reason="there is no .env.example yet")
 def test_the_example_shows_the_true_defaults():
-    true = {name: getattr(Settings(), field) for name, (field, _) in FIELDS.items()}
+    true = {name: getattr(Settings(), field) for name, field in FIELDS.items()}
     true["HUGGINGFACE_BASE_URL"] = Settings().base_url
     for name, value, _ in shown_in_example():
         # A key's placeholder is no default, and what may hold nothing may show an example in a comment.
         if name == "HUGGINGFACE_API_KEY" or true[name] in (None, frozenset()):
             continue
-        assert FIELDS[name][1](value) == true[name], name
+        assert getattr(Settings.from_env({name: value}), FIELDS[name]) == true[name], name
 
 
 @pytest.mark.skipif(not EXAMPLE.exists(), reason="there is no .env.example yet")

@@ -4,7 +4,6 @@ import json
 import re
 import uuid
 from dataclasses import replace
-from datetime import date
 
 import pytest
 from support.gateways import serve, side_by_side
@@ -198,7 +197,7 @@ def test_legacy_headers_on_errors_before_the_view(client):
 
 
 def test_legacy_headers_announce_a_sunset(settings):
-    client = create_app(replace(settings, legacy_sunset=date(2027, 6, 30))).test_client()
+    client = create_app(replace(settings, legacy_sunset=1814313600.0)).test_client()
     for body in ({"message": "hi", "model": "test/ok"}, {"message": ""}):
         check_legacy_headers(client.post(LEGACY, json=body), "Wed, 30 Jun 2027 00:00:00 GMT")
 

@@ -156,8 +156,8 @@ def test_every_mistake_is_told():
 def test_a_brownout_needs_a_sunset_and_ends_by_it():
     text = "2027-06-29T12:00Z/PT12H 2027-06-29T12:00Z/PT12H1S 2027-07-02T12:00Z/PT1H"
     windows = parse_brownouts(text)
-    assert misplaced((), "", None) == []
-    assert misplaced(windows[:1], text.split(maxsplit=1)[0], SUNSET) == []
+    assert misplaced((), "", None) == ()
+    assert misplaced(windows[:1], text.split(maxsplit=1)[0], SUNSET) == ()
     assert "CHATAPI_LEGACY_SUNSET" in misplaced(windows, text, None)[0]
     late = misplaced(windows, text, SUNSET)
     assert [line.partition(": ")[0] for line in late] == text.split()[1:]
@@ -174,7 +174,7 @@ def test_a_suggestion_can_be_used_as_it_is(day, days_left):
     lines = suggest(now, sunset)
     windows = parse_brownouts(" ".join(lines))
     lengths = [end - start for start, end in windows]
-    assert misplaced(windows, " ".join(lines), sunset) == []
+    assert misplaced(windows, " ".join(lines), sunset) == ()
     assert lengths == sorted(set(lengths))
     assert all(now < start and end < following for (start, end), (following, _) in pairwise(windows))
     assert len(windows) == 5 or days_left < 64
