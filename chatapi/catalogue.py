@@ -3,10 +3,12 @@
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from .errors import ModelNotFound
+from .languages import N_, _
 from .settings import SettingsError, is_model_id, server_url
 
 TASKS = ("chat-completion", "text-generation", "text2text-generation")
@@ -17,13 +19,15 @@ CONTEXTS = ("first-user", "conversation")
 class ModelCard:
     """One model: how it is asked, where, and what it can take.
 
-    `renames` are its server's own parameter names; `own_fields` is whether it is sent fields that are not OpenAI's.
+    `renames` are its server's own parameter names; `own_fields` is whether it is sent fields that are not OpenAI's;
+    `shutdown_date` is the day (ISO 8601) from which it is no longer to be counted on.
     """
 
     id: str
     task: str = "chat-completion"
     url: str | None = None
     serve_as: str | None = None
+    shutdown_date: str | None = None
     fallbacks: tuple[str, ...] = ()
     context: str = "first-user"
     images: bool | None = None
@@ -70,12 +74,15 @@ class Catalogue:
             return card or ModelCard(id=model)
         if card or model == self.embedded.id:
             return self.embedded
-        raise ModelNotFound(
-            f"The model '{model}' is not served here: this gateway runs {self.embedded.id} on its own machine, which "
-            f"answers for the ids of its catalogue ({', '.join(self.cards)}). Use one of them, or set "
-            "HUGGINGFACE_API_KEY to reach Hugging Face's models.",
-            details={"model": ["not served"]},
+        text = _(
+            "The model '{model}' is not served here: this gateway runs {embedded} on its own machine, which answers "
+            "for the ids of its catalogue ({ids}). Use one of them, or set HUGGINGFACE_API_KEY to reach Hugging Face's "
+            "models.",
+            model=model,
+            embedded=self.embedded.id,
+            ids=", ".join(self.cards),
         )
+        raise ModelNotFound(text, details={"model": [_("not served")]})
 
 
 def _tables(path: Path, mistakes: list[str]) -> dict[str, Any]:
@@ -86,28 +93,34 @@ def _tables(path: Path, mistakes: list[str]) -> dict[str, Any]:
         return {}
     models = document.pop("models", {})
     if not isinstance(models, dict):
-        mistakes.append(f'{path.name}: models must be tables; write [models."org/name"]')
-    mistakes += [f'{path.name}: unknown table {name!r}; write [models."org/name"]' for name in document]
+        mistakes.append(_('{file}: models must be tables; write [models."org/name"]', file=path.name))
+    unknown = N_("{file}: unknown table '{name}'; write [models.\"org/name\"]")
+    mistakes += [_(unknown, file=path.name, name=name) for name in document]
     return models if isinstance(models, dict) else {}
 
 
 def _card(model: str, entry: Any, where: str, mistakes: list[str]) -> ModelCard:
     if not is_model_id(model):
-        mistakes.append(f"{where}: not a model id of the form org/name")
+        mistakes.append(_("{where}: not a model id of the form org/name", where=where))
     if not isinstance(entry, dict):
-        mistakes.append(f"{where}: must be a table")
+        mistakes.append(_("{where}: must be a table", where=where))
         return ModelCard(id=model)
     values: dict[str, Any] = {}
     for key, value in entry.items():
         rule = _RULES.get(key)
         if rule is None:
-            mistakes.append(f"{where}: unknown key {key!r}; known are {', '.join(_RULES)}")
-        elif not rule[0](value):
-            mistakes.append(f"{where}: {key} must be {rule[1]}")
+            known = ", ".join(_RULES)
+            mistakes.append(_("{where}: unknown key '{key}'; known are {known}", where=where, key=key, known=known))
+        elif not rule.fits(value):
+            mistakes.append(
+                _("{where}: {key} must be {rule}", where=where, key=key, rule=_(rule.text, words=", ".join(rule.words)))
+            )
         else:
             values[key] = tuple(value) if isinstance(value, list) else value
     if not ({"task", "serve_as"} & entry.keys()):
-        mistakes.append(f"{where}: needs a task, one of {', '.join(TASKS)}")
+        mistakes.append(_("{where}: needs a task, one of {tasks}", where=where, tasks=", ".join(TASKS)))
+    if day := values.get("shutdown_date"):
+        values["shutdown_date"] = str(day)
     if url := values.get("url"):
         values["url"] = server_url(url)
     return replace(ModelCard(id=model), **values)
@@ -124,20 +137,36 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, str) and is_model_id(value)
 
 
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "task": (lambda v: v in TASKS, f"one of {', '.join(TASKS)}"),
-    "url": (_is_url, "an http:// or https:// URL without query or password"),
-    "serve_as": (_is_id, "a model id"),
-    "fallbacks": (lambda v: isinstance(v, list) and all(map(_is_id, v)), "a list of model ids"),
-    "context": (lambda v: v in CONTEXTS, f"one of {', '.join(CONTEXTS)}"),
-    "images": (lambda v: isinstance(v, bool), "true or false"),
-    "cannot": (
-        lambda v: isinstance(v, list) and all(isinstance(name, str) for name in v),
-        "a list of request fields",
+class _Rule(NamedTuple):
+    """What a key's value has to be."""
+
+    fits: Callable[[Any], bool]
+    text: str
+    words: tuple[str, ...] = ()
+
+
+def _is_one_of(*words: str) -> _Rule:
+    return _Rule(lambda value: value in words, N_("one of {words}"), words)
+
+
+_FLAG = _Rule(lambda value: isinstance(value, bool), N_("true or false"))
+_RULES = {
+    "task": _is_one_of(*TASKS),
+    "url": _Rule(_is_url, N_("an http:// or https:// URL without query or password")),
+    "serve_as": _Rule(_is_id, N_("a model id")),
+    "shutdown_date": _Rule(lambda value: type(value) is date, N_("a date like 2027-06-30, without quotes")),
+    "fallbacks": _Rule(lambda value: isinstance(value, list) and all(map(_is_id, value)), N_("a list of model ids")),
+    "context": _is_one_of(*CONTEXTS),
+    "images": _FLAG,
+    "cannot": _Rule(
+        lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
+        N_("a list of request fields"),
     ),
-    "prefill": (lambda v: isinstance(v, bool), "true or false"),
-    "drain_s": (lambda v: type(v) is int and 0 <= v <= 600, "a whole number of seconds, at most 600"),
-    "context_tokens": (lambda v: type(v) is int and v > 0, "a whole number above 0"),
+    "prefill": _FLAG,
+    "drain_s": _Rule(
+        lambda value: type(value) is int and 0 <= value <= 600, N_("a whole number of seconds, at most 600")
+    ),
+    "context_tokens": _Rule(lambda value: type(value) is int and value > 0, N_("a whole number above 0")),
 }
 
 
@@ -147,7 +176,7 @@ def _loops(cards: Mapping[str, ModelCard]) -> list[str]:
         seen, at = {card.id}, card
         while at.serve_as and (after := cards.get(at.serve_as)):
             if after.id in seen:
-                mistakes.append(f"models.{card.id!r}: serve_as goes round in a circle")
+                mistakes.append(_("models.'{id}': serve_as goes round in a circle", id=card.id))
                 break
             seen.add(after.id)
             at = after

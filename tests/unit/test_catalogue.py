@@ -171,6 +171,7 @@ def test_an_overlay_adds_entries_with_every_key(overlaid):
         prefill = true
         context_tokens = 4096
         drain_s = 30
+        shutdown_date = 2027-06-30
     """)
     assert catalogue.find("org/own") == ModelCard(
         id="org/own",
@@ -182,6 +183,7 @@ def test_an_overlay_adds_entries_with_every_key(overlaid):
         prefill=True,
         context_tokens=4096,
         drain_s=30,
+        shutdown_date="2027-06-30",
     )
     assert set(catalogue.cards) == {*Catalogue.load().cards, "org/own"}
 
@@ -272,6 +274,8 @@ ENTRY = '[models."org/name"]\ntask = "text-generation"\n'
         (ENTRY + 'context_tokens = "1024"', ["context_tokens"]),
         (ENTRY + "context_tokens = true", ["context_tokens"]),
         (ENTRY + "drain_s = -1", ["drain_s"]),
+        (ENTRY + 'shutdown_date = "2027-06-30"', ["shutdown_date"]),
+        (ENTRY + "shutdown_date = 2027-06-30T12:00:00", ["shutdown_date"]),
         (ENTRY + "drain_s = 601", ["drain_s"]),
         (ENTRY + "drain_s = 1.5", ["drain_s"]),
         (ENTRY + "drain_s = true", ["drain_s"]),
