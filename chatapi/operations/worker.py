@@ -1,15 +1,25 @@
-"""gunicorn's gevent worker, with an end that disturbs nobody: what `gunicorn.conf.py` names as `worker_class`."""
+"""gunicorn's gevent worker with a keep-alive loop of its own, and an end that disturbs nobody.
 
+`gunicorn.conf.py` names it as `worker_class`. gunicorn's loop starts a timer for each request, reads its settings by
+name dozens of times, and knows nothing of the answers under way when it is told to stop. Its hooks before and after a
+request are not called.
+"""
+
+import gc
 import json
-import socket
 import sys
 import time
-from contextlib import suppress
+import uuid
+from datetime import datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import gevent
 from gunicorn.arbiter import Arbiter
+from gunicorn.http.errors import NoMoreData
+from gunicorn.http.message import Request
+from gunicorn.http.unreader import SocketUnreader
+from gunicorn.http.wsgi import base_environ, proxy_environ
 from gunicorn.workers.ggevent import GeventWorker
 
 from ..errors import SchemaError, StoreUnavailable, without_words
@@ -17,6 +27,7 @@ from ..settings import SettingsError
 
 if TYPE_CHECKING:  # the master loads this file before gevent has patched anything
     from ..components import Parts
+    from ..web.connection import Connection, HangUps
 
 # How long a worker told to stop still reads on a connection after its last answer. Longer than `keepalive_timeout` in
 # deploy/nginx.conf: who closes last cannot close onto a request that is on its way, and nginx sends no POST twice.
@@ -33,24 +44,51 @@ _STATUS = {
 }
 
 
-def _refusal(status: int, what: str) -> bytes:
-    code = "invalid_request" if status < 500 else "internal_error"
-    error = {"code": code, "message": f"The request is not valid HTTP ({what}).", "retryable": False}
-    body = json.dumps({"success": False, "error": error})
+def _refusal(status: int, what: str, path: str) -> bytes:
+    """A whole answer, in the words of the routes at `path`."""
+    request_id = uuid.uuid4().hex
+    error: dict[str, Any] = {
+        "code": "invalid_request" if status < 500 else "internal_error",
+        "message": f"The request is not valid HTTP ({what})." if status < 500 else "An internal error occurred.",
+        "retryable": False,
+        "request_id": request_id,
+    }
+    if path == "/v1" or path.startswith("/v1/"):
+        kind = "invalid_request_error" if status < 500 else "server_error"
+        body = json.dumps({"error": error | {"type": kind, "param": None}})
+    else:
+        body = json.dumps({"success": False, "error": error})
     head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
-    head += "X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\nConnection: close\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode("ascii")
+    head += f"X-Request-Id: {request_id}\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"
+    return f"{head}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode("ascii")
 
 
-class _Listener:
-    """What gunicorn asks a listening socket for. The socket may have been closed since it accepted the connection."""
+class _Settings:
+    """gunicorn's settings as plain attributes: a request's parser reads dozens."""
 
-    def __init__(self, sock: Any) -> None:
-        self._name = sock.getsockname()
+    def __init__(self, cfg: Any) -> None:
+        vars(self).update({name: setting.get() for name, setting in cfg.settings.items()})
+        self.is_ssl = cfg.is_ssl
+        self.forwarded_allow_networks = cfg.forwarded_allow_networks
+        self.proxy_allow_networks = cfg.proxy_allow_networks
 
-    def getsockname(self) -> Any:
-        """Where it listened."""
-        return self._name
+
+class _Request(Request):  # type: ignore[misc]
+    """gunicorn's parser of a request's head; its unreader's source is our connection."""
+
+    def parse_request_line(self, line_bytes: bytes) -> None:
+        """Tell the connection where the request goes, for what may be wrong after that."""
+        try:
+            super().parse_request_line(line_bytes)
+        finally:
+            self.unreader.sock.path = self.path or ""
+
+    def _peer_trusted_for_forwarded(self) -> Any:
+        # What depends on the peer's address is found out once a connection.
+        unreader = self.unreader
+        if not hasattr(unreader, "trusted"):
+            unreader.trusted = super()._peer_trusted_for_forwarded()
+        return unreader.trusted
 
 
 class Worker(GeventWorker):  # type: ignore[misc]
@@ -60,41 +98,99 @@ class Worker(GeventWorker):  # type: ignore[misc]
     `graceful_timeout` for idle ones, and then writes `HTTP/1.1 500` onto them.
     """
 
+    hang_ups: "HangUps"
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._idle_since: dict[Any, float] = {}  # connections without a request
-        self._listeners: dict[Any, _Listener] = {}
+        self._connections: set[Connection] = set()
+        self._names: dict[Any, Any] = {}  # of listening sockets, which may be closed before their connections
+        self._environ: dict[str, Any] = {}
+        self._settings: Any = None
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve one connection."""
-        self._idle_since[client] = time.monotonic()
+        from ..web.connection import Connection, environ_of
+
+        connection = Connection(client, environ_of(self._names[listener], addr, self._environ), self)
+        self._connections.add(connection)
         try:
-            super().handle(self._listeners[listener], client, addr)
+            self._serve(connection, addr)
+        except OSError:
+            pass  # the caller has gone
+        except Exception as error:
+            self._fault(connection, error)
         finally:
-            self._idle_since.pop(client, None)
+            self._connections.discard(connection)
+            connection.close()
 
-    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
-        """Serve one request; if it comes after the order to stop, its answer says `Connection: close`."""
-        self._idle_since.pop(sock, None)
-        super().handle_request(listener_name, req, sock, addr)
-        self._idle_since[sock] = time.monotonic()
+    def _serve(self, connection: "Connection", addr: Any) -> None:
+        unreader, number = SocketUnreader(connection), 0
+        while True:
+            number += 1
+            try:
+                request = _Request(self._settings, unreader, addr, number)
+            except (StopIteration, NoMoreData):
+                return
+            except Exception as error:
+                if type(error).__module__ != "gunicorn.http.errors":
+                    raise
+                status = _STATUS.get(type(error).__name__, 400)
+                self.log.warning("%s: answered %d", type(error).__name__, status)
+                # Not repeating it: what follows a slip may be a key.
+                connection.refuse(_refusal(status, type(error).__name__, connection.path))
+                return
+            if request.proxy_protocol_info:
+                connection.environ.update(proxy_environ(request))
+            if not self._answer(connection, request):
+                return
+            connection.await_request()
 
-    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
-        """Answer what is no HTTP, without repeating it: what follows a slip may be a key."""
-        theirs = type(exc).__module__ == "gunicorn.http.errors"
-        status = _STATUS.get(type(exc).__name__, 400) if theirs else 500
-        self.log.warning("%s: answered %d", type(exc).__name__ if theirs else without_words(exc), status)
-        with suppress(OSError):
-            client.sendall(_refusal(status, type(exc).__name__ if theirs else "internal error"))
+    def _answer(self, connection: "Connection", request: Any) -> bool:
+        """Returns whether another request may follow on the connection."""
+        environ = connection.accept(request)
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            self.log.info("Autorestarting worker after current request.")
+            self._stop_serving()
+        began = datetime.now()
+        body = self.wsgi(environ, connection.start_response)
+        try:
+            for data in body:
+                connection.write(data)
+            connection.finish()
+        finally:
+            if self.log.access_log_enabled:
+                self.log.access(connection, request, environ, datetime.now() - began)
+            if hasattr(body, "close"):
+                body.close()
+        return connection.next_can_follow()
+
+    def _fault(self, connection: "Connection", error: Exception) -> None:
+        """What the application did not catch. Where a status has gone out, the answer breaks off."""
+        self.log.error("a request failed: %s", without_words(error))
+        connection.refuse(_refusal(500, "internal error", connection.path))
+
+    def notify(self) -> None:
+        """Once a second: tell the master that we live, and close who has been idle, or dribbling a head, for long."""
+        super().notify()
+        longest_s = self.cfg.keepalive or IDLE_S
+        now = time.monotonic()
+        for connection in list(self._connections):
+            if connection.idle_since is not None and now - connection.idle_since > longest_s:
+                connection.stop_reading()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM: a stop, or the reload of a new configuration."""
-        super().handle_exit(sig, frame)
+        self.alive = False
         # Before the application is loaded nobody is served. A failure here would then be one to boot, and gunicorn
         # ends as a whole when a worker fails to.
         if getattr(self, "wsgi", None) is not None:
             self._parts.health.stopping = True
-            gevent.spawn(self._drain, time.monotonic() + self.cfg.graceful_timeout)
+            self._stop_serving()
+
+    def _stop_serving(self) -> None:
+        self.alive = False
+        gevent.spawn(self._drain, time.monotonic() + self.cfg.graceful_timeout)
 
     def load_wsgi(self) -> None:
         """Load the application; not onto a database whose schema is not ours."""
@@ -111,10 +207,17 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serve until told to stop; what is still read for the books then is closed, and recorded."""
-        self._listeners = {sock: _Listener(sock) for sock in self.sockets}
         from ..huggingface import tokenizers as tokens  # here, for the master loads this file
+        from ..web.connection import HangUps
 
         tokens.apart = gevent.get_hub().threadpool.apply
+        self.hang_ups = HangUps()
+        self._names = {sock: sock.getsockname() for sock in self.sockets}
+        self._environ = base_environ(self.cfg) | {"wsgi.multithread": True, "SCRIPT_NAME": ""}
+        self._settings = _Settings(self.cfg)
+        # What is loaded stays: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
         super().run()
         self._parts.engine.stop()
         gevent.sleep(0.1)
@@ -135,10 +238,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             if now >= calls_end_at:
                 self._parts.engine.stop()
             patience_s = IDLE_S if now < all_close_at else 0
-            for sock, since in list(self._idle_since.items()):
-                if now - since >= patience_s:
-                    # On the system's socket, for gevent's own would break off the read: what has already arrived is
-                    # read and answered, and then comes the end.
-                    with suppress(OSError):
-                        sock._sock.shutdown(socket.SHUT_RD)
+            for connection in list(self._connections):
+                if connection.idle_since is not None and now - connection.idle_since >= patience_s:
+                    connection.stop_reading()
             gevent.sleep(0.1)

@@ -1,0 +1,418 @@
+"""A connection over real sockets: what WSGI is told, how answers are framed, bodies read, and leaving seen."""
+
+import socket
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+
+import gevent
+import gevent.socket
+import pytest
+from gunicorn.config import Config
+from gunicorn.http import wsgi
+from gunicorn.http.message import Request
+from gunicorn.http.unreader import SocketUnreader
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatapi.errors import BadRequest, PayloadTooLarge
+from chatapi.web import connection as web
+from chatapi.web.connection import Connection, HangUps, environ_of
+
+CFG = Config()
+CFG.set("forwarder_headers", "")
+PEER, LISTENER = ("127.0.0.1", 40_000), ("127.0.0.1", 8000)
+SOON_S = 0.25
+
+
+@dataclass
+class Server:
+    hang_ups: HangUps
+    alive: bool = True
+
+
+@contextmanager
+def connected(kind=socket.SOCK_STREAM, listener=LISTENER, peer=PEER):
+    """(our connection, the caller's end)."""
+    client, theirs = map(under_gevent, socket.socketpair(type=kind))
+    common = wsgi.base_environ(CFG) | {"wsgi.multithread": True, "SCRIPT_NAME": ""}
+    connection = Connection(client, environ_of(listener, peer, common), Server(HangUps()))
+    try:
+        yield connection, theirs
+    finally:
+        theirs.close()
+        connection.close()
+
+
+def under_gevent(sock):
+    """The same socket; who waits for it lets the other greenlets go on."""
+    taken = gevent.socket.socket(sock.family, sock.type, fileno=sock.detach())
+    taken.settimeout(5)
+    return taken
+
+
+def asked(connection, theirs, raw=b"GET / HTTP/1.1\r\n\r\n"):
+    """The next request on the connection, its environ made."""
+    if raw:
+        theirs.sendall(raw)
+    request = Request(CFG, SocketUnreader(connection), PEER)
+    return request, connection.accept(request)
+
+
+# ---------------------------------------------------------------- what WSGI is told
+
+FORMS = """Accept ACCEPT X-One x-one X_One Script-Name SCRIPT_NAME PATH_INFO Content-Type-X Host-X X-Forwarded-For
+X-Forwarded-Proto Connection Cookie Wsgi.Input Remote-Addr Expect"""
+NAMES = st.sampled_from(FORMS.split())
+VALUES = st.text(st.sampled_from("ab ,;:/%_=\t\xe9"), max_size=12).map(str.strip)
+HEADERS = st.lists(st.tuples(NAMES, VALUES), max_size=12)
+ONCE = st.fixed_dictionaries(
+    {},
+    optional={
+        "Host": st.sampled_from(["example.org", "example.org:8080", "[::1]:80", "", "a:b:c"]),
+        "Content-Type": st.sampled_from(["application/json", "text/plain; charset=x"]),
+        "Content-Length": st.just("0"),
+    },
+)
+TARGETS = st.sampled_from(["/", "/v1/chat/completions?a=%20b&c", "/a%2Fb/%C3%A9%ff", "http://x/y?z", "*", "//d//e"])
+
+
+@given(TARGETS, HEADERS, ONCE, st.sampled_from(["1.0", "1.1"]), st.sampled_from([LISTENER, "/run/chatapi.sock"]))
+def test_the_environ_is_gunicorns(target, headers, once, version, listener):
+    method = "OPTIONS" if target == "*" else "GET"
+    headers = [(name, "100-continue" if name == "Expect" else value) for name, value in headers] + list(once.items())
+    lines = [f"{method} {target} HTTP/{version}", *(f"{name}: {value}" for name, value in headers), "", ""]
+    peer = PEER if listener == LISTENER else ""
+    with connected(listener=listener, peer=peer) as (connection, theirs):
+        try:
+            request, ours = asked(connection, theirs, "\r\n".join(lines).encode("latin-1"))
+        except wsgi.ConfigurationProblem:
+            return
+        _, expected = wsgi.create(request, theirs, peer, listener, CFG)
+    own = {"chatapi.connection", "gunicorn.socket", "wsgi.errors", "wsgi.early_hints", "wsgi.multithread"}
+    assert {k: v for k, v in ours.items() if k not in own} == {k: v for k, v in expected.items() if k not in own}
+
+
+def test_no_header_moves_the_path():
+    with connected() as (connection, theirs):
+        raw = b"GET /docs/metrics HTTP/1.1\r\nSCRIPT_NAME: /docs\r\nPATH_INFO: /metrics\r\nScript-Name: /docs\r\n\r\n"
+        _, environ = asked(connection, theirs, raw)
+    assert (environ["SCRIPT_NAME"], environ["PATH_INFO"]) == ("", "/docs/metrics")
+
+
+# ---------------------------------------------------------------- how answers are framed
+
+STATUSES = ["200 OK", "204 No Content", "304 Not Modified", "404 NOT FOUND", "500"]
+BODIES = st.lists(st.binary(max_size=40), max_size=4)
+
+
+@given(
+    st.sampled_from(["GET", "HEAD", "POST"]),
+    st.sampled_from(["1.0", "1.1"]),
+    st.sampled_from(["", "close", "keep-alive", "Upgrade"]),
+    st.sampled_from(STATUSES),
+    BODIES,
+    st.booleans(),
+)
+def test_an_answers_bytes_are_gunicorns(method, version, kept, status, parts, sized):
+    raw = f"{method} / HTTP/{version}\r\nConnection: {kept}\r\nContent-Length: 0\r\n\r\n".encode()
+    headers = [("Content-Type", "text/plain"), ("X-Odd", "é"), ("Keep-Alive", "300"), ("transfer-encoding", "x")]
+    headers += [("Content-Length", str(len(b"".join(parts))))] if sized else []
+    with connected() as (connection, theirs):
+        request, _ = asked(connection, theirs, raw)
+        connection.start_response(status, headers)
+        for part in parts:
+            connection.write(part)
+        connection.finish()
+        kept = connection.next_can_follow()
+        ours = theirs.recv(65_536)
+    left, right = socket.socketpair()
+    with left, right:
+        expected = wsgi.Response(request, left, CFG)
+        expected.start_response(status, headers)
+        for part in parts:
+            expected.write(part)
+        expected.close()
+        assert without_date(ours) == without_date(right.recv(65_536))
+    assert kept is not expected.should_close()
+
+
+def without_date(answer):
+    return [line for line in answer.split(b"\r\n") if not line.startswith(b"Date: ")]
+
+
+def test_head_and_body_leave_together_and_so_do_a_chunk_and_its_frame():
+    with connected(socket.SOCK_SEQPACKET) as (connection, theirs):
+        asked(connection, theirs)
+        connection.start_response("200 OK", [("Content-Length", "5")])
+        connection.write(b"whole")
+        connection.finish()
+        assert theirs.recv(65_536).endswith(b"\r\n\r\nwhole")
+        assert connection.next_can_follow()
+        connection.await_request()
+        asked(connection, theirs)
+        connection.start_response("200 OK", [])
+        for part in (b"one", b"", b"two"):
+            connection.write(part)
+        connection.finish()
+        assert theirs.recv(65_536).endswith(b"\r\n\r\n3\r\none\r\n")
+        assert [theirs.recv(65_536) for _ in range(2)] == [b"3\r\ntwo\r\n", b"0\r\n\r\n"]
+
+
+@pytest.mark.parametrize(
+    "name, value", [("X-A", "b\r\nX-Evil: 1"), ("X-A", "b\nc"), ("X-A\r\nY: z", "b"), ("X-A", "\0")]
+)
+def test_a_header_with_a_line_end_is_not_sent(name, value):
+    with connected() as (connection, theirs):
+        asked(connection, theirs)
+        connection.start_response("200 OK", [(name, value)])
+        with pytest.raises(ValueError, match="line end"):
+            connection.write(b"x")
+        connection.refuse(b"refused")
+        assert theirs.recv(100) == b"refused"
+        assert not connection.next_can_follow()
+
+
+def test_a_head_sent_early_is_the_only_one():
+    with connected() as (connection, theirs):
+        asked(connection, theirs)
+        connection.begin("200 OK", [("X-Early", "1")])
+        connection.write(b": waiting\n\n")
+        connection.start_response("500 INTERNAL SERVER ERROR", [("X-Late", "1")])
+        connection.write(b"data: {}\n\n")
+        connection.finish()
+        connection.refuse(b"HTTP/1.1 500 ")
+        answer = theirs.recv(65_536)
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer.endswith(b"\r\n\r\nb\r\n: waiting\n\n\r\na\r\ndata: {}\n\n\r\n0\r\n\r\n")
+    assert b"X-Late" not in answer
+
+
+def test_what_two_greenlets_write_is_not_mixed():
+    size = 4_000_000  # more than the socket holds
+    with connected() as (connection, theirs):
+        asked(connection, theirs)
+        connection.begin("200 OK", [("Content-Length", str(3 * size))])
+        writers = [gevent.spawn(connection.write, bytes([letter]) * size) for letter in b"abc"]
+        received = bytearray()
+        while len(received) < 3 * size:
+            received += theirs.recv(1_000_000)
+        gevent.joinall(writers, raise_error=True)
+    body = bytes(received).partition(b"\r\n\r\n")[2]
+    assert [body[n * size : (n + 1) * size].count(bytes([letter])) for n, letter in enumerate(b"abc")] == [size] * 2 + [
+        len(body) - 2 * size
+    ]
+
+
+def test_who_does_not_read_is_left_at_the_deadline():
+    with connected() as (connection, theirs):
+        asked(connection, theirs)
+        connection.start_response("200 OK", [])
+        connection.write_deadline = time.monotonic() + 0.3
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            while True:
+                connection.write(b"x" * 100_000)
+        assert 0.2 < time.monotonic() - began < 0.3 + SOON_S
+        with pytest.raises(BrokenPipeError):
+            connection.write(b"what would follow half a chunk")
+
+
+# ---------------------------------------------------------------- bodies
+
+
+def post(body=b"", *headers, length=None):
+    length = len(body) if length is None else length
+    framing = "Transfer-Encoding: chunked" if length == "chunked" else f"Content-Length: {length}"
+    return "\r\n".join(["POST / HTTP/1.1", framing, *headers, "", ""]).encode() + body
+
+
+def later(seconds=5.0):
+    return time.monotonic() + seconds
+
+
+def test_bodies_of_both_kinds_are_read_whole_and_the_next_request_follows():
+    with connected() as (connection, theirs):
+        for raw in (post(b"abc"), post(b"1\r\na\r\n2;x=y\r\nbc\r\n0\r\nX-Trailer: 1\r\n\r\n", length="chunked")):
+            asked(connection, theirs, raw)
+            assert connection.read_body(3, later()) == b"abc"
+            connection.start_response("204 NO CONTENT", [])
+            connection.finish()
+            assert connection.next_can_follow()
+            connection.await_request()
+
+
+@pytest.mark.parametrize("raw", [post(b"abcd"), post(b"2\r\nab\r\n2\r\ncd\r\n0\r\n\r\n", length="chunked")])
+def test_a_body_over_the_limit_is_refused(raw):
+    with connected() as (connection, theirs):
+        asked(connection, theirs, raw)
+        with pytest.raises(PayloadTooLarge):
+            connection.read_body(3, later())
+
+
+@pytest.mark.parametrize(
+    "raw, says",
+    [
+        (post(b"abc", length=9), "ended after 3 of 9 bytes"),
+        (post(b"3\r\nabc\r\n", length="chunked"), "could not be read"),
+        (post(b"x\r\n", length="chunked"), "could not be read"),
+        (post(b"1\r\nabc\r\n", length="chunked"), "could not be read"),
+    ],
+)
+def test_a_broken_body_is_said_so_and_nothing_follows(raw, says):
+    with connected() as (connection, theirs):
+        asked(connection, theirs, raw)
+        theirs.shutdown(socket.SHUT_WR)
+        with pytest.raises(BadRequest, match=says):
+            connection.read_body(100, later())
+        connection.start_response("400 BAD REQUEST", [("Content-Length", "0")])
+        connection.finish()
+        assert b"Connection: close" in theirs.recv(1000)
+        assert not connection.next_can_follow()
+
+
+def test_a_body_that_dribbles_is_read_until_its_deadline():
+    with connected() as (connection, theirs):
+        asked(connection, theirs, post(length=1000))
+        dribble = gevent.spawn(lambda: [(theirs.sendall(b"x"), gevent.sleep(0.02)) for _ in range(100)])
+        began = time.monotonic()
+        with pytest.raises(BadRequest, match="could not be read"):
+            connection.read_body(1000, later(0.2))
+        assert 0.15 < time.monotonic() - began < 0.2 + SOON_S
+        dribble.kill()
+
+
+def test_others_get_their_turn_while_a_body_comes_in_tiny_chunks():
+    """Two megabytes a byte to a chunk, all of it there: a socket that always has data never waits by itself."""
+    turns = []
+    with connected() as (connection, theirs):
+        sender = gevent.spawn(flood, theirs, post(b"1\r\nx\r\n" * 350_000, length="chunked"))
+        request, _ = asked(connection, theirs, b"")
+        assert request.method == "POST"
+        clock = gevent.spawn(lambda: [(turns.append(time.process_time()), gevent.sleep(0.005)) for _ in range(2000)])
+        with pytest.raises(BadRequest, match="too small chunks"):
+            connection.read_body(10_000_000, later(30))
+        clock.kill()
+        sender.kill()
+    gaps = [b - a for a, b in pairwise(turns)]
+    assert len(turns) > 10
+    assert max(gaps) < 0.1  # of the processor: other tests may have it in between
+
+
+def test_a_body_is_asked_for_only_by_who_reads_it():
+    with connected() as (connection, theirs):
+        asked(connection, theirs, post(b"", "Expect: 100-continue", length=3))
+        connection.start_response("401 UNAUTHORIZED", [("Content-Length", "0")])
+        connection.finish()
+        answer = theirs.recv(1000)
+        assert answer.startswith(b"HTTP/1.1 401 ")
+        assert b"Connection: close" in answer, "whether a body comes is not known"
+        assert not connection.next_can_follow()
+
+
+def test_who_expects_to_be_asked_for_the_body_is():
+    with connected() as (connection, theirs):
+        asked(connection, theirs, post(b"", "Expect: 100-continue", length=3))
+        caller = gevent.spawn(answer_100, theirs)
+        assert connection.read_body(10, later()) == b"abc"
+        assert caller.get() == b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def answer_100(theirs):
+    asked_for = theirs.recv(1000)
+    theirs.sendall(b"abc")
+    return asked_for
+
+
+@pytest.mark.parametrize(
+    "raw, follows",
+    [
+        (post(b"x" * 60_000), True),
+        (post(b"x" * 70_000), False),
+        (post(length=100), False),
+        (post(b"3\r\nabc\r\n0\r\n\r\n", length="chunked"), False),
+    ],
+    ids=["small", "large", "never sent", "chunked"],
+)
+def test_an_unread_body_is_skipped_when_small_and_closes_the_connection_when_not(raw, follows):
+    with connected() as (connection, theirs):
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1_000_000)
+        asked(connection, theirs, raw)
+        connection.start_response("401 UNAUTHORIZED", [("Content-Length", "0")])
+        connection.finish()
+        began = time.monotonic()
+        assert connection.next_can_follow() is follows
+        assert time.monotonic() - began < web.SKIPPED_S + SOON_S
+
+
+def test_a_body_without_end_is_thrown_away_for_a_moment_only():
+    with connected() as (connection, theirs):
+        asked(connection, theirs, post(b"x", length=10**12))
+        connection.start_response("413 CONTENT TOO LARGE", [("Content-Length", "0")])
+        connection.finish()
+        assert not connection.next_can_follow()
+        sender = gevent.spawn(flood, theirs)
+        began = time.monotonic()
+        connection.close()
+        assert time.monotonic() - began < web.LINGER_S + SOON_S
+        assert sender.get() <= web.LINGERING + 5_000_000
+        assert b"413" in theirs.recv(1000)
+
+
+def flood(theirs, data=b"x" * 100_000):
+    """Send it again and again until nobody takes it: the bytes that went out."""
+    sent = 0
+    try:
+        while True:
+            sent += theirs.send(data[sent % len(data) :])
+    except OSError:
+        return sent
+
+
+# ---------------------------------------------------------------- whether the caller is there
+
+
+@contextmanager
+def over_tcp():
+    """(our connection, the caller's end)."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        theirs = under_gevent(socket.create_connection(listening.getsockname()))
+        ours, peer = listening.accept()
+    client = under_gevent(ours)
+    connection = Connection(client, environ_of(LISTENER, peer, {"SCRIPT_NAME": ""}), Server(HangUps()))
+    try:
+        yield connection, theirs
+    finally:
+        theirs.close()
+        connection.close()
+
+
+@pytest.mark.parametrize("way", [over_tcp, connected])
+@pytest.mark.parametrize("stray", [b"", b"\r\n", b"GET / HTTP/1.1\r\n\r\n", b"x" * 100_000], ids=len)
+def test_leaving_is_told_once_whatever_came_before(way, stray):
+    told = []
+    with way() as (connection, theirs):
+        asked(connection, theirs)
+        connection.watch(lambda: told.append(time.monotonic()))
+        theirs.sendall(stray)
+        gevent.sleep(0.05)
+        assert told == []
+        left_at = time.monotonic()
+        theirs.close()
+        gevent.sleep(SOON_S)
+        assert len(told) == 1
+        assert told[0] - left_at < SOON_S
+
+
+def test_leaving_while_nobody_watches_is_remembered():
+    told = []
+    with over_tcp() as (connection, theirs):
+        connection.watch(lambda: told.append("first"))
+        connection.unwatch()
+        theirs.close()
+        gevent.sleep(0.05)
+        assert told == []
+        connection.watch(lambda: told.append("second"))
+        gevent.sleep(0.05)
+        assert told == ["second"]
