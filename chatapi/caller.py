@@ -6,16 +6,16 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from .errors import ForbiddenModel
-from .languages import _
+from .languages import N_, _
 
 NAMES = ("rpm", "tpm", "concurrency", "tpd", "tpmonth")
 TOKEN_NAMES = ("tpm", "tpd", "tpmonth")
 WHAT = {
-    "rpm": "requests per minute",
-    "tpm": "tokens per minute",
-    "concurrency": "calls at once",
-    "tpd": "tokens per day",
-    "tpmonth": "tokens per month",
+    "rpm": N_("requests per minute"),
+    "tpm": N_("tokens per minute"),
+    "concurrency": N_("calls at once"),
+    "tpd": N_("tokens per day"),
+    "tpmonth": N_("tokens per month"),
 }
 
 
@@ -77,6 +77,7 @@ class Caller:
     subject: str = ""
     limits: Limits = NO_LIMITS
     models: tuple[str, ...] = ()  # patterns; none: all models
+    admin: bool = False  # may see what all keys do
 
     def may_use(self, model: str) -> bool:
         """Whether the key's patterns allow `model`."""

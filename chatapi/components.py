@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from . import telemetry
-from .accounting.access import Access, Keys
+from .accounting.access import Access
+from .accounting.keys import Keys
 from .accounting.ledger import Books, RedisStates
 from .accounting.store import Store
 from .catalogue import Catalogue, ModelCard

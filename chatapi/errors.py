@@ -12,11 +12,13 @@ ChatError
 ├── ClientLeft            nobody is there any more; never rendered
 ├── WorkerStopped         this process ends before the call does
 └── InternalError         a fault of ours
-    └── StoreUnavailable  the database does not answer
+    └── StoreUnavailable  the database does not answer; a StoreError too, as SchemaError is
 """
 
 import traceback
 from collections.abc import Mapping, Sequence
+
+from .languages import _
 
 Details = Mapping[str, Sequence[str]]
 
@@ -70,17 +72,33 @@ def without_words(error: BaseException) -> str:
     return "caused by ".join(parts)
 
 
-class StoreUnavailable(InternalError):
-    """The database is away, locked, full or read-only; `cause` is its own word, for the log and for operators."""
+class StoreError(Exception):
+    """The database cannot be used; `cause` is its own word for why, for the log and for operators."""
+
+    cause: str
+
+
+class StoreUnavailable(InternalError, StoreError):
+    """The database is away, locked, full or read-only: no call can begin that could not be written down."""
+
+    code, status, api_status, retryable = "store_unavailable", 503, 503, True
+    RETRY_AFTER_S = 2.0
 
     def __init__(self, cause: str, database: str) -> None:
-        super().__init__("The gateway cannot keep its books at the moment. Try again soon.")
+        super().__init__(
+            _("The gateway's database does not answer, so no call can begin. Try again soon."),
+            retry_after_s=self.RETRY_AFTER_S,
+        )
         self.cause = cause
         self.database = database
 
 
-class SchemaError(Exception):
+class SchemaError(StoreError):
     """The database has another schema than this version; the text says what to run. Never rendered: nothing starts."""
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.cause = cause
 
 
 class BadRequest(ChatError):

@@ -21,11 +21,13 @@ from typing import Any, Protocol, TypeVar
 from .. import telemetry
 from ..caller import WHAT, Limits, key_subject
 from ..chat import ChatJob, estimated
-from ..errors import RateLimited, SchemaError, StoreUnavailable
+from ..errors import RateLimited, StoreError
+from ..languages import _
 from ..telemetry import Record
-from . import store
+from . import statements, tables
 from .quotas import LEASE_S, Ask, State, Verdict, reserve, settle
-from .store import Row, Store, Tx
+from .statements import Row, Tx
+from .store import Store
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -56,7 +58,7 @@ class Entry:
     def __init__(self, books: "Books", caller: Caller, record: Record) -> None:
         self.caller = caller
         self.started_at = time.time()
-        self.id = store.call_id(self.started_at)
+        self.id = tables.call_id(self.started_at)
         self.begun = False
         self.reserved_in: str | None = None
         self.unwritten: str | None = None  # why its begin could not be written
@@ -93,7 +95,7 @@ class Entry:
         }
 
 
-_FROM_RECORD = ("request_id", "dialect", "route", "stream", *store.ENDED)
+_FROM_RECORD = ("request_id", "dialect", "route", "stream", *statements.ENDED)
 
 
 class Books:
@@ -117,20 +119,20 @@ class Books:
         """Reserve, and write the row of a call that begins. Raises StoreUnavailable."""
         try:
             return self._begin(entry, ask)
-        except (StoreUnavailable, SchemaError) as error:
-            entry.unwritten = str(getattr(error, "cause", error))
+        except StoreError as error:
+            entry.unwritten = error.cause
             raise
 
     def _begin(self, entry: Entry, ask: Ask) -> Verdict | None:
         if not entry.caller.limits:
-            self._store.write(lambda tx: store.open_call(tx, entry.row()))
+            self._store.write(lambda tx: statements.open_call(tx, entry.row()))
             return None
         verdict = self._reserve_in_redis(entry.caller, ask)
         if verdict is None:
             return self._store.write(lambda tx: self._reserve(tx, entry, ask))
         if verdict.refused is None:
             entry.reserved_in = "redis"
-            self._store.write(lambda tx: store.open_call(tx, entry.row()))
+            self._store.write(lambda tx: statements.open_call(tx, entry.row()))
         return verdict
 
     def _reserve_in_redis(self, caller: Caller, ask: Ask) -> Verdict | None:
@@ -142,12 +144,12 @@ class Books:
 
     def _reserve(self, tx: Tx, entry: Entry, ask: Ask) -> Verdict:
         caller, now = entry.caller, time.time()
-        state = State.load(store.get_limits(tx, caller.subject), now)
+        state = State.load(statements.get_limits(tx, caller.subject), now)
         verdict = reserve(state, caller.limits, ask, now)
         if verdict.refused is None:
             entry.reserved_in = "store"
-            store.put_limits(tx, caller.subject, state.dump(), state.expires_at(now))
-            store.open_call(tx, entry.row())
+            statements.put_limits(tx, caller.subject, state.dump(), state.expires_at(now))
+            statements.open_call(tx, entry.row())
         return verdict
 
     def end(self, entry: Entry) -> None:
@@ -161,18 +163,18 @@ class Books:
             return
         try:
             self._store.write(lambda tx: self._end(tx, entry, row))
-        except (StoreUnavailable, SchemaError) as error:
-            self._keep(entry, row, str(getattr(error, "cause", error)))
+        except StoreError as error:
+            self._keep(entry, row, error.cause)
 
     def _end(self, tx: Tx, entry: Entry, row: Row) -> None:
         if not entry.begun:
-            store.open_call(tx, row)
-        elif store.close_call(tx, row) and entry.reserved_in == "store" and entry.caller.limits.holds:
+            statements.open_call(tx, row)
+        elif statements.close_call(tx, row) and entry.reserved_in == "store" and entry.caller.limits.holds:
             _settle(tx, entry.caller.subject, row)
         key_id, now = row["key_id"], time.time()
         if key_id and now - self._used_at.get(key_id, 0.0) > USED_S:
             self._used_at[key_id] = now
-            store.use_key(tx, key_id, now)
+            statements.use_key(tx, key_id, now)
 
     # --- what could not be written at once
 
@@ -199,7 +201,7 @@ class Books:
                 entry, row = self._late.popleft()
                 try:
                     self._store.write(partial(self._end, entry=entry, row=row))
-                except (StoreUnavailable, SchemaError):
+                except StoreError:
                     self._late.append((entry, row))  # at the end: should it alone be at fault, others go before it
                     break
             telemetry.ledger_lag(len(self._late), min((e.started_at for e, _ in self._late), default=time.time()))
@@ -221,15 +223,15 @@ class Books:
         """Close the calls whose process is gone, or which are open long after their deadline, as `worker_lost`."""
         self._sweep_at = time.monotonic() + SWEEP_S
         try:
-            if any(_is_lost(row) for row in self._store.read(store.open_calls)):
+            if any(_is_lost(row) for row in self._store.read(statements.open_calls)):
                 self._free_in_redis(self._store.write(_close_lost))
-            self._store.write(lambda tx: store.forget_limits(tx, time.time()))
-        except (StoreUnavailable, SchemaError) as error:
-            log.warning("the books could not be looked through: %s", getattr(error, "cause", error))
+            self._store.write(lambda tx: statements.forget_limits(tx, time.time()))
+        except StoreError as error:
+            log.warning("the books could not be looked through: %s", error.cause)
 
 
 def report(rows: Iterable[Row], by: Collection[str] = ("key", "model", "day")) -> list[dict[str, Any]]:
-    """What was used (see `store.used`), added up `by` key, model and day, or some of these; the others are None."""
+    """What was used (`statements.used`), added up `by` key, model and day, or some of these; the others are None."""
     sums: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
         of = {
@@ -253,15 +255,15 @@ def tokens(row: Row) -> int:
 
 def _settle(tx: Tx, subject: str, row: Row) -> None:
     now = time.time()
-    state = State.load(store.get_limits(tx, subject), now)
+    state = State.load(statements.get_limits(tx, subject), now)
     settle(state, str(row["id"]), tokens(row), now)
-    store.put_limits(tx, subject, state.dump(), state.expires_at(now))
+    statements.put_limits(tx, subject, state.dump(), state.expires_at(now))
 
 
 def _close_lost(tx: Tx) -> list[Row]:
-    lost = [row for row in store.open_calls(tx) if _is_lost(row)]
+    lost = [row for row in statements.open_calls(tx) if _is_lost(row)]
     for row in lost:
-        if store.close_call(tx, {**row, "ending": "worker_lost"}) and row["key_id"]:
+        if statements.close_call(tx, {**row, "ending": "worker_lost"}) and row["key_id"]:
             _settle(tx, key_subject(row["key_id"]), row)
     return lost
 
@@ -269,13 +271,18 @@ def _close_lost(tx: Tx) -> list[Row]:
 def refusal(verdict: Verdict, limits: Limits) -> RateLimited:
     """The error of a call that a limit has refused."""
     name = verdict.refused or ""
-    limit = f"the limit of {getattr(limits, name)} {WHAT[name]}"
+    limit = {"limit": getattr(limits, name), "what": _(WHAT[name])}
     if verdict.retry_after_s is None:
-        error = RateLimited(f"This call alone could pass {limit}. Lower max_tokens, or shorten the messages.")
+        said = _(
+            "This call alone could pass the limit of {limit} {what}. Lower max_tokens, or shorten the messages.",
+            **limit,
+        )
+        error = RateLimited(said)
         error.retryable = False
         return error
     wait_s = max(1, -int(-verdict.retry_after_s // 1))
-    return RateLimited(f"You have reached {limit}. Try again in {wait_s} s.", retry_after_s=wait_s)
+    said = _("You have reached the limit of {limit} {what}. Try again in {wait_s} s.", wait_s=wait_s, **limit)
+    return RateLimited(said, retry_after_s=wait_s)
 
 
 # --- whose call is it
@@ -351,7 +358,7 @@ class RedisStates:
             return None
 
     def _change(self, name: str, now: float, decide: Callable[[State], T]) -> T:
-        for _ in range(SWAPS):
+        for _attempt in range(SWAPS):
             before = self._redis.get(name)
             state = State.load(before, now)
             result = decide(state)

@@ -1,4 +1,4 @@
-"""The only SQL: API keys, the ledger of calls, what was used, and the state of limits. SQLite or PostgreSQL.
+"""One database, SQLite or PostgreSQL: this process's connections to it, its transactions, and its schema.
 
 Whoever writes holds the database's one write lock (SQLite's own; an advisory lock on PostgreSQL) for a short
 transaction, in which everything lies that other callers of this process have handed in meanwhile. No transaction is
@@ -6,106 +6,29 @@ open while an upstream is awaited.
 """
 
 import random
-import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import SchemaError, StoreUnavailable
+from . import tables
+from .statements import Tx, execute, put_meta
+from .tables import create, meta
 
 T = TypeVar("T")
-Row = Mapping[str, Any]
-Tx = Connection
 
 LOCK_WAIT_S = 2.0  # how long a call waits for a database that others write to
 CONNECT_S = 3
 TAKE = 64  # callers' work in one transaction
 _ADVISORY_LOCK = 0x63686174  # "chat"
-
-metadata = sa.MetaData()
-meta = sa.Table("meta", metadata, sa.Column("name", sa.Text, primary_key=True), sa.Column("value", sa.Text))
-keys = sa.Table(
-    "keys",
-    metadata,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("name", sa.Text, nullable=False),
-    sa.Column("digest", sa.Text, nullable=False),
-    sa.Column("old_digest", sa.Text),  # of the secret before the last rotation, until `old_until`
-    sa.Column("old_until", sa.Double),
-    sa.Column("limits", sa.JSON, nullable=False),
-    sa.Column("models", sa.JSON, nullable=False),
-    sa.Column("created_at", sa.Double, nullable=False),
-    sa.Column("expires_at", sa.Double),
-    sa.Column("revoked_at", sa.Double),
-    sa.Column("last_used_at", sa.Double),
-)
-calls = sa.Table(
-    "calls",
-    metadata,
-    # Time in microseconds and 12 random bits: new rows lie at the end of every index, and a span of time is one of ids.
-    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("request_id", sa.Text, nullable=False),
-    sa.Column("started_at", sa.Double, nullable=False),
-    sa.Column("key_id", sa.Text),
-    sa.Column("dialect", sa.Text, nullable=False),
-    sa.Column("route", sa.Text, nullable=False),
-    sa.Column("model", sa.Text),
-    sa.Column("served", sa.Text),
-    sa.Column("stream", sa.Boolean, nullable=False),
-    sa.Column("attempts", sa.Integer, nullable=False),
-    sa.Column("status", sa.Integer),
-    sa.Column("code", sa.Text),
-    sa.Column("ending", sa.Text),  # NULL while the call is open
-    sa.Column("prompt_tokens", sa.BigInteger),
-    sa.Column("completion_tokens", sa.BigInteger),
-    sa.Column("usage_source", sa.Text),
-    sa.Column("first_token_ms", sa.Double),
-    sa.Column("total_ms", sa.Double),
-    sa.Column("owner", sa.Text, nullable=False),  # the process that answers it
-    sa.Column("until", sa.Double, nullable=False),  # when it is over at the latest
-)
-# The only index besides the primary key: as large as the number of calls open, whatever the ledger's size.
-sa.Index("calls_open", calls.c.id, sqlite_where=calls.c.ending.is_(None), postgresql_where=calls.c.ending.is_(None))
-usage = sa.Table(
-    "usage",
-    metadata,
-    sa.Column("key_id", sa.Text, primary_key=True),  # "" for callers without a key; first, for each asks for its own
-    sa.Column("day", sa.Text, primary_key=True),
-    sa.Column("model", sa.Text, primary_key=True),
-    sa.Column("ending", sa.Text, primary_key=True),
-    sa.Column("calls", sa.BigInteger, nullable=False),
-    sa.Column("prompt_tokens", sa.BigInteger, nullable=False),
-    sa.Column("completion_tokens", sa.BigInteger, nullable=False),
-)
-limits = sa.Table(
-    "limits",
-    metadata,
-    sa.Column("subject", sa.Text, primary_key=True),
-    sa.Column("state", sa.Text, nullable=False),
-    sa.Column("expires_at", sa.Double, nullable=False),
-)
-# What has expired is found without a look at what has not: there may be a row for each of a million keys.
-sa.Index("limits_expiring", limits.c.expires_at)
-
-
-def _first(tx: Tx) -> None:
-    metadata.create_all(tx)
-    # Keys are told from guesses by it, and their digests are keyed with it: see access.py.
-    secret = secrets.token_hex(32)
-    tx.execute(meta.insert(), [{"name": "keys_version", "value": "0"}, {"name": "secret", "value": secret}])
-
-
-# Each takes the schema one step further, in order; a change of the tables above is a new step at the end.
-MIGRATIONS: tuple[Callable[[Tx], None], ...] = (_first,)
 
 
 class Store:
@@ -114,8 +37,8 @@ class Store:
     def __init__(self, url: str) -> None:
         self._url = make_url(url)
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
-        self._writer = _Line(self._connect, str(self))
-        self._reader = _Line(self._connect, str(self))
+        self._writer = ExclusiveConnection(self._connect, str(self))
+        self._reader = ExclusiveConnection(self._connect, str(self))
         self._engine: sa.Engine | None = None
         self._waiting: deque[_Work[Any]] = deque()
 
@@ -149,7 +72,7 @@ class Store:
             return False
         return True
 
-    def read(self, do: Callable[[Tx], T]) -> T:
+    def read(self, do: Callable[[Tx], T], *, fresh: bool = True) -> T:
         """What `do` reads. Raises StoreUnavailable."""
         with self._reader.held(), self._explained(), self._reader.connection() as connection:
             return do(connection)
@@ -176,22 +99,22 @@ class Store:
         self._begin(connection)
         try:
             yield
-            _execute(connection, "COMMIT")
+            execute(connection, "COMMIT")
         except BaseException:
             with suppress(Exception):  # the connection may be broken
-                _execute(connection, "ROLLBACK")
+                execute(connection, "ROLLBACK")
             raise
 
     def _begin(self, connection: Connection) -> None:
         if not self.is_sqlite:
-            _execute(connection, "BEGIN")
-            _execute(connection, f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
+            execute(connection, "BEGIN")
+            execute(connection, f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
             return
         # Waited for here and not in SQLite, whose waiting would stop every greenlet of the process.
         until = time.monotonic() + LOCK_WAIT_S
         while True:
             try:
-                _execute(connection, "BEGIN IMMEDIATE")
+                execute(connection, "BEGIN IMMEDIATE")
                 return
             except connection.dialect.loaded_dbapi.OperationalError as error:
                 if "locked" not in str(error) or time.monotonic() > until:
@@ -207,7 +130,7 @@ class Store:
     def ping(self) -> str:
         """In a few words that it can be written to. Raises StoreUnavailable."""
         self.write(lambda tx: None)
-        return f"writable, schema {len(MIGRATIONS)}"
+        return f"writable, schema {len(tables.STEPS)}"
 
     def upgrade(self) -> int:
         """Bring the schema to this version, by one process at a time; how many steps that took."""
@@ -236,12 +159,15 @@ class Store:
 
     def _steps(self, connection: Connection) -> int:
         version = self._version(connection)
-        if version > len(MIGRATIONS):
+        if version > len(tables.STEPS):
             raise SchemaError(_wrong_version(self, version))
-        for step in MIGRATIONS[version:]:
-            step(connection)
-        put_meta(connection, "schema", str(len(MIGRATIONS)))
-        return len(MIGRATIONS) - version
+        if version == 0:
+            create(connection)
+        else:
+            for step in tables.STEPS[version:]:
+                step.take(connection)
+        put_meta(connection, "schema", str(len(tables.STEPS)))
+        return len(tables.STEPS) - version
 
     def _connect(self) -> Connection:
         """A connection to a database with the right schema; an empty one gets it."""
@@ -251,7 +177,7 @@ class Store:
             if version == 0:
                 with self._transaction(connection):
                     self._steps(connection)
-            elif version != len(MIGRATIONS):
+            elif version != len(tables.STEPS):
                 raise SchemaError(_wrong_version(self, version))
         except BaseException:
             connection.close()
@@ -314,7 +240,7 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 
 
 def _wrong_version(store: Store, version: int) -> str:
-    ours = len(MIGRATIONS)
+    ours = len(tables.STEPS)
     if version > ours:
         return f"{store} has schema {version}, and this version of chatapi knows {ours}: install a newer chatapi"
     return f"{store} has schema {version}, and this version of chatapi needs {ours}: run: flask --app wsgi db upgrade"
@@ -342,7 +268,7 @@ class _Work(Generic[T]):
         return self._result  # type: ignore[return-value]
 
 
-class _Line:
+class ExclusiveConnection:
     """One connection, for one at a time; thrown away when anything goes wrong with it."""
 
     def __init__(self, connect: Callable[[], Connection], database: str) -> None:
@@ -377,221 +303,3 @@ class _Line:
         if connection is not None:
             with suppress(Exception):  # it may be broken
                 connection.close()
-
-
-# --- statements, for use within `write` or `read`
-
-
-def _execute(tx: Tx, text: str, values: Row | None = None) -> Any:
-    return tx.connection.dbapi_connection.execute(text, values or {})  # type: ignore[union-attr]
-
-
-class _Often:
-    """A statement that every call needs: made into SQL once, and run below SQLAlchemy, which took as long again."""
-
-    def __init__(self, statement: Callable[[Any], Any]) -> None:
-        self._statement = statement  # from the dialect's `insert`
-        self._text: dict[str, str] = {}
-
-    def __call__(self, tx: Tx, **values: Any) -> Any:
-        name = tx.dialect.name
-        if name not in self._text:
-            dialect = sqlite if name == "sqlite" else postgresql
-            self._text[name] = str(self._statement(dialect.insert).compile(dialect=tx.dialect))
-        return _execute(tx, self._text[name], values)
-
-
-def _rows(found: sa.CursorResult[Any]) -> list[Row]:
-    return [dict(row) for row in found.mappings()]
-
-
-def _upsert(table: sa.Table, tx: Tx) -> Any:
-    return (sqlite if tx.dialect.name == "sqlite" else postgresql).insert(table)
-
-
-def get_meta(tx: Tx, name: str) -> str | None:
-    """A value that the gateway keeps for itself."""
-    return next((row[0] for row in _meta(tx, of=name)), None)
-
-
-_meta = _Often(lambda insert: sa.select(meta.c.value).where(meta.c.name == sa.bindparam("of")))
-
-
-def put_meta(tx: Tx, name: str, value: str) -> None:
-    """Set a value that the gateway keeps for itself."""
-    new = _upsert(meta, tx).values(name=name, value=value)
-    tx.execute(new.on_conflict_do_update(index_elements=["name"], set_={"value": new.excluded.value}))
-
-
-def drop_meta(tx: Tx, prefix: str, before: str | None = None) -> None:
-    """Forget what is under names that begin with `prefix`; only values that sort before `before`, if that is given."""
-    where = [meta.c.name.startswith(prefix, autoescape=True), *([meta.c.value < before] if before else [])]
-    tx.execute(meta.delete().where(*where))
-
-
-def clock(tx: Tx) -> float | None:
-    """The database's own time in Unix seconds; None for SQLite, which has none."""
-    if tx.dialect.name == "sqlite":
-        return None
-    return float(tx.execute(sa.select(sa.extract("epoch", sa.func.clock_timestamp()))).scalar_one())
-
-
-def put_key(tx: Tx, row: Row) -> None:
-    """Add a key, or replace the one of the same id; every process hears of it."""
-    new = _upsert(keys, tx).values(**row)
-    tx.execute(new.on_conflict_do_update(index_elements=["id"], set_={c.name: c for c in new.excluded}))
-    put_meta(tx, "keys_version", str(int(get_meta(tx, "keys_version") or 0) + 1))
-
-
-def get_key(tx: Tx, id: str) -> Row | None:
-    """One key, or None."""
-    return next(iter(_rows(tx.execute(_KEY, {"of": id}))), None)
-
-
-_KEY = sa.select(keys).where(keys.c.id == sa.bindparam("of"))
-
-
-def all_keys(tx: Tx) -> list[Row]:
-    """Every key, the oldest first."""
-    return _rows(tx.execute(sa.select(keys).order_by(keys.c.created_at, keys.c.id)))
-
-
-def use_key(tx: Tx, id: str, at: float) -> None:
-    """Note that a key was used."""
-    tx.execute(_USE_KEY, {"of": id, "at": at})
-
-
-_USE_KEY = keys.update().where(keys.c.id == sa.bindparam("of")).values(last_used_at=sa.bindparam("at"))
-
-
-def get_limits(tx: Tx, subject: str) -> str | None:
-    """The state of a caller's limits."""
-    return next((row[0] for row in _limits(tx, of=subject)), None)
-
-
-_limits = _Often(lambda insert: sa.select(limits.c.state).where(limits.c.subject == sa.bindparam("of")))
-
-
-def put_limits(tx: Tx, subject: str, state: str, expires_at: float) -> None:
-    """Set the state of a caller's limits."""
-    _put_limits(tx, subject=subject, state=state, expires_at=expires_at)
-
-
-def _put(insert: Any, table: sa.Table, primary: Sequence[str], replace: Callable[[str, Any], Any]) -> Any:
-    new = insert(table)
-    others = {c.name: replace(c.name, new.excluded[c.name]) for c in table.columns if c.name not in primary}
-    return new.on_conflict_do_update(index_elements=primary, set_=others)
-
-
-_put_limits = _Often(lambda insert: _put(insert, limits, ["subject"], lambda name, new: new))
-
-
-def forget_limits(tx: Tx, before: float) -> None:
-    """Forget callers of whom nothing counts any more."""
-    tx.execute(limits.delete().where(limits.c.expires_at < before))
-
-
-def open_call(tx: Tx, row: Row) -> None:
-    """A row for a call that begins; or for one that ended as it began, which is there once however often it is said."""
-    if row["ending"] is None:
-        _insert_call(tx, **row)
-    elif _insert_if_new(tx, **row).rowcount:
-        _add_usage(tx, row)
-    else:  # it was written as it began, by an attempt whose success nobody heard of
-        close_call(tx, row)
-
-
-_insert_call = _Often(lambda insert: insert(calls))
-_insert_if_new = _Often(lambda insert: insert(calls).on_conflict_do_nothing())
-
-
-def close_call(tx: Tx, row: Row) -> bool:
-    """The end of the call `row["id"]`; False where it was closed before, and nothing is counted again."""
-    ended = {f"new_{name}": row[name] for name in ENDED}
-    if _end_call(tx, of=row["id"], **ended).rowcount == 0:
-        return False
-    _add_usage(tx, row)
-    return True
-
-
-ENDED = (  # what is known of a call at its end
-    "model",
-    "served",
-    "attempts",
-    "status",
-    "code",
-    "ending",
-    "prompt_tokens",
-    "completion_tokens",
-    "usage_source",
-    "first_token_ms",
-    "total_ms",
-)
-_end_call = _Often(
-    lambda insert: (
-        calls.update()
-        .where(calls.c.id == sa.bindparam("of"), calls.c.ending.is_(None))
-        .values({name: sa.bindparam(f"new_{name}") for name in ENDED})
-    )
-)
-
-
-def open_calls(tx: Tx) -> list[Row]:
-    """The calls that have not ended."""
-    return _rows(tx.execute(sa.select(calls).where(calls.c.ending.is_(None))))
-
-
-def _add_usage(tx: Tx, row: Row) -> None:
-    _sum_up(
-        tx,
-        day=day_of(row["started_at"]),
-        key_id=row["key_id"] or "",
-        model=row["served"] or row["model"] or "",
-        ending=row["ending"],
-        calls=1,
-        prompt_tokens=row["prompt_tokens"] or 0,
-        completion_tokens=row["completion_tokens"] or 0,
-    )
-
-
-_PRIMARY = ["day", "key_id", "model", "ending"]
-_sum_up = _Often(lambda insert: _put(insert, usage, _PRIMARY, lambda name, new: usage.c[name] + new))
-
-
-def used(tx: Tx, since: str | None = None, until: str | None = None, key_id: str | None = None) -> list[Row]:
-    """What was used from day `since` to day `until`, both included: a row for each day, key, model and ending."""
-    query = sa.select(usage, keys.c.name.label("key_name")).outerjoin(keys, keys.c.id == usage.c.key_id)
-    if since is not None:
-        query = query.where(usage.c.day >= since)
-    if until is not None:
-        query = query.where(usage.c.day <= until)
-    if key_id is not None:
-        query = query.where(usage.c.key_id == key_id)
-    order = (usage.c.day, usage.c.key_id, usage.c.model, usage.c.ending)
-    return _rows(tx.execute(query.order_by(*order)))
-
-
-def prune(tx: Tx, before: float, most: int) -> int:
-    """Delete up to `most` ended calls from before `before` (Unix seconds); how many. What was used stays."""
-    old = sa.select(calls.c.id).where(calls.c.id < call_id(before, 0), calls.c.ending.is_not(None))
-    return tx.execute(calls.delete().where(calls.c.id.in_(old.order_by(calls.c.id).limit(most)))).rowcount
-
-
-def count_before(tx: Tx, before: float) -> int:
-    """How many ended calls `prune` would delete in all."""
-    where = (calls.c.id < call_id(before, 0), calls.c.ending.is_not(None))
-    return tx.execute(sa.select(sa.func.count()).select_from(calls).where(*where)).scalar_one()
-
-
-def call_id(at: float, salt: int | None = None) -> int:
-    """An id for a call that begins at `at` (Unix seconds); 63 bits, until the year 2097."""
-    since = min(max(0, int((at - _FIRST_DAY) * 1e6)), 2**51 - 1)
-    return since << 12 | (random.getrandbits(12) if salt is None else salt)
-
-
-_FIRST_DAY = 1_767_225_600  # 2026-01-01
-
-
-def day_of(at: float) -> str:
-    """The day (UTC) of a moment in Unix seconds."""
-    return time.strftime("%Y-%m-%d", time.gmtime(at))

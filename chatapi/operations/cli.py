@@ -13,9 +13,10 @@ import click
 from flask import Flask, current_app
 from flask.cli import AppGroup, FlaskGroup, with_appcontext
 
-from ..accounting import store
+from ..accounting import statements
 from ..accounting.ledger import report
-from ..accounting.store import MIGRATIONS, Row
+from ..accounting.statements import Row
+from ..accounting.tables import STEPS
 from ..caller import NAMES, WHAT, Limits
 from ..components import Parts
 from ..errors import SchemaError, StoreUnavailable
@@ -254,7 +255,7 @@ def report_usage(
     """Calls and tokens by key, model and day."""
     days = [day.date().isoformat() if day else None for day in (since, until)]
     rows = report(
-        _parts().store.read(lambda tx: store.used(tx, days[0], days[1], key_id)), by or ("key", "model", "day")
+        _parts().store.read(lambda tx: statements.used(tx, days[0], days[1], key_id)), by or ("key", "model", "day")
     )
     if as_json:
         _print_json(rows)
@@ -285,10 +286,10 @@ def prune(before: datetime | None, keep_days: int | None, as_json: bool) -> None
         raise click.UsageError("Say either --before DATE or --keep-days N.")
     at = before.replace(tzinfo=UTC) if before else datetime.now(UTC) - timedelta(days=keep_days or 0)
     books = _parts().store
-    total = books.read(lambda tx: store.count_before(tx, at.timestamp()))
+    total = books.read(lambda tx: statements.count_before(tx, at.timestamp()))
     deleted = 0
     with click.progressbar(length=total, label="Deleting", file=sys.stderr, hidden=as_json or not total) as bar:
-        while count := books.write(lambda tx: store.prune(tx, at.timestamp(), PRUNE_AT_ONCE)):
+        while count := books.write(lambda tx: statements.prune(tx, at.timestamp(), PRUNE_AT_ONCE)):
             deleted += count
             bar.update(count)
     if as_json:
@@ -306,9 +307,9 @@ def upgrade(as_json: bool) -> None:
     """Bring the database's schema to this version. Stop nothing: it takes moments."""
     steps = _parts().store.upgrade()
     if as_json:
-        _print_json({"schema": len(MIGRATIONS), "steps": steps})
+        _print_json({"schema": len(STEPS), "steps": steps})
     else:
-        click.echo(f"{_parts().store}: schema {len(MIGRATIONS)} ({steps} steps taken)")
+        click.echo(f"{_parts().store}: schema {len(STEPS)} ({steps} steps taken)")
 
 
 @db.command()
@@ -317,9 +318,9 @@ def status(as_json: bool) -> None:
     """Which schema the database has, and which one this version needs."""
     found = _parts().store.schema_version()
     if as_json:
-        _print_json({"database": str(_parts().store), "schema": found, "needed": len(MIGRATIONS)})
+        _print_json({"database": str(_parts().store), "schema": found, "needed": len(STEPS)})
     else:
-        click.echo(f"{_parts().store}: schema {found}, needed {len(MIGRATIONS)}")
+        click.echo(f"{_parts().store}: schema {found}, needed {len(STEPS)}")
 
 
 # --- the doctor

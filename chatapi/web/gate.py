@@ -11,7 +11,6 @@ from typing import Any, cast
 
 from flask import Flask, current_app, g, request
 
-from ..accounting.access import is_local
 from ..accounting.ledger import refusal
 from ..caller import Caller
 from ..chat import Call, ChatJob, Json
@@ -64,8 +63,7 @@ def admit() -> Caller:
     """Who calls. Raises AccessError."""
     began = time.perf_counter()
     record: Record = g.record
-    local = is_local(request.remote_addr, request.environ.get("HTTP_HOST", ""), cast(Any, request.headers))
-    caller = parts().access.admit(request.headers.get("Authorization"), request.remote_addr, local)
+    caller = parts().access.authenticate(request.environ, request.remote_addr)
     g.caller, record.key_id = caller, caller.key_id
     record.auth_ms = _ms_since(began)
     if request.method == "POST":

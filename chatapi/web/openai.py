@@ -4,7 +4,7 @@ from datetime import date
 
 from flask import Blueprint, Response, request
 
-from ..accounting import store
+from ..accounting import statements
 from ..accounting.ledger import report
 from ..errors import BadRequest, ModelNotFound
 from ..schemas.openai import load_job
@@ -47,7 +47,7 @@ def list_usage() -> Response:
     """What the caller's own key has used, by model and day; `?since=` and `?until=` take days like 2026-11-30 (UTC)."""
     caller = gate.admit()
     since, until = _day("since"), _day("until")
-    rows = gate.parts().store.read(lambda tx: store.used(tx, since, until, caller.key_id or ""))
+    rows = gate.parts().store.read(lambda tx: statements.used(tx, since, until, caller.key_id or ""))
     return json_response({"object": "list", "data": report(rows)})
 
 

@@ -10,7 +10,7 @@ from functools import partial
 
 from flask import Blueprint, Response, request
 
-from ..accounting import store
+from ..accounting import statements
 from ..accounting.store import Store
 from ..caller import Caller
 from ..chat import Call, ChatJob, Json, finish
@@ -78,7 +78,7 @@ def _seen(caller: Caller, note: str) -> Json:
     """How the request looked from here."""
     noted = None
     with suppress(StoreUnavailable):
-        noted = gate.parts().store.read(lambda tx: store.get_meta(tx, "probe:" + note))
+        noted = gate.parts().store.read(lambda tx: statements.get_meta(tx, "probe:" + note))
     return {
         "object": "probe",
         "address": request.remote_addr,
@@ -136,9 +136,9 @@ class _Body:
 def _note_left(books: Store, note: str) -> None:
     now = int(time.time())
 
-    def write(tx: store.Tx) -> None:
-        store.drop_meta(tx, "probe:", str(now - KEPT_S))
-        store.put_meta(tx, f"probe:{note}", str(now))
+    def write(tx: statements.Tx) -> None:
+        statements.drop_meta(tx, "probe:", str(now - KEPT_S))
+        statements.put_meta(tx, f"probe:{note}", str(now))
 
     if note:
         with suppress(StoreUnavailable):

@@ -14,7 +14,7 @@ from support.gateways import ROOT, free_port, serve, side_by_side
 from support.upstream import Exchange, fault
 
 from chatapi import create_app
-from chatapi.accounting.access import Keys
+from chatapi.accounting.keys import Keys
 from chatapi.accounting.store import Store
 from chatapi.caller import NO_LIMITS, Limits
 
@@ -266,9 +266,9 @@ def test_the_passwords_of_database_and_redis_are_told_nobody(gateway_env):
     with serve({**gateway_env, **env}) as gateway:
         for path in ROUTES:
             answer = gateway.post(path, loaded(path, "test/ok", stream=path == V1), headers=ODD_HEADERS)
-            assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "store_unavailable")
             assert CANARY not in answer.text
-        assert gateway.request("GET", "/v1/usage").status_code == 500
+        assert gateway.request("GET", "/v1/usage").status_code == 503
         numbers, log = gateway.request("GET", "/metrics").text, gateway.log_text()
     assert "database is away" in log and "Redis is away" in log, "operators are told why"
     assert seen(log + numbers, CANARY) == []

@@ -24,14 +24,17 @@ from support.heard import wait_until
 from support.servers import Server, answers, listens, needs, postgres
 from support.stores import locked, path_of, side_by_side_processes, sql
 
+from chatapi.accounting import statements, tables
 from chatapi.accounting import store as stores
-from chatapi.accounting.store import SchemaError, Store
-from chatapi.errors import StoreUnavailable
+from chatapi.accounting.store import Store
+from chatapi.accounting.tables import Step
+from chatapi.errors import SchemaError, StoreUnavailable
 
 # Fixtures, under the names that tests ask for them by.
 database, sqlite_url = shared.database, shared.sqlite_url
 postgres_url, postgres_server = shared.postgres_url, shared.postgres_server
 
+SCHEMA = len(tables.STEPS)
 DAY = 1_795_305_600.0  # 2026-11-22T00:00:00Z
 DAY_S = 86_400
 NOT_LONGER_S = 6
@@ -54,8 +57,8 @@ def other(database):
 
 def call(number, at=DAY, **fields):
     """A call that is open."""
-    row = dict.fromkeys(column.name for column in stores.calls.columns)
-    row |= {"id": stores.call_id(at + number / 1000, 0), "request_id": f"r{number}", "started_at": at, "stream": False}
+    row = dict.fromkeys(column.name for column in tables.calls.columns)
+    row |= {"id": tables.call_id(at + number / 1000, 0), "request_id": f"r{number}", "started_at": at, "stream": False}
     row |= {"dialect": "openai", "route": "/v1/chat/completions", "attempts": 0, "owner": "h b p 1 2", "until": at + 60}
     return row | fields
 
@@ -66,16 +69,22 @@ def ended(row, **fields):
 
 
 def key(id, at=DAY, **fields):
-    row = dict.fromkeys(column.name for column in stores.keys.columns)
-    return row | {"id": id, "name": f"of {id}", "digest": "d", "limits": {}, "models": [], "created_at": at} | fields
+    row = dict.fromkeys(column.name for column in tables.keys.columns)
+    return (
+        row
+        | {"id": id, "name": f"of {id}", "digest": "d", "limits": {}, "models": [], "created_at": at, "admin": False}
+        | fields
+    )
 
 
 def ledger(store):
-    return {row["id"]: dict(row) for row in store.read(lambda tx: stores._rows(tx.execute(sa.select(stores.calls))))}
+    return {
+        row["id"]: dict(row) for row in store.read(lambda tx: statements._rows(tx.execute(sa.select(tables.calls))))
+    }
 
 
 def used(store, *args):
-    return store.read(lambda tx: stores.used(tx, *args))
+    return store.read(lambda tx: statements.used(tx, *args))
 
 
 def numbers(store):
@@ -84,13 +93,14 @@ def numbers(store):
 
 
 def open_one(store, number, at=DAY):
-    store.write(lambda tx: stores.open_call(tx, call(number, at)))
+    store.write(lambda tx: statements.open_call(tx, call(number, at)))
 
 
 # ---------------------------------------------------------------- the schema
 
 USE_IT = """
-from chatapi.accounting.store import Store, get_meta
+from chatapi.accounting.store import Store
+from chatapi.accounting.statements import get_meta
 # each
 store = Store(arguments[0])
 # go
@@ -102,7 +112,7 @@ def test_an_empty_database_is_set_up_on_first_use_by_many_processes_once(databas
     found = side_by_side_processes(USE_IT, 8, database)
     assert len(set(found)) == 1
     assert len(found[0]) == 64
-    assert sql(database, "SELECT value FROM meta WHERE name = 'schema'") == [("1",)]
+    assert sql(database, "SELECT value FROM meta WHERE name = 'schema'") == [(str(SCHEMA),)]
 
 
 def test_a_new_store_connects_when_it_is_used(database):
@@ -110,7 +120,7 @@ def test_a_new_store_connects_when_it_is_used(database):
     if store.is_sqlite:
         assert not path_of(database).exists()
     store.check()
-    assert store.schema_version() == len(stores.MIGRATIONS)
+    assert store.schema_version() == len(tables.STEPS)
     store.close()
 
 
@@ -118,7 +128,7 @@ def test_a_newer_schema_asks_for_a_newer_chatapi(store, other, database):
     other.check()
     sql(database, "UPDATE meta SET value = '7' WHERE name = 'schema'")
     for use in (store.check, lambda: store.write(lambda tx: None), store.upgrade):
-        with pytest.raises(SchemaError, match=r"has schema 7, .* knows 1: install a newer chatapi"):
+        with pytest.raises(SchemaError, match=rf"has schema 7, .* knows {SCHEMA}: install a newer chatapi"):
             use()
     assert store.schema_version() == 7
 
@@ -131,26 +141,29 @@ def _third(tx):
     tx.exec_driver_sql("INSERT INTO second VALUES (3)")
 
 
+TWO_MORE = (Step("second", _second), Step("third", _third))
+
+
 def test_an_older_schema_says_how_to_upgrade(store, other, database, monkeypatch):
     other.check()
     open_one(other, 1)
-    monkeypatch.setattr(stores, "MIGRATIONS", (*stores.MIGRATIONS, _second, _third))
+    monkeypatch.setattr(tables, "STEPS", (*tables.STEPS, *TWO_MORE))
     for use in (store.check, lambda: store.write(lambda tx: None)):
         with pytest.raises(SchemaError, match="flask --app wsgi db upgrade"):
             use()
-    assert store.schema_version() == 1
+    assert store.schema_version() == SCHEMA
     assert store.upgrade() == 2
     assert store.upgrade() == 0
-    assert store.schema_version() == 3
+    assert store.schema_version() == SCHEMA + 2
     assert numbers(store) == [1]
     assert sql(database, "SELECT n FROM second") == [(3,)]
 
 
 UPGRADE = """
-from chatapi.accounting import store
+from chatapi.accounting import store, tables
 def second(tx): tx.exec_driver_sql("CREATE TABLE second (n BIGINT)")
 def third(tx): tx.exec_driver_sql("INSERT INTO second VALUES (3)")
-store.MIGRATIONS = (*store.MIGRATIONS, second, third)
+tables.STEPS = (*tables.STEPS, tables.Step("second", second), tables.Step("third", third))
 # each
 one = store.Store(arguments[0])
 # go
@@ -167,10 +180,14 @@ def test_processes_that_upgrade_at_once_take_each_step_once(store, database):
 
 def test_a_step_that_fails_leaves_nothing_of_the_steps_before_it(store, database, monkeypatch):
     store.check()
-    monkeypatch.setattr(stores, "MIGRATIONS", (*stores.MIGRATIONS, _second, _third, lambda tx: 1 / 0))
+    monkeypatch.setattr(
+        tables,
+        "STEPS",
+        (*tables.STEPS, *TWO_MORE, Step("broken", lambda tx: 1 / 0)),
+    )
     with pytest.raises(ZeroDivisionError):
         store.upgrade()
-    assert store.schema_version() == 1
+    assert store.schema_version() == SCHEMA
     assert not sa.inspect(sa.create_engine(database, poolclass=sa.pool.NullPool)).has_table("second")
 
 
@@ -178,26 +195,26 @@ def test_a_step_that_fails_leaves_nothing_of_the_steps_before_it(store, database
 
 
 def test_keys_are_kept_and_every_change_is_heard_of(store, other):
-    assert store.read(lambda tx: stores.get_key(tx, "a")) is None
-    versions = [store.read(lambda tx: stores.get_meta(tx, "keys_version"))]
+    assert store.read(lambda tx: statements.get_key(tx, "a")) is None
+    versions = [store.read(lambda tx: statements.get_meta(tx, "keys_version"))]
     later = key("a", DAY + 5, limits={"rpm": 3, "shadow": ["rpm"]}, models=["google/*"], old_digest="o", old_until=1.5)
     for row in (later, key("b"), later | {"name": "Ünïcode 名前", "revoked_at": DAY + 9.25}):
-        store.write(lambda tx, row=row: stores.put_key(tx, row))
-        versions.append(other.read(lambda tx: stores.get_meta(tx, "keys_version")))
-        assert other.read(lambda tx, row=row: stores.get_key(tx, row["id"])) == row
+        store.write(lambda tx, row=row: statements.put_key(tx, row))
+        versions.append(other.read(lambda tx: statements.get_meta(tx, "keys_version")))
+        assert other.read(lambda tx, row=row: statements.get_key(tx, row["id"])) == row
     assert [int(version) for version in versions] == [0, 1, 2, 3]
-    assert [row["id"] for row in other.read(stores.all_keys)] == ["b", "a"]
-    store.write(lambda tx: stores.use_key(tx, "a", DAY + 20.5))
-    assert other.read(lambda tx: stores.get_key(tx, "a"))["last_used_at"] == DAY + 20.5
-    assert other.read(lambda tx: stores.get_meta(tx, "keys_version")) == "3"
+    assert [row["id"] for row in other.read(statements.all_keys)] == ["b", "a"]
+    store.write(lambda tx: statements.use_key(tx, "a", DAY + 20.5))
+    assert other.read(lambda tx: statements.get_key(tx, "a"))["last_used_at"] == DAY + 20.5
+    assert other.read(lambda tx: statements.get_meta(tx, "keys_version")) == "3"
 
 
 def test_states_of_limits_are_kept_until_they_expire(store):
     for subject, until in [("key:a", DAY + 1), ("key:b", DAY + 2), ("key:b", DAY + 3)]:
-        store.write(lambda tx, s=subject, u=until: stores.put_limits(tx, s, f"until {u:.0f}", u))
-    store.write(lambda tx: stores.forget_limits(tx, DAY + 2))
-    assert store.read(lambda tx: stores.get_limits(tx, "key:a")) is None
-    assert store.read(lambda tx: stores.get_limits(tx, "key:b")) == f"until {DAY + 3:.0f}"
+        store.write(lambda tx, s=subject, u=until: statements.put_limits(tx, s, f"until {u:.0f}", u))
+    store.write(lambda tx: statements.forget_limits(tx, DAY + 2))
+    assert store.read(lambda tx: statements.get_limits(tx, "key:a")) is None
+    assert store.read(lambda tx: statements.get_limits(tx, "key:b")) == f"until {DAY + 3:.0f}"
 
 
 # ---------------------------------------------------------------- the ledger
@@ -205,14 +222,14 @@ def test_states_of_limits_are_kept_until_they_expire(store):
 
 def test_a_call_is_opened_and_closed_once(store, other):
     row = call(1, key_id="a", model="test/ok", stream=True)
-    store.write(lambda tx: stores.open_call(tx, row))
-    assert other.read(stores.open_calls) == [row]
+    store.write(lambda tx: statements.open_call(tx, row))
+    assert other.read(statements.open_calls) == [row]
     assert used(other) == []
     end = ended(row)
-    assert other.write(lambda tx: stores.close_call(tx, end)) is True
-    assert store.write(lambda tx: stores.close_call(tx, {**end, "ending": "worker_lost"})) is False
+    assert other.write(lambda tx: statements.close_call(tx, end)) is True
+    assert store.write(lambda tx: statements.close_call(tx, {**end, "ending": "worker_lost"})) is False
     assert ledger(store) == {row["id"]: end}
-    assert store.read(stores.open_calls) == []
+    assert store.read(statements.open_calls) == []
     assert [(u["calls"], u["prompt_tokens"], u["completion_tokens"]) for u in used(store)] == [(1, 3, 4)]
 
 
@@ -220,18 +237,19 @@ def test_a_call_cannot_be_opened_twice_and_one_that_was_never_opened_cannot_be_c
     open_one(store, 1)
     with pytest.raises(StoreUnavailable):
         open_one(store, 1)
-    assert store.write(lambda tx: stores.close_call(tx, ended(call(2)))) is False
+    assert store.write(lambda tx: statements.close_call(tx, ended(call(2)))) is False
     assert used(store) == []
 
 
 CLOSE_ALL = """
-from chatapi.accounting import store
+from chatapi.accounting import statements
+from chatapi.accounting.store import Store
 # each
-one = store.Store(arguments[0])
+one = Store(arguments[0])
 end = {"ending": "completed", "prompt_tokens": 1, "completion_tokens": me}
-rows = [{**row, **end} for row in one.read(store.open_calls)]
+rows = [{**row, **end} for row in one.read(statements.open_calls)]
 # go
-result = [row["id"] for row in rows if one.write(lambda tx: store.close_call(tx, row))]
+result = [row["id"] for row in rows if one.write(lambda tx: statements.close_call(tx, row))]
 """
 
 
@@ -268,7 +286,7 @@ def rollup(store):
     sums = {}
     for row in ledger(store).values():
         if row["ending"]:
-            name = (stores.day_of(row["started_at"]), row["key_id"] or "", row["served"] or row["model"] or "")
+            name = (tables.day_of(row["started_at"]), row["key_id"] or "", row["served"] or row["model"] or "")
             of = sums.setdefault((*name, row["ending"]), [0, 0, 0])
             of[0] += 1
             of[1] += row["prompt_tokens"] or 0
@@ -284,7 +302,7 @@ def reported(store):
 @hypothesis.settings(max_examples=25, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 @hypothesis.given(events=EVENTS)
 def test_usage_is_the_sum_of_the_ledger_whatever_the_order(store, events):
-    store.write(lambda tx: [tx.execute(table.delete()) for table in (stores.calls, stores.usage)])
+    store.write(lambda tx: [tx.execute(table.delete()) for table in (tables.calls, tables.usage)])
     opened, closed = [], []
 
     def play(tx):
@@ -292,15 +310,15 @@ def test_usage_is_the_sum_of_the_ledger_whatever_the_order(store, events):
             row = call(number, DAY + after, key_id=owner, model=model)
             end = {"served": served, "ending": ending, "prompt_tokens": prompt, "completion_tokens": completion}
             if what == "open":
-                stores.open_call(tx, row)
+                statements.open_call(tx, row)
                 opened.append(row)
             elif what == "whole":
-                stores.open_call(tx, ended(row, **end))
+                statements.open_call(tx, ended(row, **end))
             elif what == "close" and opened:
                 closed.append(ended(opened.pop(which % len(opened)), **end))
-                assert stores.close_call(tx, closed[-1])
+                assert statements.close_call(tx, closed[-1])
             elif what == "close-again" and closed:
-                assert not stores.close_call(tx, {**closed[which % len(closed)], **end})
+                assert not statements.close_call(tx, {**closed[which % len(closed)], **end})
 
     store.write(play)
     assert reported(store) == rollup(store)
@@ -323,10 +341,10 @@ USES = [(0, "a", "m1"), (0, "b", "m1"), (1, "a", "m2"), (1, None, "m1"), (2, "a"
     ],
 )
 def test_usage_is_asked_for_by_day_and_key(store, since, until, key_id, found):
-    store.write(lambda tx: stores.put_key(tx, key("a")))
+    store.write(lambda tx: statements.put_key(tx, key("a")))
     for number, (day, owner, model) in enumerate(USES):
         row = ended(call(number, DAY + day * DAY_S + 5, key_id=owner), served=model, prompt_tokens=number)
-        store.write(lambda tx, row=row: stores.open_call(tx, row))
+        store.write(lambda tx, row=row: statements.open_call(tx, row))
     rows = used(store, since, until, key_id)
     assert sorted(row["prompt_tokens"] for row in rows) == found
     assert {row["key_name"] for row in rows} <= {"of a", None}
@@ -337,19 +355,19 @@ def test_prune_deletes_ended_calls_from_before_in_portions_and_leaves_what_was_u
     before = DAY + 1
     for number in range(10):
         row = call(number)
-        store.write(lambda tx, r=row, n=number: stores.open_call(tx, r if n == 3 else ended(r)))
-    store.write(lambda tx: stores.open_call(tx, ended(call(0, before, request_id="r10"))))
+        store.write(lambda tx, r=row, n=number: statements.open_call(tx, r if n == 3 else ended(r)))
+    store.write(lambda tx: statements.open_call(tx, ended(call(0, before, request_id="r10"))))
     was = reported(store)
-    assert store.read(lambda tx: stores.count_before(tx, before)) == 9
-    assert [store.write(lambda tx: stores.prune(tx, before, 4)) for _ in range(4)] == [4, 4, 1, 0]
+    assert store.read(lambda tx: statements.count_before(tx, before)) == 9
+    assert [store.write(lambda tx: statements.prune(tx, before, 4)) for _ in range(4)] == [4, 4, 1, 0]
     assert numbers(store) == [3, 10]
     assert reported(store) == was
 
 
 def test_the_oldest_go_first(store):
     for number in (5, 1, 3):
-        store.write(lambda tx, n=number: stores.open_call(tx, ended(call(n))))
-    assert store.write(lambda tx: stores.prune(tx, DAY + 60, 1)) == 1
+        store.write(lambda tx, n=number: statements.open_call(tx, ended(call(n))))
+    assert store.write(lambda tx: statements.prune(tx, DAY + 60, 1)) == 1
     assert numbers(store) == [3, 5]
 
 
@@ -360,7 +378,7 @@ def test_an_exception_takes_back_what_its_work_did_and_nothing_else(store, other
     open_one(store, 1)
 
     def broken(tx):
-        stores.open_call(tx, call(2))
+        statements.open_call(tx, call(2))
         raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"):
@@ -372,7 +390,7 @@ def test_an_exception_takes_back_what_its_work_did_and_nothing_else(store, other
 
 def test_a_statement_that_fails_is_told_and_takes_back_the_rest(store, other):
     def broken(tx):
-        stores.open_call(tx, call(1))
+        statements.open_call(tx, call(1))
         tx.exec_driver_sql("INSERT INTO nowhere VALUES (1)")
 
     with pytest.raises(StoreUnavailable) as told:
@@ -384,7 +402,7 @@ def test_a_statement_that_fails_is_told_and_takes_back_the_rest(store, other):
 
 def test_many_threads_write_at_once_and_all_is_committed(store, other):
     def work(number):
-        return store.write(lambda tx: stores.open_call(tx, call(number)) or number)
+        return store.write(lambda tx: statements.open_call(tx, call(number)) or number)
 
     with ThreadPoolExecutor(32) as pool:
         assert list(pool.map(work, range(400))) == list(range(400))
@@ -420,7 +438,7 @@ def test_work_that_waits_together_is_committed_together(store, database):
 
     def work(number):
         def do(tx):
-            stores.open_call(tx, call(number))
+            statements.open_call(tx, call(number))
             return str(tx.exec_driver_sql(transactions).scalar()) if not store.is_sqlite else "1"
 
         return do
@@ -433,7 +451,7 @@ def test_work_that_waits_together_is_committed_together(store, database):
 def test_work_that_fails_does_no_harm_to_what_waited_with_it(store, other):
     def work(number):
         def do(tx):
-            stores.open_call(tx, call(number))
+            statements.open_call(tx, call(number))
             if number == 3:
                 raise KeyError("mine")
             if number == 5:
@@ -450,11 +468,12 @@ def test_work_that_fails_does_no_harm_to_what_waited_with_it(store, other):
 
 
 HAMMER = """
-from chatapi.accounting import store
+from chatapi.accounting.statements import get_meta, put_meta
+from chatapi.accounting.store import Store
 def add(tx):
-    store.put_meta(tx, "count", str(int(store.get_meta(tx, "count") or 0) + 1))
+    put_meta(tx, "count", str(int(get_meta(tx, "count") or 0) + 1))
 # each
-one = store.Store(arguments[0])
+one = Store(arguments[0])
 one.check()
 # go
 for _ in range(50):
@@ -465,7 +484,7 @@ result = True
 
 def test_a_write_sees_what_other_processes_have_written(store, database):
     side_by_side_processes(HAMMER, 4, database)
-    assert store.read(lambda tx: stores.get_meta(tx, "count")) == "200"
+    assert store.read(lambda tx: statements.get_meta(tx, "count")) == "200"
 
 
 # ---------------------------------------------------------------- locked
@@ -507,7 +526,7 @@ def test_what_was_told_to_have_failed_is_not_written_later(store, other, monkeyp
         def do(tx):
             if number == 1:
                 time.sleep(2.5)  # a network that swallows everything
-            stores.open_call(tx, call(number))
+            statements.open_call(tx, call(number))
             return number
 
         return do
@@ -528,18 +547,19 @@ def sqlite(sqlite_url):
 
 READ_ONLY = """
 import os, sqlite3, sys  # sqlite3 now: who we become may not read Python's own files
-from chatapi.accounting import store
+from chatapi.accounting import statements
+from chatapi.accounting.store import Store
 from chatapi.errors import StoreUnavailable
-one = store.Store(sys.argv[1])
+one = Store(sys.argv[1])
 one._make_engine()
 if os.geteuid() == 0:  # root may write anywhere
     os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
-assert len(one.read(store.used)) == 1
+assert len(one.read(statements.used)) == 1
 try:
-    one.write(lambda tx: store.put_meta(tx, "a", "b"))
+    one.write(lambda tx: statements.put_meta(tx, "a", "b"))
 except StoreUnavailable as error:
     assert "readonly" in error.cause, error.cause
-    assert len(one.read(store.used)) == 1
+    assert len(one.read(statements.used)) == 1
     print("told")
 """
 
@@ -550,7 +570,7 @@ def test_what_cannot_be_written_can_still_be_read(what):
         path = Path(folder, "chatapi.db")
         url = f"sqlite:///{path}"
         store = Store(url)
-        store.write(lambda tx: stores.open_call(tx, ended(call(1))))
+        store.write(lambda tx: statements.open_call(tx, ended(call(1))))
         if what == "file":
             store.close()  # else it stays open: without its -shm no SQLite reads a WAL database in such a folder
         for file in Path(folder).iterdir():  # its -wal and -shm too
@@ -572,7 +592,7 @@ def test_a_full_disk_is_told_and_nothing_is_half_written(sqlite, sqlite_url):
 
     def much(tx):
         for number in range(1, 2000):
-            stores.open_call(tx, call(number))
+            statements.open_call(tx, call(number))
 
     with pytest.raises(StoreUnavailable) as told:
         sqlite.write(much)
@@ -597,16 +617,25 @@ def test_a_place_where_no_file_can_be_is_told(path):
     assert seconds_of(Store(f"sqlite:///{path}").check) < NOT_LONGER_S
 
 
+KILLED = """
+import os, sys
+from chatapi.accounting.statements import put_meta
+from chatapi.accounting.store import Store
+store = Store(sys.argv[1])
+store.write(lambda tx: put_meta(tx, "kept", "yes"))
+store._begin(store._writer._connection)
+put_meta(store._writer._connection, "kept", "no")
+os.kill(os.getpid(), 9)
+"""
+
+
 def test_a_process_that_is_killed_loses_nothing_it_committed(sqlite, sqlite_url):
-    code = "import os; from chatapi.accounting.store import *; s = Store(sys.argv[1])\n"
-    code += "s.write(lambda tx: put_meta(tx, 'kept', 'yes')); s._begin(s._writer._connection)\n"
-    code += "put_meta(s._writer._connection, 'kept', 'no'); os.kill(os.getpid(), 9)"
-    command = [sys.executable, "-c", "import sys; " + code, sqlite_url]
+    command = [sys.executable, "-c", KILLED, sqlite_url]
     killed = subprocess.run(
         command, check=False, env=clean_environment("/nonexistent"), capture_output=True, timeout=30
     )
     assert killed.returncode == -9, killed.stderr
-    assert sqlite.read(lambda tx: stores.get_meta(tx, "kept")) == "yes"
+    assert sqlite.read(lambda tx: statements.get_meta(tx, "kept")) == "yes"
     open_one(sqlite, 1)
 
 
@@ -722,7 +751,7 @@ def test_no_statement_and_no_lock_is_waited_for_without_end(postgres_url):
     set_to = [store.read(lambda tx, name=name: tx.exec_driver_sql(f"SHOW {name}").scalar()) for name in names]
     store.close()
     assert "0" not in set_to
-    with pytest.raises(StoreUnavailable, match="cannot keep its books") as told:
+    with pytest.raises(StoreUnavailable, match="does not answer") as told:
         store.write(lambda tx: tx.exec_driver_sql("SET LOCAL statement_timeout = 50; SELECT pg_sleep(60)"))
     assert "statement timeout" in told.value.cause
     store.close()

@@ -20,8 +20,9 @@ from support.upstream import PIECES, TEXT, say, script
 from test_api import NEW, V1, asking
 from test_streams import Caller
 
-from chatapi.accounting import store as statements
-from chatapi.accounting.access import Keys
+from chatapi.accounting import statements, tables
+from chatapi.accounting import store as stores
+from chatapi.accounting.keys import Keys
 from chatapi.accounting.ledger import REDIS_AWAY_S, Books, RedisStates, owner
 from chatapi.accounting.quotas import LEASE_S
 from chatapi.accounting.store import Store
@@ -118,7 +119,7 @@ def hammered(places, words, tmp_path, together=0):
 def rows_of(url):
     store = Store(url)
     try:
-        return store.read(lambda tx: statements._rows(tx.execute(statements.calls.select())))
+        return store.read(lambda tx: statements._rows(tx.execute(tables.calls.select())))
     finally:
         store.close()
 
@@ -180,7 +181,7 @@ def test_all_answers_of_one_call_are_held_back(books):
 
 def test_a_call_whose_beginning_was_written_unknown_to_us_ends_and_stops_no_other(books, sqlite_url, monkeypatch):
     # stays open; and where `flush` tries the oldest of the late ends for ever, so do all after it.
-    monkeypatch.setattr(statements, "LOCK_WAIT_S", 0.3)
+    monkeypatch.setattr(stores, "LOCK_WAIT_S", 0.3)
     record, entry, _ = begun(books, caller_of())
     late, _, _ = begun(books, caller_of(), number=1)
     entry.begun = False
@@ -212,12 +213,12 @@ def test_a_schema_that_changes_under_a_call_does_no_harm_to_its_answer(books, sq
     sql(sqlite_url, "UPDATE meta SET value = '7' WHERE name = 'schema'")
     books._store.close()
     record.close("completed")
-    sql(sqlite_url, "UPDATE meta SET value = '1' WHERE name = 'schema'")
+    sql(sqlite_url, f"UPDATE meta SET value = '{len(tables.STEPS)}' WHERE name = 'schema'")
     assert wait_until(lambda: rows_of(sqlite_url)[0]["ending"] == "completed", 6)
 
 
 def test_a_reservation_is_given_back_when_the_call_cannot_be_written_down(shared_books, sqlite_url, monkeypatch):
-    monkeypatch.setattr(statements, "LOCK_WAIT_S", 0.3)
+    monkeypatch.setattr(stores, "LOCK_WAIT_S", 0.3)
     caller = caller_of("concurrency=1")
     shared_books._store.check()
     with locked(sqlite_url):
@@ -319,7 +320,7 @@ class Kept:
         return row["id"], {"Authorization": f"Bearer {text}"}
 
     def rows(self, **where):
-        rows = self.store.read(lambda tx: statements._rows(tx.execute(statements.calls.select())))
+        rows = self.store.read(lambda tx: statements._rows(tx.execute(tables.calls.select())))
         return [row for row in rows if all(row[name] == value for name, value in where.items())]
 
     def row(self, **where):
@@ -363,7 +364,7 @@ def four(env, tmp_path_factory):
 def added_up(rows):
     sums = {}
     for row in rows:
-        name = (statements.day_of(row["started_at"]), row["key_id"] or "", row["served"] or row["model"] or "")
+        name = (tables.day_of(row["started_at"]), row["key_id"] or "", row["served"] or row["model"] or "")
         of = sums.setdefault((*name, row["ending"]), [0, 0, 0])
         of[0] += 1
         of[1] += row["prompt_tokens"] or 0
@@ -701,7 +702,7 @@ def test_an_answer_ends_well_while_the_database_is_locked_and_its_end_is_written
                     assert TEXT.encode() == b"".join(re.findall(rb'"content":"(.*?)"', bytes(caller.received)))
                 new = {dialect: one.result() for dialect, one in new.items()}
             for dialect, heard in new.items():
-                assert (heard.status, heard.code) == (500, "internal_error")
+                assert (heard.status, heard.code) == (503, "store_unavailable")
                 assert ("success" in json.loads(heard.body)) == (dialect != "v1")
                 assert heard.seconds < ANSWERED_S
             assert wait_until(lambda: running.metric("chatapi_ledger_pending") == 6)
@@ -709,7 +710,7 @@ def test_an_answer_ends_well_while_the_database_is_locked_and_its_end_is_written
         assert wait_until(lambda: running.metric("chatapi_ledger_pending") == 0, 15)
         assert running.metric("chatapi_ledger_errors_total") == 6
         assert {row["model"] for row in running.rows(key_id=None, ending="completed")} == set(streams)
-        assert [row["ending"] for row in running.rows(key_id=key_id, status=500)] == ["failed"] * 3
+        assert [row["ending"] for row in running.rows(key_id=key_id, status=503)] == ["failed"] * 3
         check_usage(running)
         check_usage(running, key_id)
 
@@ -773,4 +774,4 @@ def test_workers_on_postgresql_are_exact_and_wait_without_stopping_anybody(
                 looks = [gateway.request("GET", "/healthz", timeout=1) for _ in range(20)]
                 assert not all(future.done() for future in waiting), "they wait for the database"
                 assert all(look.ok for look in looks)
-                assert {future.result(15) for future in waiting} <= {429, 500}
+                assert {future.result(15) for future in waiting} <= {429, 503}

@@ -17,7 +17,8 @@ import pytest
 from support.gateways import clean_environment, free_port
 
 from chatapi import create_app
-from chatapi.accounting import store
+from chatapi.accounting import statements, tables
+from chatapi.accounting import store as store_module
 from chatapi.operations import cli as cli_module
 
 CHAT, V1 = "/api/chat/completions", "/v1/chat/completions"
@@ -285,7 +286,7 @@ def spent(parts, tell):
         ("2026-11-01", None, "test/ok", "completed", 3, 3),
     ):
         row = called(day, key_id=key_id, model=model, ending=ending, prompt_tokens=prompt, completion_tokens=completion)
-        parts.store.write(lambda tx, row=row: store.open_call(tx, row))
+        parts.store.write(lambda tx, row=row: statements.open_call(tx, row))
     return a, b
 
 
@@ -294,8 +295,8 @@ SALT = itertools.count()  # calls of one moment have ids of their own
 
 def called(day, **fields):
     at = datetime.fromisoformat(day).replace(tzinfo=UTC, hour=12).timestamp()
-    row = dict.fromkeys(store.calls.c.keys()) | {
-        "id": store.call_id(at, next(SALT)),
+    row = dict.fromkeys(tables.calls.c.keys()) | {
+        "id": tables.call_id(at, next(SALT)),
         "started_at": at,
         "until": at,
         "attempts": 1,
@@ -469,9 +470,9 @@ def count(database, where="1"):
 @pytest.mark.parametrize("words, deleted", [(("--before", "2026-10-31"), 3), (("--keep-days", "1"), 7)])
 def test_prune_deletes_old_calls_and_no_number(spent, parts, tell, say, database, monkeypatch, words, deleted):
     monkeypatch.setattr(cli_module, "PRUNE_AT_ONCE", 2)  # in several transactions
-    parts.store.write(lambda tx: store.open_call(tx, called("2026-10-01", model="test/open")))
-    now = called("2026-10-01", ending="completed", model="test/new") | {"id": store.call_id(time.time())}
-    parts.store.write(lambda tx: store.open_call(tx, now))
+    parts.store.write(lambda tx: statements.open_call(tx, called("2026-10-01", model="test/open")))
+    now = called("2026-10-01", ending="completed", model="test/new") | {"id": tables.call_id(time.time())}
+    parts.store.write(lambda tx: statements.open_call(tx, now))
     before = tell("usage", "report")
     told = tell("usage", "prune", *words)
     assert told["deleted"] == deleted
@@ -492,7 +493,7 @@ def test_prune_for_people(spent, run):
 
 
 def test_status_and_upgrade(say, tell, database):
-    needed = len(store.MIGRATIONS)
+    needed = len(tables.STEPS)
     assert tell("db", "status") == {"database": f"sqlite:///{database}", "schema": 0, "needed": needed}
     assert say("db", "status") == f"sqlite:///{database}: schema 0, needed {needed}\n"
     assert tell("db", "upgrade") == {"schema": needed, "steps": needed}
@@ -572,7 +573,7 @@ def test_extremes_are_done_or_refused_in_a_line(spent, run, words):
 
 def test_ids_of_calls_fit_the_database_for_decades():
     """A column of 64 bits, signed."""
-    assert store.call_id(datetime(2070, 1, 1, tzinfo=UTC).timestamp()) < 2**63
+    assert tables.call_id(datetime(2070, 1, 1, tzinfo=UTC).timestamp()) < 2**63
 
 
 @pytest.mark.parametrize("grace", ["99999999d", "9" * 400 + "d"], ids=["too long", "endless"])
@@ -646,7 +647,7 @@ TROUBLE = {
 
 @pytest.mark.parametrize("trouble, commands, cause", TROUBLE.values(), ids=TROUBLE)
 def test_trouble_with_the_database_is_told_in_a_line(run, tell, parts, database, monkeypatch, trouble, commands, cause):
-    monkeypatch.setattr(store, "LOCK_WAIT_S", 0.05)
+    monkeypatch.setattr(store_module, "LOCK_WAIT_S", 0.05)
     id = tell("keys", "create", "--name", "a")["id"]
     parts.store.close()
     connection = trouble(database)
@@ -666,7 +667,7 @@ def test_who_only_reads_needs_no_lock(tell, parts, database):
         assert [key["id"] for key in tell("keys", "list")] == [id]
         assert tell("keys", "show", id)["id"] == id
         assert tell("usage", "report") == []
-        assert tell("db", "status")["schema"] == len(store.MIGRATIONS)
+        assert tell("db", "status")["schema"] == len(tables.STEPS)
 
 
 def test_status_tells_of_a_newer_schema(tell, database):

@@ -24,7 +24,7 @@ from test_nginx import front as shipped_front
 from test_nginx import socket_path
 
 from chatapi import create_app
-from chatapi.accounting import store
+from chatapi.accounting import statements, tables
 from chatapi.components import build
 from chatapi.embedded import MODEL_ID
 from chatapi.operations import doctor
@@ -260,7 +260,7 @@ def test_a_database_that_is_not_there_is_not_made(settings, tmp_path):
 
 def test_an_older_schema(settings, monkeypatch):
     with parts_of(settings):
-        monkeypatch.setattr(store, "MIGRATIONS", (*store.MIGRATIONS, lambda tx: None))
+        monkeypatch.setattr(tables, "STEPS", (*tables.STEPS, tables.Step("next", lambda tx: None)))
     found = examined(settings, calls=False, upgrade=False)
     assert wrong(found) == {"schema"}
     assert found["schema"].do == "flask --app wsgi db upgrade"
@@ -268,7 +268,7 @@ def test_an_older_schema(settings, monkeypatch):
 
 def test_a_newer_schema(settings):
     with parts_of(settings) as parts:
-        parts.store.write(lambda tx: store.put_meta(tx, "schema", "99"))
+        parts.store.write(lambda tx: statements.put_meta(tx, "schema", "99"))
     found = examined(settings, calls=False, upgrade=False)
     assert wrong(found) == {"schema"}
     assert "newer" in found["schema"].says
@@ -289,11 +289,11 @@ def test_a_database_that_everybody_may_write(settings, tmp_path):
 
 
 def test_calls_that_nobody_has_closed(settings):
-    row = {column.name: None for column in store.calls.columns}
+    row = {column.name: None for column in tables.calls.columns}
     row |= {"id": 1, "request_id": "r", "started_at": time.time() - 600, "until": time.time() - 480, "owner": "x"}
     row |= {"dialect": "openai", "route": "/v1/chat/completions", "stream": False, "attempts": 0}
     with parts_of(settings) as parts:
-        parts.store.write(lambda tx: store.open_call(tx, row))
+        parts.store.write(lambda tx: statements.open_call(tx, row))
     found = examined(settings, calls=False)
     assert wrong(found) == {"open calls"}
     assert found["open calls"].says.startswith("1 are open")
@@ -489,7 +489,7 @@ def test_each_mistake_in_nginx_is_found_and_nothing_else(looked, name):
 
 def test_nothing_is_left_in_the_database(world, looked):
     with parts_of(world[0]) as parts:
-        names = parts.store.read(lambda tx: list(tx.execute(store.meta.select()).scalars()))
+        names = parts.store.read(lambda tx: list(tx.execute(tables.meta.select()).scalars()))
     assert not [name for name in names if name.startswith("probe:")]
 
 
@@ -587,11 +587,11 @@ def test_a_probe_wants_a_key_where_calls_do(settings):
 
 def test_notes_are_forgotten_when_the_next_is_made(app, client):
     books = app.extensions["chatapi"].store
-    books.write(lambda tx: store.put_meta(tx, "probe:old", str(int(time.time()) - 600)))
+    books.write(lambda tx: statements.put_meta(tx, "probe:old", str(int(time.time()) - 600)))
     with client.get("/v1/probe?events=9&every_s=0.1&note=new", buffered=False) as answer:
         next(answer.iter_encoded())
-    assert books.read(lambda tx: store.get_meta(tx, "probe:new"))
-    assert books.read(lambda tx: store.get_meta(tx, "probe:old")) is None
+    assert books.read(lambda tx: statements.get_meta(tx, "probe:new"))
+    assert books.read(lambda tx: statements.get_meta(tx, "probe:old")) is None
 
 
 # ---------------------------------------------------------------- the command

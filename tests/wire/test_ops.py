@@ -9,7 +9,8 @@ import pytest
 from support.gateways import ROOT, serve
 
 from chatapi import create_app, telemetry
-from chatapi.accounting.store import Store, put_meta
+from chatapi.accounting.statements import put_meta
+from chatapi.accounting.store import Store
 from chatapi.errors import ClientLeft, InternalError, MissingApiKey, UpstreamTimeout, UpstreamUnavailable, WorkerStopped
 from chatapi.settings import Settings
 from chatapi.telemetry import Record, _Line, configure

@@ -9,7 +9,7 @@ from contextlib import closing, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
-from ...accounting import store
+from ...accounting import statements
 from ...accounting.access import is_local
 from ...chat import Call, Json, finish
 from ...components import Parts
@@ -66,7 +66,7 @@ class Front:
 
     def _gateway(self, note: str) -> Finding:
         if note:
-            self._parts.store.write(lambda tx: store.put_meta(tx, f"probe:{note}", str(int(time.time()))))
+            self._parts.store.write(lambda tx: statements.put_meta(tx, f"probe:{note}", str(int(time.time()))))
         began = time.monotonic()
         try:
             answer = self._get(f"note={note}")
@@ -137,7 +137,7 @@ class Front:
     @property
     def _is_local(self) -> bool:
         """Whether this is a program on the gateway's machine, which needs no key under `auto`."""
-        return self._is_direct and is_local("127.0.0.1", urlsplit(self._url).netloc, {})
+        return self._is_direct and is_local("127.0.0.1", {"HTTP_HOST": urlsplit(self._url).netloc})
 
     def _forwarding(self) -> Finding:
         proxies, entries = self._settings.trusted_proxies, self._seen["forwarded_for"]
@@ -223,7 +223,7 @@ class Front:
     def _was_noted(self, note: str) -> bool:
         until = time.monotonic() + NOTED_S
         while time.monotonic() < until:
-            if self._parts.store.read(lambda tx: store.get_meta(tx, f"probe:{note}")):
+            if self._parts.store.read(lambda tx: statements.get_meta(tx, f"probe:{note}")):
                 self._forget(note)
                 return True
             time.sleep(0.1)
@@ -232,7 +232,7 @@ class Front:
     def _forget(self, note: str) -> None:
         if note:
             with suppress(StoreUnavailable):  # the gateway forgets it when it notes the next one
-                self._parts.store.write(lambda tx: store.drop_meta(tx, f"probe:{note}"))
+                self._parts.store.write(lambda tx: statements.drop_meta(tx, f"probe:{note}"))
 
     # --- what is too large or too late
 

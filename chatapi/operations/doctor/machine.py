@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ...accounting import store
+from ...accounting import statements, tables
 from ...accounting.ledger import RedisStates
 from ...accounting.quotas import LEASE_S
 from ...components import Parts
-from ...errors import SchemaError, StoreUnavailable
+from ...errors import StoreError
 from .findings import DOCTOR, Finding, setting
 
 CLOCK_S = 5.0  # off by more is wrong: keys expire and limits count by it, and logs are compared
@@ -43,15 +43,15 @@ class Machine:
         try:
             version = self._store.schema_version()
             yield _schema(version)
-            if version != len(store.MIGRATIONS):
+            if version != len(tables.STEPS):
                 return
             yield Finding("database", True, f"{self._store}: {self._store.ping()}")
             self.database_works = True
             yield from self._left_open()
-            yield from clock("database", self._store.read(store.clock))
-        except (StoreUnavailable, SchemaError) as error:
+            yield from clock("database", self._store.read(statements.clock))
+        except StoreError as error:
             do = f"chown the file and its directory to the gateway's user: {file}" if file else setting("DATABASE_URL")
-            yield Finding("database", False, f"{self._store}: {getattr(error, 'cause', error)}", do)
+            yield Finding("database", False, f"{self._store}: {error.cause}", do)
 
     def _file(self) -> Path | None:
         scheme, _, rest = self._settings.database_url.partition(":///")
@@ -59,7 +59,7 @@ class Machine:
 
     def _left_open(self) -> Iterator[Finding]:
         late = time.time() - LEASE_S
-        if lost := [row for row in self._store.read(store.open_calls) if row["until"] < late]:
+        if lost := [row for row in self._store.read(statements.open_calls) if row["until"] < late]:
             since = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(lost[0]["started_at"]))
             says = f"{len(lost)} are open past their deadline, the first since {since}: their worker is gone, or hangs"
             yield Finding("open calls", False, says, "systemctl restart chatapi")
@@ -105,7 +105,7 @@ class Machine:
 
 
 def _schema(version: int) -> Finding:
-    needed = len(store.MIGRATIONS)
+    needed = len(tables.STEPS)
     says = f"has schema {version}, needed is {needed}"
     if version > needed:
         return Finding("schema", False, f"{says}: a newer chatapi made it", "install that version of chatapi")
