@@ -3,5 +3,6 @@
 from .envelope import COMPLETIONS, LEGACY
 from .loading import Dialect, EventWriter
 from .openai import OPENAI
+from .responses import RESPONSES
 
-__all__ = ["COMPLETIONS", "LEGACY", "OPENAI", "Dialect", "EventWriter"]
+__all__ = ["COMPLETIONS", "LEGACY", "OPENAI", "RESPONSES", "Dialect", "EventWriter"]

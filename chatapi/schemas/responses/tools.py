@@ -1,0 +1,140 @@
+"""Tools and the choice among them: flat here, nested upstream. What only OpenAI's servers can run is left out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from marshmallow import ValidationError
+
+from ...chat import Json
+from ...languages import N_, _
+from ..fields import Strict, faults
+
+WORDS = ("none", "auto", "required")
+
+
+class Tools(Strict):
+    """Functions, and beside them whatever other tools a client brings."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(N_("an array of objects"), list, **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Json]:
+        given: list[Json] = super()._deserialize(value, attr, data, **kwargs)
+        alone = not any(map(is_function, given))
+        if errors := faults(given, lambda tool: _tool_fault(tool, alone)):
+            raise ValidationError(errors)
+        return given
+
+
+def is_function(tool: Any) -> bool:
+    """Whether a tool is one that the caller runs."""
+    return isinstance(tool, dict) and tool.get("type") == "function"
+
+
+def _tool_fault(tool: Any, alone: bool) -> Any:
+    if not isinstance(tool, dict):
+        return [_("must be an object")]
+    kind = tool.get("type")
+    if not isinstance(kind, str):
+        return {"type": [_("must be a string")]}
+    if kind == "function":
+        return _function_fault(tool)
+    said = _("'{kind}' runs only on OpenAI's servers: remove it, or send a function of your own", kind=kind[:64])
+    return {"type": [said]} if alone else {}
+
+
+def _function_fault(tool: Json) -> Json:
+    name = tool.get("name")
+    found: Json = {} if isinstance(name, str) and name else {"name": [_("must be a string, and not empty")]}
+    if not isinstance(tool.get("description"), str | None):
+        found["description"] = [_("must be a string")]
+    if not isinstance(tool.get("parameters"), dict | None):
+        found["parameters"] = [_("must be an object")]
+    if not isinstance(tool.get("strict"), bool | None):
+        found["strict"] = [_("must be true or false")]
+    return found
+
+
+class ToolChoice(Strict):
+    """One of three words, a function, or some of the tools."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(N_("a string or an object"), str, dict, **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str | Json:
+        given: str | Json = super()._deserialize(value, attr, data, **kwargs)
+        if isinstance(given, str):
+            if given not in WORDS:
+                raise ValidationError(_("must be one of {words}", words=", ".join(WORDS)))
+        elif given.get("type") == "function":
+            if not (isinstance(given.get("name"), str) and given["name"]):
+                raise ValidationError({"name": [_("must be a string, and not empty")]})
+        elif given.get("type") == "allowed_tools":
+            _check_allowed(given)
+        else:
+            raise ValidationError(
+                _("must be none, auto, required, a function or allowed_tools: nothing else runs here")
+            )
+        return given
+
+
+def _check_allowed(given: Json) -> None:
+    errors: Json = {}
+    if given.get("mode") not in ("auto", "required"):
+        errors["mode"] = [_("must be one of {words}", words="auto, required")]
+    tools = given.get("tools")
+    if not isinstance(tools, list):
+        errors["tools"] = [_("must be an array of objects")]
+    elif found := faults(tools, lambda tool: not isinstance(tool, dict) and [_("must be an object")]):
+        errors["tools"] = found
+    if errors:
+        raise ValidationError(errors)
+
+
+def check_choice(choice: str | Json | None, tools: Sequence[Json] | None) -> None:
+    """Raises ValidationError where none of the tools that `choice` allows is there."""
+    if isinstance(choice, dict) and choice["type"] == "allowed_tools" and not _chosen(choice, tools or ()):
+        raise ValidationError(_("must allow at least one of the functions in tools"), "tool_choice")
+
+
+def _chosen(choice: str | Json | None, tools: Sequence[Json]) -> list[Json]:
+    functions = [tool for tool in tools if is_function(tool)]
+    if not isinstance(choice, dict) or choice["type"] != "allowed_tools":
+        return functions
+    names = [tool.get("name") for tool in choice["tools"] if is_function(tool)]
+    allowed = {name for name in names if isinstance(name, str)}
+    return [tool for tool in functions if tool["name"] in allowed]
+
+
+def tool_fields(tools: Sequence[Json], choice: str | Json | None, parallel: bool | None) -> Json:
+    """The fields that an upstream is sent; none where there is no function to call."""
+    functions = [_nested(tool) for tool in _chosen(choice, tools)]
+    if not functions:
+        return {}
+    fields = {"tools": functions, "tool_choice": _choice_sent(choice), "parallel_tool_calls": parallel}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _nested(tool: Json) -> Json:
+    given = {key: tool[key] for key in ("name", "description", "parameters", "strict") if tool.get(key) is not None}
+    return {"type": "function", "function": given}
+
+
+def _choice_sent(choice: str | Json | None) -> str | Json | None:
+    if not isinstance(choice, dict):
+        return choice
+    if choice["type"] == "allowed_tools":
+        mode: str = choice["mode"]
+        return mode
+    return {"type": "function", "function": {"name": choice["name"]}}
+
+
+def echoed_tools(tools: Sequence[Json]) -> list[Json]:
+    """The functions as an answer repeats them, each of OpenAI's keys there."""
+    keys = ("name", "description", "parameters", "strict")
+    return [{"type": "function", **{key: tool.get(key) for key in keys}} for tool in tools if is_function(tool)]
+
+
+def left_out(tools: Sequence[Json]) -> list[str]:
+    """The paths of the tools that nobody here runs."""
+    return [f"tools.{place}" for place, tool in enumerate(tools) if not is_function(tool)]
