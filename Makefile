@@ -1,6 +1,6 @@
 # make run [MODEL=org/repo]: everything set up on a fresh machine, and serving.   make test: the whole suite.   make check: style, types, translations.
 .DEFAULT_GOAL := run
-.PHONY: run unit test check translations bench audit licences clean
+.PHONY: run unit test check translations vendor screenshots bench audit licences clean
 HOST ?= 127.0.0.1
 PORT ?= 8000
 PYTHON ?= python3
@@ -40,6 +40,14 @@ translations: $(VENV)/.dev
 	@template=$$(mktemp) && trap 'rm -f $$template' EXIT && \
 	  $(BIN)/pybabel -q extract -F pyproject.toml -k N_ --no-location --sort-output --no-wrap -o $$template chatapi && \
 	  $(BIN)/pybabel -q update -i $$template -d chatapi/translations -N --ignore-obsolete --no-wrap --ignore-pot-creation-date
+
+# The pages' libraries as npm has them: names what had been changed here, and puts it back.
+vendor: $(VENV)/.python
+	$(BIN)/python deploy/vendor.py
+
+# The pages as they look, into docs/images.
+screenshots: $(VENV)/.dev
+	$(BIN)/python tests/browser/screenshots.py
 
 bench: $(VENV)/.dev
 	$(BIN)/python bench/run.py quick

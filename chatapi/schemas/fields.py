@@ -70,15 +70,18 @@ class TextOrObject(Strict):
 
 
 class Number(Strict):
-    """A number from `low` to `high`, both included; an integer literal is fine."""
+    """A number from `low` to `high`, both included, and greater than `above`; an integer literal is fine."""
 
     said_kind = N_("a number")
     kinds_taken: tuple[type, ...] = (int, float)
 
-    def __init__(self, low: float | None = None, high: float | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, low: float | None = None, high: float | None = None, *, above: float | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(self.said_kind, *self.kinds_taken, **kwargs)
         self.low = low
         self.high = high
+        self.above = above
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         super()._deserialize(value, attr, data, **kwargs)
@@ -86,6 +89,8 @@ class Number(Strict):
             if self.high is None:
                 raise ValidationError(_("must be at least {low}", low=f"{self.low:g}"))
             raise ValidationError(_("must be from {low} to {high}", low=f"{self.low:g}", high=f"{self.high:g}"))
+        if self.above is not None and value <= self.above:
+            raise ValidationError(_("must be above {low}", low=f"{self.above:g}"))
         return value
 
 

@@ -51,7 +51,7 @@ class OpenAISchema(OpenAIFields):
     max_tokens = Integer(1, allow_none=True)
     top_p = Number(0, 1, allow_none=True)
     top_k = Integer(1, allow_none=True)
-    repetition_penalty = Number(allow_none=True)
+    repetition_penalty = Number(above=0, allow_none=True)
     max_time = Integer(1, 120, allow_none=True)
 
     @validates_schema(skip_on_field_errors=False)
@@ -59,13 +59,6 @@ class OpenAISchema(OpenAIFields):
         """`include_usage` is a JSON boolean."""
         if not isinstance((data.get("stream_options") or {}).get("include_usage"), bool | None):
             raise ValidationError({"stream_options": {"include_usage": [_("must be true or false")]}})
-
-    @validates_schema(skip_on_field_errors=False)
-    def check_penalty(self, data: Json, **kwargs: Any) -> None:
-        """The bound of `repetition_penalty` is open: above zero."""
-        penalty = data.get("repetition_penalty")
-        if penalty is not None and penalty <= 0:
-            raise ValidationError(_("must be above 0"), "repetition_penalty")
 
 
 def load_job(body: Json, default_model: str = "") -> ChatJob:

@@ -5,7 +5,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from ..components import Parts
 from ..telemetry import tracing
-from . import completions, gate, legacy, openai, ops, pages, probe, replies
+from . import completions, gate, layout, legacy, openai, ops, pages, playground, probe, replies
 
 
 def create(parts: Parts) -> Flask:
@@ -17,7 +17,7 @@ def create(parts: Parts) -> Flask:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=0)  # type: ignore[method-assign]
     gate.init_app(app)
     replies.init_app(app)
-    for module in (completions, legacy, openai, ops, pages, probe):
+    for module in (completions, layout, legacy, openai, ops, pages, playground, probe):
         app.register_blueprint(module.blueprint)
     if endpoint := parts.settings.otlp_endpoint:
         tracing.start(app, endpoint)

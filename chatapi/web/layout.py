@@ -1,0 +1,154 @@
+"""What every page shares: its frame, its language, its security policy, and the static files it is made of."""
+
+import gzip
+import hashlib
+import json
+import mimetypes
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, wraps
+from pathlib import Path
+from typing import ParamSpec
+
+from flask import Blueprint, Response, render_template, request
+
+from .. import languages
+from ..errors import NotFound
+from ..languages import LANGUAGES, N_, _
+from . import gate
+
+P = ParamSpec("P")
+
+blueprint = Blueprint("layout", __name__, template_folder="templates")
+
+# Everything comes from this gateway; pictures also from what a person attached. Nothing inline, nothing evaluated.
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data: blob:",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "object-src 'none'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+LANGUAGE_COOKIE, THEME_COOKIE = "chatapi_language", "chatapi_theme"
+PAGES = (("/", N_("Playground")), ("/docs", N_("Docs")), ("/dashboard", N_("Dashboard")))
+
+
+# --- pages
+
+
+def in_readers_language(view: Callable[P, Response]) -> Callable[P, Response]:
+    """A view of a page, in the language that its reader chose on any page, or else in what their browser asks for."""
+
+    @wraps(view)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Response:
+        chosen = request.cookies.get(LANGUAGE_COOKIE)
+        negotiated = languages.negotiate(request.headers.get("Accept-Language"), gate.parts().settings.language)
+        languages.use(chosen if chosen in LANGUAGES else negotiated)
+        return view(*args, **kwargs)
+
+    return wrapped
+
+
+def page(template: str, **context: object) -> Response:
+    """A page, in the current language."""
+    language = languages.current()
+    theme = request.cookies.get(THEME_COOKIE)
+    html = render_template(
+        template,
+        _=_,
+        language=language,
+        theme=theme if theme in ("light", "dark") else None,
+        pages=[(path, _(name)) for path, name in PAGES],
+        current_page=request.path,
+        static=static_url,
+        texts=texts_of_scripts(language),
+        **context,
+    )
+    response = _compressed(html.encode(), lambda body: gzip.compress(body, 5, mtime=0))
+    response.mimetype = "text/html"
+    response.headers["Content-Security-Policy"] = POLICY
+    response.headers["Referrer-Policy"] = "no-referrer"
+    response.headers["Content-Language"] = language
+    response.vary.update(("Accept-Language", "Cookie"))
+    return response
+
+
+@cache
+def texts_of_scripts(language: str) -> Mapping[str, str]:
+    """English → the text in `language`, of all texts in the pages' scripts."""
+    scripts = "".join(path.read_text(encoding="utf-8") for path in sorted((FOLDER / "js").glob("*.js")))
+    used = {json.loads(found) for found in re.findall(r'\b_\(\s*("(?:[^"\\]|\\.)*")', scripts)}
+    return {text: said for text, said in languages.catalogue(language).items() if text in used}
+
+
+# --- static files
+
+FOLDER = Path(__file__).parent / "static"
+FOREVER = "public, max-age=31536000, immutable"
+
+
+@dataclass(frozen=True, slots=True)
+class StaticFile:
+    """A file as it is served; all of them are text."""
+
+    body: bytes
+    compressed: bytes
+    mimetype: str
+
+
+@cache
+def _names() -> frozenset[str]:
+    return frozenset(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*") if path.is_file())
+
+
+@cache
+def build() -> str:
+    """A digest of all static files: part of each address, which may so be cached for ever, imports of scripts too."""
+    digest = hashlib.sha256()
+    for name in sorted(_names()):
+        digest.update(name.encode() + b"\0" + (FOLDER / name).read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
+
+
+@cache
+def _file(name: str) -> StaticFile:
+    body = (FOLDER / name).read_bytes()
+    mimetype = "text/javascript" if name.endswith(".js") else mimetypes.guess_type(name)[0] or "text/plain"
+    return StaticFile(body, gzip.compress(body, 9, mtime=0), mimetype)
+
+
+def static_url(name: str) -> str:
+    """The address of a static file. Raises KeyError where there is none."""
+    if name not in _names():
+        raise KeyError(name)
+    return f"/static/{build()}/{name}"
+
+
+@blueprint.get("/static/<version>/<path:name>")
+def static_file(version: str, name: str) -> Response:
+    """A style, a script or a picture of the pages."""
+    if name not in _names():
+        raise NotFound(f"There is no file {name[:200]!r}.")
+    file = _file(name)
+    response = _compressed(file.body, lambda _body: file.compressed)
+    response.mimetype = file.mimetype
+    # A page of another version, still open, gets what there is now: not to be kept under the older address.
+    response.headers["Cache-Control"] = FOREVER if version == build() else "no-cache"
+    return response
+
+
+def _compressed(body: bytes, compress: Callable[[bytes], bytes]) -> Response:
+    """`body`, in gzip for whoever takes it."""
+    takes = request.accept_encodings.quality("gzip") > 0
+    response = Response(compress(body) if takes else body)
+    response.vary.add("Accept-Encoding")
+    if takes:
+        response.headers["Content-Encoding"] = "gzip"
+    return response

@@ -1,0 +1,104 @@
+"""The playground: try a model by hand. The page does it all with the routes that everybody calls."""
+
+from dataclasses import asdict
+from typing import cast
+
+from flask import Blueprint, Response, request
+
+from ..caller import Caller
+from ..chat import Json
+from ..errors import AccessError, BadRequest
+from ..languages import N_, _
+from ..migration.snippets import snippets
+from ..schemas import parameters
+from . import gate, layout
+from .replies import json_response
+
+blueprint = Blueprint("playground", __name__)
+
+DIALECTS = {
+    "/v1/chat/completions": "OpenAI",
+    "/v1/responses": "OpenAI Responses",
+    "/api/chat/completions": "chatapi",
+    "/api/huggingface-chat": N_("legacy"),
+}
+USUAL = "/v1/chat/completions"
+ONE_MESSAGE = "/api/huggingface-chat"  # reads no conversation
+
+HINTS = {
+    "temperature": N_("How freely it chooses its words"),
+    "max_tokens": N_("How long the answer may be, in tokens"),
+    "top_p": N_("Only the likeliest words, up to this share"),
+    "top_k": N_("Only so many of the likeliest words"),
+    "repetition_penalty": N_("Above 1: less repetition"),
+    "presence_penalty": N_("Above 0: on to new subjects"),
+    "frequency_penalty": N_("Above 0: fewer words said often"),
+    "seed": N_("The same seed, the same answer, where the model can"),
+    "stop": N_("Ends the answer where this appears; one a line"),
+    "reasoning_effort": N_("How long a reasoning model thinks: low, medium, high"),
+    "max_time": N_("How long all of it may take, in seconds"),
+}
+SUGGESTIONS = (
+    N_("Explain in three sentences why the sky is blue."),
+    N_("Write a haiku about rain on a tin roof."),
+    N_("What is the difference between a list and a tuple in Python? Show it."),
+)
+# What playground.js imports, so that a browser fetches all of it at once rather than file by file.
+SCRIPTS = (
+    *(f"js/{name}.js" for name in ("texts", "dom", "api", "ask", "dialects", "sse", "facts", "markdown", "colour")),
+    *(f"js/{name}.js" for name in ("models", "settings", "composer", "snippets", "conversations", "thread")),
+    "vendor/marked/marked.esm.js",
+    "vendor/dompurify/purify.min.js",
+)
+
+
+@blueprint.get("/")
+@layout.in_readers_language
+def playground() -> Response:
+    """The playground."""
+    embedded = gate.parts().engine.catalogue.embedded
+    return layout.page(
+        "playground.html",
+        scripts=SCRIPTS,
+        embedded=embedded.id if embedded else None,
+        suggestions=[_(text) for text in SUGGESTIONS],
+        playground={
+            "dialects": [_dialect(path, name) for path, name in DIALECTS.items() if path in parameters.BY_ROUTE],
+            "dialect": USUAL,
+            "embedded": embedded.id if embedded else None,
+            "locked": _locked(),
+        },
+    )
+
+
+def _caller() -> Caller:
+    return gate.parts().access.authenticate(request.environ, request.remote_addr)
+
+
+def _locked() -> str | None:
+    """What is said to whoever reads the page and has to have a key."""
+    try:
+        _caller()
+    except AccessError as error:
+        return error.message
+    return None
+
+
+def _dialect(path: str, name: str) -> Json:
+    """A dialect as its form needs it."""
+    fields = [{**asdict(one), "hint": _(HINTS[one.key])} for one in parameters.BY_ROUTE[path]]
+    return {"path": path, "name": _(name), "conversational": path != ONE_MESSAGE, "parameters": fields}
+
+
+@blueprint.post("/playground/snippets")
+def create_snippets() -> Response:
+    """A request `{"path", "body"}` as `curl`, `python` and `javascript`: what the playground shows of it."""
+    _caller()  # no call, and so not in the ledger
+    asked = gate.read_json()
+    path, body = asked.get("path"), asked.get("body")
+    if path not in DIALECTS or not isinstance(body, dict):
+        raise BadRequest(
+            "Send the path of a chat route and the body of a request to it.",
+            details={"path": ["must be a chat route"], "body": ["must be an object"]},
+        )
+    return json_response(snippets(cast(str, path), body, request.host_url.rstrip("/")))

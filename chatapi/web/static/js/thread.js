@@ -1,0 +1,249 @@
+// The conversation as it is shown: what was said, and under it an answer from each model asked.
+
+import { button, element } from "./dom.js";
+import { answerFacts } from "./facts.js";
+import { Prose, copyText } from "./markdown.js";
+import { rowOf } from "./models.js";
+import { _, duration, number } from "./texts.js";
+
+/** Draws turns into `home`. `actions` are edit(at), remove(at), retry(at, column) and removeAnswer(at, column). */
+export class Thread {
+  constructor(home, actions, rows) {
+    this.home = home;
+    this.actions = actions;
+    this.rows = rows;
+    this.views = new Map(); // answer → AnswerView
+  }
+
+  draw(conversation) {
+    this.views.clear();
+    this.home.replaceChildren(...conversation.turns.map((turn, at) => this.turn(turn, at, conversation)));
+    this.toEnd();
+  }
+
+  turn(turn, at, conversation) {
+    const last = at === conversation.turns.length - 1;
+    const answers = turn.answers.map((answer, column) => answer && this.answer(answer, at, column, last)).filter(Boolean);
+    return element(
+      "article",
+      { class: "turn" },
+      element("h2", { class: "unseen" }, _("Turn {number}", { number: at + 1 })),
+      this.said(turn, at),
+      element("div", { class: `answers of-${answers.length}` }, ...answers),
+    );
+  }
+
+  said(turn, at) {
+    return element(
+      "div",
+      { class: "said" },
+      turn.images.length ? element("div", { class: "pictures" }, ...turn.images.map(picture)) : null,
+      turn.text ? element("p", { class: "plain", dir: "auto" }, turn.text) : null,
+      element(
+        "div",
+        { class: "tools" },
+        button(_("Edit"), () => this.actions.edit(at)),
+        button(_("Delete"), () => this.actions.remove(at)),
+        turn.answers.some(Boolean) ? null : button(_("Retry"), () => this.actions.retry(at, 0)),
+      ),
+    );
+  }
+
+  answer(answer, at, column, last) {
+    const tools = [
+      button(_("Retry"), () => this.actions.retry(at, column)),
+      button(_("Delete"), () => this.actions.removeAnswer(at, column)),
+    ];
+    const view = new AnswerView(answer, tools, last, this.rows, (change) => this.keepEnd(change));
+    this.views.set(answer, view);
+    return view.root;
+  }
+
+  /** Show what has come of `answer` since. */
+  update(answer) {
+    this.views.get(answer)?.update();
+  }
+
+  /** Do `change`; whoever was reading at the end still does. */
+  keepEnd(change) {
+    const { scrollHeight, scrollTop, clientHeight } = this.home;
+    const wasAtEnd = scrollHeight - scrollTop - clientHeight < 60;
+    change();
+    if (wasAtEnd) this.toEnd();
+  }
+
+  toEnd() {
+    this.home.scrollTop = this.home.scrollHeight;
+  }
+}
+
+function picture(url, at) {
+  return element("img", { src: url, alt: _("Picture {number}", { number: at + 1 }) });
+}
+
+const BETWEEN_DRAWINGS = 4; // times as long as a drawing took, so that a very long answer leaves time for all else
+
+class AnswerView {
+  constructor(answer, tools, open, rows, keepEnd) {
+    this.answer = answer;
+    this.rows = rows;
+    this.keepEnd = keepEnd;
+    this.prose = element("div", { class: "prose" });
+    this.writer = new Prose(this.prose);
+    this.name = element("h3", { class: "answered-by", dir: "ltr" });
+    this.waiting = element("p", { class: "waiting", "aria-hidden": "true" });
+    this.thought = element("p", { class: "plain", dir: "auto" });
+    this.thinking = element("details", { class: "thinking", hidden: true }, element("summary", {}, _("Reasoning")), this.thought);
+    this.calls = element("div", { class: "calls" });
+    this.note = element("p", { class: "note" });
+    this.problem = element("div", {});
+    this.facts = element("p", { class: "facts" });
+    this.details = element("dl", { class: "details" });
+    this.more = element("details", { class: "more", open }, element("summary", {}, _("Details")), this.details);
+    const copy = button(_("Copy"), () => copyText(answer.text, copy));
+    this.tools = element("div", { class: "tools" }, ...tools, copy);
+    this.root = element(
+      "section",
+      { class: "answer" },
+      ...[this.name, this.thinking, this.prose, this.calls, this.waiting, this.note, this.problem],
+      ...[this.facts, this.more, this.tools],
+    );
+    this.began = performance.now();
+    this.drawnAt = 0;
+    this.tookMs = 0;
+    this.update();
+  }
+
+  get isOver() {
+    return !["waiting", "streaming"].includes(this.answer.status);
+  }
+
+  update() {
+    if (this.isOver) this.keepEnd(() => this.finish());
+    else if (!this.pending) this.pending = setTimeout(() => this.draw(), this.pauseMs());
+  }
+
+  pauseMs() {
+    return Math.max(0, this.drawnAt + Math.max(16, BETWEEN_DRAWINGS * this.tookMs) - performance.now());
+  }
+
+  draw() {
+    this.pending = null;
+    if (this.isOver) return;
+    const began = performance.now();
+    this.keepEnd(() => {
+      this.root.setAttribute("aria-busy", "true");
+      this.name.textContent = this.answer.model || this.answer.asked;
+      this.writer.grow(this.answer.text);
+      this.showReasoning();
+      this.showWaiting();
+      this.tools.hidden = true;
+    });
+    this.drawnAt = performance.now();
+    this.tookMs = this.drawnAt - began;
+  }
+
+  showWaiting() {
+    const words = Boolean(this.answer.text);
+    this.waiting.hidden = words;
+    if (words) return;
+    const seconds = Math.floor((performance.now() - this.began) / 1000);
+    this.waiting.textContent = seconds ? _("Waiting for the first token, {seconds} s", { seconds: number(seconds) }) : _("Waiting for the first token");
+    clearTimeout(this.clock);
+    this.clock = setTimeout(() => this.update(), 1000);
+  }
+
+  finish() {
+    clearTimeout(this.pending);
+    clearTimeout(this.clock);
+    this.pending = null;
+    const { answer } = this;
+    this.root.removeAttribute("aria-busy");
+    this.tools.hidden = false;
+    this.waiting.hidden = true;
+    this.showName();
+    this.writer.finish(answer.text);
+    this.showReasoning();
+    this.showCalls();
+    this.showNote();
+    this.showProblem();
+    const row = rowOf(this.rows(), answer.model || answer.asked);
+    this.facts.replaceChildren(...answerFacts(answer, row).map((fact) => element("span", {}, fact)));
+    this.showDetails();
+  }
+
+  showName() {
+    const { asked, model } = this.answer;
+    this.name.textContent = model || asked;
+    if (model && model !== asked) this.name.append(element("small", {}, ` ${_("in place of {model}", { model: asked })}`));
+  }
+
+  showReasoning() {
+    this.thinking.hidden = !this.answer.reasoning;
+    this.thought.textContent = this.answer.reasoning;
+  }
+
+  showCalls() {
+    const calls = this.answer.tools.filter(Boolean);
+    this.calls.replaceChildren(
+      ...calls.map(({ name, arguments: given }) => element("pre", { tabindex: 0, dir: "ltr" }, element("code", {}, `${name}(${given})`))),
+    );
+  }
+
+  showNote() {
+    const { status, finish, text, tools } = this.answer;
+    const notes = {
+      length: _("The answer ended at the token limit: raise max_tokens for more."),
+      content_filter: _("A content filter ended the answer."),
+    };
+    let words = status === "stopped" ? _("Stopped. What had been written is kept.") : "";
+    if (status === "done") words = notes[finish] ?? (text || tools.length ? "" : _("The answer is empty."));
+    if (status === "cut") words = _("The answer broke off here; its words are kept.");
+    this.note.textContent = words;
+    this.note.hidden = !words;
+  }
+
+  showProblem() {
+    const { error } = this.answer;
+    this.problem.replaceChildren(error ? problem(error) : "");
+  }
+
+  showDetails() {
+    const { requestId, timing, finish, ignored, totalMs } = this.answer;
+    const rows = [
+      [_("Request"), requestId],
+      ["Server-Timing", timingWords(timing)],
+      [_("Finished"), finish],
+      [_("Total"), totalMs === null ? "" : duration(totalMs)],
+      [_("Ignored fields"), ignored],
+    ].filter(([, value]) => value);
+    this.more.hidden = !rows.length;
+    this.details.replaceChildren(
+      ...rows.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", { dir: "ltr" }, value))),
+    );
+  }
+}
+
+/** `auth;dur=0.1, gateway;dur=2.3` as `auth 0.1 ms · gateway 2.3 ms`. */
+function timingWords(header) {
+  const parts = [...header.matchAll(/([\w-]+);dur=([\d.]+)/g)];
+  return parts.map(([, name, ms]) => `${name} ${number(Number(ms), { maximumFractionDigits: 1 })} ms`).join(" · ");
+}
+
+/** An error in the gateway's own words; where it says when to come back, the seconds that are left. */
+export function problem({ message, code, until }) {
+  const left = element("span", { role: "timer", "aria-live": "off" });
+  const tick = () => {
+    const seconds = Math.ceil((until - Date.now()) / 1000);
+    left.textContent = seconds > 0 ? _("Try again in {seconds} s.", { seconds: number(seconds) }) : _("You can try again now.");
+    if (seconds > 0) setTimeout(() => left.isConnected && tick(), 500);
+  };
+  if (until) tick();
+  return element(
+    "div",
+    { class: "problem", role: "alert", "aria-atomic": "false" },
+    element("p", { class: "plain", dir: "auto" }, message),
+    until ? element("p", { class: "wait" }, left) : null,
+    code ? element("p", { class: "code-word", dir: "ltr" }, element("a", { href: `/docs#${encodeURIComponent(code)}` }, code)) : null,
+  );
+}
