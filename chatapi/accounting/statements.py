@@ -37,7 +37,8 @@ def _rows(found: sa.CursorResult[Any]) -> list[Row]:
     return [dict(row) for row in found.mappings()]
 
 
-def _upsert(table: sa.Table, tx: Tx) -> Any:
+def upsert(table: sa.Table, tx: Tx) -> Any:
+    """An insert into `table` that may say what to do where the row is there already."""
     return (sqlite if tx.dialect.name == "sqlite" else postgresql).insert(table)
 
 
@@ -51,7 +52,7 @@ _meta = _Often(lambda insert: sa.select(meta.c.value).where(meta.c.name == sa.bi
 
 def put_meta(tx: Tx, name: str, value: str) -> None:
     """Set a value that the gateway keeps for itself."""
-    new = _upsert(meta, tx).values(name=name, value=value)
+    new = upsert(meta, tx).values(name=name, value=value)
     tx.execute(new.on_conflict_do_update(index_elements=["name"], set_={"value": new.excluded.value}))
 
 
@@ -70,7 +71,7 @@ def clock(tx: Tx) -> float | None:
 
 def put_key(tx: Tx, row: Row) -> None:
     """Add a key, or replace the one of the same id; every process hears of it."""
-    new = _upsert(keys, tx).values(**row)
+    new = upsert(keys, tx).values(**row)
     tx.execute(new.on_conflict_do_update(index_elements=["id"], set_={c.name: c for c in new.excluded}))
     put_meta(tx, "keys_version", str(int(get_meta(tx, "keys_version") or 0) + 1))
 

@@ -81,6 +81,27 @@ journals = sa.Table(
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("folded", sa.BigInteger, nullable=False),
 )
+# Keys that the legacy route goes on serving after its sunset, until then (Unix seconds).
+legacy_extensions = sa.Table(
+    "legacy_extensions",
+    metadata,
+    sa.Column("key_id", sa.Text, primary_key=True),
+    sa.Column("until", sa.Double, nullable=False),
+)
+# Who still calls the legacy route.
+legacy_callers = sa.Table(
+    "legacy_callers",
+    metadata,
+    sa.Column("day", sa.Text, primary_key=True),
+    sa.Column("key_id", sa.Text, primary_key=True),  # "" for callers without a key
+    sa.Column("client", sa.Text, primary_key=True),
+    sa.Column("calls", sa.BigInteger, nullable=False),
+    sa.Column("refused", sa.BigInteger, nullable=False),
+    sa.Column("compared", sa.BigInteger, nullable=False),
+    sa.Column("differ", sa.BigInteger, nullable=False),
+    sa.Column("last_seen", sa.Double, nullable=False),
+    sa.Column("uses", sa.JSON, nullable=False),  # fields as they were written, and how often
+)
 
 
 class Step(NamedTuple):
@@ -107,12 +128,23 @@ def _add_journals(tx: Connection) -> None:
     tx.exec_driver_sql("CREATE TABLE journals (name TEXT NOT NULL PRIMARY KEY, folded BIGINT NOT NULL)")
 
 
+def _add_legacy(tx: Connection) -> None:
+    real = "DOUBLE" if tx.dialect.name == "sqlite" else "DOUBLE PRECISION"
+    tx.exec_driver_sql(f"CREATE TABLE legacy_extensions (key_id TEXT NOT NULL PRIMARY KEY, until {real} NOT NULL)")
+    tx.exec_driver_sql(
+        "CREATE TABLE legacy_callers (day TEXT NOT NULL, key_id TEXT NOT NULL, client TEXT NOT NULL, "
+        "calls BIGINT NOT NULL, refused BIGINT NOT NULL, compared BIGINT NOT NULL, differ BIGINT NOT NULL, "
+        f"last_seen {real} NOT NULL, uses JSON NOT NULL, PRIMARY KEY (day, key_id, client))"
+    )
+
+
 # In order, and only added to: a database's schema is how many of them it has. A change of the tables above is a new
 # step at the end, which finds the tables as the step before it has left them.
 STEPS: tuple[Step, ...] = (
     Step("first tables", create),
     Step("keys of administrators", _add_admin_keys),
     Step("journals", _add_journals),
+    Step("the legacy route", _add_legacy),
 )
 
 

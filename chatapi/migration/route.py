@@ -1,0 +1,103 @@
+"""The legacy route as this process sees it: its schedule, what operators have changed of it, and who calls it."""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+from ..accounting import legacy
+from ..accounting.statements import Tx
+from ..accounting.store import Store
+from ..errors import StoreUnavailable
+from .callers import CLIENTS, NONE, OTHER, Callers, Count, Place
+from .schedule import Interval, Stage, stage_at
+
+log = logging.getLogger(__name__)
+
+CHECK_S = 2.0  # what operators change is heard of everywhere after at most so long
+KEPT_DAYS = 400
+
+
+class LegacyRoute:
+    """Judges and counts calls of the legacy route. `clock` gives Unix seconds."""
+
+    def __init__(
+        self,
+        store: Store,
+        sunset: float | None,
+        brownouts: Sequence[Interval],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.clock = clock
+        self._store = store
+        self._sunset = sunset
+        self._brownouts = brownouts
+        self._switched_off = False
+        self._extensions: Mapping[str, float] = {}
+        self._check_at = 0.0
+        self.callers = Callers(self._save, clock)
+
+    def stage(self, key_id: str | None, at: float | None = None) -> Stage:
+        """Where the route stands for a key, now or `at` another moment."""
+        if time.monotonic() >= self._check_at:
+            self._check_at = time.monotonic() + CHECK_S
+            self._check()
+        now = self.clock() if at is None else at
+        return stage_at(now, self._sunset, self._brownouts, self._extensions.get(key_id or ""), self._switched_off)
+
+    def _check(self) -> None:
+        try:
+            self._switched_off, self._extensions = self._store.read(legacy.state)
+        except StoreUnavailable as error:
+            log.warning("the legacy route's switch cannot be read: the database is away (%s)", error.cause)
+
+    # --- for operators
+
+    def extend(self, key_id: str, until: float) -> None:
+        """Serve a key until then, whatever its date was before."""
+        self._store.write(lambda tx: legacy.put_extension(tx, key_id, until))
+        self._check_at = 0.0
+
+    def switch(self, off: bool) -> None:
+        """Switch the route off for everybody, or take that back."""
+        self._store.write(lambda tx: legacy.put_switch(tx, off))
+        self._check_at = 0.0
+
+    # --- who calls
+
+    def _save(self, counts: Mapping[Place, Count]) -> None:
+        rows = [
+            {
+                **place._asdict(),
+                "calls": count.calls,
+                "refused": count.refused,
+                "compared": count.compared,
+                "differ": count.differ,
+                "last_seen": count.last_seen,
+                "uses": dict(count.uses),
+            }
+            for place, count in counts.items()
+        ]
+        oldest = (datetime.fromtimestamp(self.clock(), UTC) - timedelta(days=KEPT_DAYS)).date().isoformat()
+
+        def save(tx: Tx) -> None:
+            legacy.add_callers(tx, rows, CLIENTS, OTHER, frozenset((NONE, OTHER)))
+            legacy.drop_callers(tx, oldest)
+
+        self._store.write(save)
+
+    def days(self, since: str = "") -> Sequence[str]:
+        """The days (ISO 8601) from `since` on that have calls."""
+        return self._store.read(lambda tx: legacy.caller_days(tx, since))
+
+    def calls_of(self, day: str) -> Iterator[tuple[Place, Count]]:
+        """The counts of one day."""
+        for row in self._store.read(lambda tx: legacy.callers(tx, day)):
+            counts = {name: value for name, value in row.items() if name not in Place._fields}
+            place = Place(row["day"], row["key_id"], row["client"])
+            yield place, Count(**counts | {"uses": Counter(row["uses"])})
+
+    def key_names(self) -> dict[str, str]:
+        """The name of every key, by its id."""
+        return self._store.read(legacy.key_names)
