@@ -131,7 +131,7 @@ class Connection:
         self._transmit: Callable[[Any], int] = tls.write if tls else self._sock.send
         self._hub, self._readable, self._writable = client.hub, client._read_event, client._write_event
         self.environ = environ
-        self.environ["chatapi.connection"], self.environ["gunicorn.socket"] = self, client
+        self.environ["chatapi.connection"] = self
         self._unix = environ["SERVER_PORT"] == ""
         self.idle_since: float | None = (now := time.monotonic())  # None while a request is being answered
         self.path = ""  # of the request line, as soon as it is read
@@ -216,9 +216,6 @@ class Connection:
     def _wait(self, watcher: Any, deadline: float | None) -> None:
         """Until `watcher` has seen something. Raises TimeoutError at `deadline` (monotonic)."""
         if deadline is None:
-            # Until web/ reads by `read_body`, its patience is the socket's.
-            deadline = None if self.client.timeout is None else time.monotonic() + self.client.timeout
-        if deadline is None:
             self._hub.wait(watcher)
         else:
             with gevent.Timeout(max(0.0, deadline - time.monotonic()), TimeoutError()):
@@ -247,7 +244,7 @@ class Connection:
     def _read_length(self, reader: Any, limit: int) -> bytes:
         length: int = reader.length
         if length > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
         parts: list[bytes] = []
         while reader.length:
             # Below gunicorn's reader, which counts what it asks for, not what it gets.
@@ -266,7 +263,7 @@ class Connection:
             parts.append(data)
             size += len(data)
             if size > limit:
-                raise _too_large(limit)
+                raise too_large(limit)
             framing = self._received - began - size
             if framing > FRAMED and framing * LEAST_SHARE > size:
                 raise BadRequest("The body comes in too small chunks.", details={"body": ["is cut too small"]})
@@ -497,7 +494,8 @@ def _server_and_date() -> str:
     return _second_text
 
 
-def _too_large(limit: int) -> PayloadTooLarge:
+def too_large(limit: int) -> PayloadTooLarge:
+    """What a body over `limit` bytes is refused with."""
     return PayloadTooLarge(f"The body is larger than {limit} bytes. Shorten the messages, or send smaller images.")
 
 

@@ -136,7 +136,6 @@ def answer(job: ChatJob) -> Response:
     response = json_response(dialect().whole(reply))
     response.headers["X-Usage-Source"] = reply.usage.source
     _name_differences(response, job, reply.model, reply.ignored)
-    response.call_on_close(gate.cork())
     return response
 
 

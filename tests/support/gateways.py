@@ -43,10 +43,11 @@ class Gateway:
     port: int
     process: subprocess.Popen[bytes]
     log: Path
+    certificate: Path | None = None  # where gunicorn itself speaks TLS
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.certificate else 'http'}://127.0.0.1:{self.port}"
 
     def post(self, path: str, body: Any = None, **kwargs: Any) -> requests.Response:
         """POST `body` as JSON (or what `data` says), on a connection of its own."""
@@ -57,6 +58,7 @@ class Gateway:
     def request(self, method: str, path: str, **kwargs: Any) -> requests.Response:
         with requests.Session() as session:
             session.trust_env = False  # no .netrc, no proxy
+            session.verify = str(self.certificate) if self.certificate else True
             return session.request(method, self.url + path, **{"timeout": 30, **kwargs})
 
     def log_text(self) -> str:
@@ -68,7 +70,7 @@ class Gateway:
 
 
 @contextmanager
-def serve(env: Mapping[str, str], *gunicorn_args: str) -> Iterator[Gateway]:
+def serve(env: Mapping[str, str], *gunicorn_args: str, certificate: Path | None = None) -> Iterator[Gateway]:
     """gunicorn with one worker and these settings, ready to answer; stopped at the end.
 
     `gunicorn_args` come last, so they win. Its working directory is new and empty: no `.env`.
@@ -76,6 +78,8 @@ def serve(env: Mapping[str, str], *gunicorn_args: str) -> Iterator[Gateway]:
     port = free_port()
     config = ["-c", str(CONFIG)] if CONFIG.exists() else ["-k", "gevent"]
     command = [sys.executable, "-m", "gunicorn", *config, "-w", "1", "-b", f"127.0.0.1:{port}"]
+    if certificate is not None:
+        command += ["--certfile", str(certificate), "--keyfile", str(certificate.with_name("key.pem"))]
     with TemporaryDirectory(prefix="gateway-") as scratch:
         log = Path(scratch, "gunicorn.log")
         Path(scratch, "cwd").mkdir()
@@ -87,7 +91,7 @@ def serve(env: Mapping[str, str], *gunicorn_args: str) -> Iterator[Gateway]:
                 stdout=out,
                 stderr=subprocess.STDOUT,
             )
-        gateway = Gateway(port, process, log)
+        gateway = Gateway(port, process, log, certificate)
         try:
             await_ready(gateway)
             yield gateway

@@ -1,6 +1,7 @@
 """What must not get out, and what must not get in: secrets, hostile headers, foreign pages, false proxies, bombs."""
 
 import hashlib
+import json
 import re
 import socket
 import sqlite3
@@ -461,6 +462,10 @@ def test_what_is_no_http_is_refused_and_not_repeated(dark, data):
     assert len(statuses(answered)) == 1
     assert 400 <= statuses(answered)[0] <= 501
     time.sleep(0.05)  # it answers first, and then writes the log
+    error = json.loads(answered.partition(b"\r\n\r\n")[2])["error"]
+    assert f"x-request-id: {error['request_id']}\r\n".encode() in head_of(answered)
+    # The head's first line may be what cannot be read; `/v1` and its shape are then unknown.
+    assert ("param" in error) == (b"/v1/" in data.split(b" ")[1] and b"\xe9" not in data)
     assert seen(dark.log_text()[before:], CANARY, "Traceback") == []
     assert CANARY.encode() not in answered
 

@@ -1,0 +1,219 @@
+"""What one connection may cost the others, under real gunicorn: unread bodies, floods, slow heads, half requests."""
+
+import hashlib
+import json
+import re
+import socket
+import ssl
+import threading
+import time
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
+
+import pytest
+import requests
+from support.gateways import serve
+from support.heard import all_at_once, wait_until
+from test_api import NEW, V1, asking
+from test_nginx import certificate_in
+
+KEY = "sk-test-connections"
+OTHERS_WAIT_S = 1.5  # at most
+CLOSED_WITHIN_S = 3.0  # a second of lingering, on a machine that other tests share
+JSON = "Content-Type: application/json"
+CHUNKED, ENDLESS = "Transfer-Encoding: chunked", "Content-Length: 99999999999"
+
+
+@pytest.fixture(scope="module")
+def gateway(gateway_env):
+    keyed = {"CHATAPI_AUTH": "required", "CHATAPI_KEYS": hashlib.sha256(KEY.encode()).hexdigest()}
+    with serve({**gateway_env, **keyed}, "--keep-alive", "2") as running:
+        yield running
+
+
+def head(method, path, *lines, key=None):
+    keyed = [f"Authorization: Bearer {key}"] if key else []
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: localhost", *keyed, *lines, "", ""]).encode()
+
+
+@contextmanager
+def connected(gateway):
+    with closing(socket.create_connection(("127.0.0.1", gateway.port), timeout=10)) as sock:
+        yield sock
+
+
+@contextmanager
+def others(gateway):
+    """Meanwhile another caller asks /healthz again and again: none of its answers may take long."""
+    took, ended = [], threading.Event()
+
+    def ask():
+        while not ended.is_set():
+            began = time.monotonic()
+            assert gateway.request("GET", "/healthz").status_code == 200
+            took.append(time.monotonic() - began)
+            time.sleep(0.02)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        asking.join()
+    assert max(took) < OTHERS_WAIT_S
+
+
+# ---------------------------------------------------------------- bodies that nobody wants
+
+ENDLESS_BODIES = {
+    "no key": (head("POST", V1, JSON, ENDLESS), b"x" * 65_536, 401),
+    "no key, tiny chunks": (head("POST", NEW, JSON, CHUNKED), b"1\r\nx\r\n" * 10_000, 401),
+    "no such path": (head("POST", "/nowhere", ENDLESS), b"x" * 65_536, 404),
+    "no such method": (head("DELETE", V1, ENDLESS), b"x" * 65_536, 405),
+    "a page": (head("GET", "/docs", CHUNKED), b"1\r\nx\r\n" * 10_000, 200),
+    "of absurd length": (head("POST", V1, JSON, ENDLESS, key=KEY), b"x" * 65_536, 413),
+    "of tiny chunks": (head("POST", V1, JSON, CHUNKED, key=KEY), b"1\r\nx\r\n" * 10_000, 413),
+    "of another type": (head("POST", NEW, "Content-Type: x/y", ENDLESS, key=KEY), b"x" * 65_536, 415),
+}
+
+
+@pytest.mark.parametrize("start, more, status", ENDLESS_BODIES.values(), ids=ENDLESS_BODIES)
+def test_a_body_without_end_is_not_read_to_its_end(gateway, start, more, status):
+    """Four callers at once; each is answered and, sending on, closed upon. Nobody else waits."""
+
+    def send(_):
+        began = time.monotonic()
+        with connected(gateway) as sock:
+            sock.sendall(start)
+            with pytest.raises(OSError):
+                while time.monotonic() - began < 10:
+                    sock.sendall(more)
+        return time.monotonic() - began
+
+    with others(gateway):
+        took = all_at_once(send, range(4))
+    assert max(took.values()) < CLOSED_WITHIN_S + 1
+
+
+@pytest.mark.parametrize("start, more, status", ENDLESS_BODIES.values(), ids=ENDLESS_BODIES)
+def test_who_sends_a_few_megabytes_too_many_sees_the_answer(gateway, start, more, status):
+    with connected(gateway) as sock:
+        sock.sendall(start)
+        sock.sendall(more * (3_000_000 // len(more)))
+        answer = sock.recv(65_536)
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    assert b"\r\nX-Request-Id: " in answer
+    if b"Content-Length" in start.partition(b"\r\n\r\n")[0]:
+        assert b"\r\nConnection: close\r\n" in answer
+
+
+def test_a_small_body_that_nobody_reads_leaves_the_connection_usable(gateway):
+    with closing(HTTPConnection("127.0.0.1", gateway.port, timeout=10)) as connection:
+        for _ in range(3):
+            connection.request("POST", V1, json.dumps(asking(V1, "test/ok")), {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            assert (answer.status, answer.headers["Connection"]) == (401, "keep-alive")
+            answer.read()
+
+
+# ---------------------------------------------------------------- requests that follow one another
+
+
+def test_pipelined_requests_are_answered_in_order(upstream, gateway):
+    body = json.dumps(asking(V1, "test/ok")).encode()
+    call = head("POST", V1, JSON, f"Content-Length: {len(body)}", key=KEY) + body
+    last = head("GET", "/healthz", "Connection: close")
+    with connected(gateway) as sock:
+        sock.sendall(call + head("GET", "/nowhere") + call + last)
+        received = b""
+        while data := sock.recv(65_536):
+            received += data
+    assert re.findall(rb"HTTP/1.1 (\d+) ", received) == [b"200", b"404", b"200", b"200"]
+    assert received.endswith(b'{"status":"ok"}')
+
+
+def test_the_body_is_asked_for_where_the_caller_waits_for_that(upstream, gateway):
+    body = json.dumps(asking(V1, "test/ok")).encode()
+    lines = [JSON, "Expect: 100-continue", f"Content-Length: {len(body)}"]
+    with connected(gateway) as sock:
+        sock.sendall(head("POST", V1, *lines, key=KEY))
+        assert sock.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        sock.sendall(body)
+        assert sock.recv(65_536).startswith(b"HTTP/1.1 200 ")
+    with connected(gateway) as sock:
+        sock.sendall(head("POST", V1, *lines))
+        assert sock.recv(65_536).startswith(b"HTTP/1.1 401 "), "nobody sends a body that is refused anyway"
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /healthz HTTP/1.1\r\nHost: "], ids=["silent", "half a head"])
+@pytest.mark.parametrize("kept", [False, True], ids=["new", "kept"])
+def test_a_connection_without_a_request_is_closed(gateway, begun, kept):
+    """--keep-alive 2, looked at once a second."""
+    with connected(gateway) as sock:
+        if kept:
+            sock.sendall(head("GET", "/healthz"))
+            assert sock.recv(65_536).endswith(b'{"status":"ok"}')
+        sock.sendall(begun)
+        began = time.monotonic()
+        assert sock.recv(1000) == b""
+        assert 1 < time.monotonic() - began < 5
+
+
+def test_a_head_that_dribbles_is_not_waited_for(gateway):
+    with connected(gateway) as sock:
+        began = time.monotonic()
+        with pytest.raises(OSError):
+            for byte in b"GET /healthz HTTP/1.1\r\nX-Slow: " + b"x" * 100:
+                sock.sendall(bytes([byte]))
+                time.sleep(0.1)
+        assert time.monotonic() - began < 6
+
+
+# ---------------------------------------------------------------- what is no HTTP, or moves a path
+
+
+@pytest.mark.parametrize("path", [V1, "/v1", NEW, "/v1x"])
+def test_bad_http_is_refused_in_the_shape_of_its_route(gateway, path):
+    with connected(gateway) as sock:
+        sock.sendall(head("POST", path, "No colon"))
+        answer = sock.recv(65_536)
+        assert sock.recv(1000) == b""
+    first, body = answer.partition(b"\r\n\r\n")[::2]
+    error = json.loads(body)["error"]
+    assert first.startswith(b"HTTP/1.1 400 ")
+    assert f"\r\nX-Request-Id: {error['request_id']}\r\n".encode() in first
+    if path.startswith("/v1/") or path == "/v1":
+        assert json.loads(body) == {"error": error}
+        assert set(error) == {"message", "type", "param", "code", "retryable", "request_id"}
+    else:
+        assert json.loads(body)["success"] is False
+        assert set(error) == {"message", "code", "retryable", "request_id"}
+
+
+@pytest.mark.parametrize("name", ["SCRIPT_NAME", "SCRIPT-NAME", "PATH_INFO", "X-Script-Name", "X-Forwarded-Prefix"])
+def test_no_header_moves_a_path(gateway, name):
+    with connected(gateway) as sock:
+        sock.sendall(head("GET", "/docs/healthz", f"{name}: /docs"))
+        assert sock.recv(65_536).startswith(b"HTTP/1.1 404 ")
+
+
+# ---------------------------------------------------------------- TLS, where gunicorn itself speaks it
+
+
+def test_gunicorns_own_tls_works_too(upstream, gateway_env, tmp_path):
+    certificate = certificate_in(tmp_path)
+    upstream.behave("tls/silent", "silent")
+    context = ssl.create_default_context(cafile=str(certificate))
+    body = json.dumps(asking(V1, "tls/silent")).encode()
+    with serve(gateway_env, certificate=certificate) as gateway, requests.Session() as session:
+        session.trust_env, session.verify = False, str(certificate)
+        for _ in range(2):
+            assert session.post(gateway.url + V1, json=asking(V1, "test/ok"), timeout=10).status_code == 200
+        large = gateway.post(V1, data=b" " * 300_000, headers={"Content-Type": "application/json"})
+        assert large.status_code == 413
+        with connected(gateway) as plain, context.wrap_socket(plain, server_hostname="127.0.0.1") as sock:
+            sock.sendall(head("POST", V1, JSON, f"Content-Length: {len(body)}") + body)
+            assert wait_until(lambda: upstream.calls_for("tls/silent"))
+        [call] = upstream.calls_for("tls/silent")
+        assert wait_until(lambda: call.client_closed_at)
