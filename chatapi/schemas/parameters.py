@@ -1,6 +1,8 @@
 """The sampling parameters of each dialect, with their types and ranges, as the schemas have them: for forms."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from marshmallow import Schema
@@ -8,6 +10,7 @@ from marshmallow import Schema
 from .envelope import CompletionsSchema, LegacySchema
 from .fields import Integer, Number, Stop
 from .openai import OpenAISchema
+from .responses.load import ResponsesSchema
 
 Type = Literal["number", "integer", "text", "lines"]
 
@@ -38,17 +41,19 @@ class Parameter:
     max: float | None = None
 
 
-def parameters(schema: type[Schema]) -> list[Parameter]:
-    """The sampling parameters that `schema` has."""
+def parameters(schema: type[Schema], renamed: Mapping[str, str] = MappingProxyType({})) -> list[Parameter]:
+    """The sampling parameters that `schema` has, some of them `renamed`; a dotted name is a key within an object."""
     fields = schema().fields
-    return [_parameter(key, fields[key]) for key in NAMES if key in fields]
+    names = [(key, renamed.get(key, key)) for key in NAMES]
+    found = [(key, name, fields.get(name.partition(".")[0])) for key, name in names]
+    return [_parameter(key, name, field) for key, name, field in found if field]
 
 
-def _parameter(key: str, field: object) -> Parameter:
+def _parameter(key: str, name: str, field: object) -> Parameter:
     if isinstance(field, Number):
         low = field.low if field.above is None else field.above
-        return Parameter(key, key, "integer" if isinstance(field, Integer) else "number", low, field.high)
-    return Parameter(key, key, "lines" if isinstance(field, Stop) else "text")
+        return Parameter(name, key, "integer" if isinstance(field, Integer) else "number", low, field.high)
+    return Parameter(name, key, "lines" if isinstance(field, Stop) else "text")
 
 
 # Route → its parameters.
@@ -56,4 +61,7 @@ BY_ROUTE = {
     "/api/huggingface-chat": parameters(LegacySchema),
     "/api/chat/completions": parameters(CompletionsSchema),
     "/v1/chat/completions": parameters(OpenAISchema),
+    "/v1/responses": parameters(
+        ResponsesSchema, {"max_tokens": "max_output_tokens", "reasoning_effort": "reasoning.effort"}
+    ),
 }

@@ -147,7 +147,7 @@ class ResponsesSchema(Schema):
     frequency_penalty = Number(-2, 2, allow_none=True)
     logit_bias = Object(allow_none=True)
     top_k = Integer(1, allow_none=True)
-    repetition_penalty = Number(allow_none=True)
+    repetition_penalty = Number(above=0, allow_none=True)
     fallbacks = ModelIds(allow_none=True)
     max_time = Integer(1, 120, allow_none=True)
     # State, which is refused.
@@ -162,13 +162,6 @@ class ResponsesSchema(Schema):
         N_("is not possible: this gateway keeps no responses. Leave it out, and set stream to true for long answers"),
         bool,
     )
-
-    @validates_schema(skip_on_field_errors=False)
-    def check_penalty(self, data: Json, **kwargs: Any) -> None:
-        """The bound of `repetition_penalty` is open: above zero."""
-        penalty = data.get("repetition_penalty")
-        if penalty is not None and penalty <= 0:
-            raise ValidationError(_("must be above 0"), "repetition_penalty")
 
     @validates_schema(skip_on_field_errors=True)
     def check_allowed_tools(self, data: Json, **kwargs: Any) -> None:
