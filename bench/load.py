@@ -1,11 +1,14 @@
 """Put load on one server and see what it does with it: whole answers by wrk, paced streams by streams.py."""
 
+import contextlib
 import json
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +41,8 @@ def wrk(
 ) -> Measured:
     """POST `call` with so many clients for `seconds`.
 
-    Returns calls, seconds, refused (status ≥ 400), broken, p50_ms, p99_ms. Raises LoadError if any was refused, broken,
-    or ended with anything but `ends_with`, unless not `strict`.
+    Returns calls, seconds, refused (status ≥ 400), broken, p50_ms, p99_ms, max_ms. Raises LoadError if any was refused,
+    broken, or ended with anything but `ends_with`, unless not `strict`.
     """
     headers = server.headers_for(call["model"])
     authorization = headers.pop("Authorization", "Bearer key")
@@ -76,14 +79,14 @@ def lua(value: Any) -> str:
 
 
 def calls(server: Server, clients: int, seconds: float, **fields: Any) -> Measured:
-    """Whole calls: calls_per_s, cpu_us (of the server, per call), p50_ms, p99_ms."""
+    """Whole calls: calls, calls_per_s, cpu_us (of the server, per call), p50_ms, p99_ms."""
     before = server.cpu_us()
     found = wrk(server, body("bench/whole", **fields), clients, seconds)
     return _rates(found, server.cpu_us() - before)
 
 
 def fast_streams(server: Server, clients: int, seconds: float) -> Measured:
-    """Canned streams, as fast as they go: streams (calls_per_s), cpu_us (of the server, per stream), p50_ms, p99_ms."""
+    """Canned streams, as fast as they go: what `calls` returns, of a stream each."""
     call = body("bench/stream", stream=True)
     before = server.cpu_us()
     found = wrk(server, call, clients, seconds, ends_with="data: [DONE]\n\n")
@@ -92,10 +95,12 @@ def fast_streams(server: Server, clients: int, seconds: float) -> Measured:
 
 def _rates(found: Measured, cpu_us: float) -> Measured:
     return {
+        "calls": found["calls"],
         "calls_per_s": found["calls"] / found["seconds"],
         "cpu_us": cpu_us / found["calls"],
         "p50_ms": found["p50_ms"],
         "p99_ms": found["p99_ms"],
+        "max_ms": found["max_ms"],
     }
 
 
@@ -103,7 +108,8 @@ def paced_streams(server: Server, count: int, tokens: int, model: str = "bench/p
     """So many streams of 20 tokens a second, opened at once.
 
     Returns lost, first_p50_s, first_p99_s, gap_p50_s, gap_p99_s, cpu_us (of the server, per event; what opening and
-    ending cost is in it), rss_mb (the most while they were open), client_cpu_s.
+    ending cost is in it), cpu_us_stream (the same per stream), rss_mb (the most while they were open), load_core (how
+    busy the load's core was, 0 to 1).
     """
     given = {
         "port": server.port,
@@ -113,7 +119,7 @@ def paced_streams(server: Server, count: int, tokens: int, model: str = "bench/p
         "count": count,
         "timeout_s": tokens / 20 * 3 + 60,
     }
-    before = server.cpu_us()
+    before, core_before = server.cpu_us(), core_ticks()
     command = pinned(LOAD_CORE, sys.executable, str(ROOT / "bench/streams.py"))
     with _Memory(server) as memory:
         ran = run(command, json.dumps(given))
@@ -124,8 +130,37 @@ def paced_streams(server: Server, count: int, tokens: int, model: str = "bench/p
         raise LoadError(f"{server.name} streams nothing: {found['complaint']}")
     if complaint := found.pop("complaint"):
         print(f"{server.name}: {found['lost']} of {count} streams were lost: {complaint!r}", file=sys.stderr)
-    found["cpu_us"] = (server.cpu_us() - before) / count / (tokens + EVENTS_BESIDE_TOKENS)
-    return {**found, "rss_mb": memory.most_mb}
+    busy, idle = (after - before for after, before in zip(core_ticks(), core_before, strict=True))
+    cpu_us_stream = (server.cpu_us() - before) / count
+    found |= {"cpu_us": cpu_us_stream / (tokens + EVENTS_BESIDE_TOKENS), "cpu_us_stream": cpu_us_stream}
+    return {**found, "rss_mb": memory.most_mb, "load_core": busy / (busy + idle)}
+
+
+def core_ticks() -> tuple[int, int]:
+    """How long the load's core has been busy and idle so far, in clock ticks."""
+    line = next(x for x in Path("/proc/stat").read_text().splitlines() if x.startswith(f"cpu{LOAD_CORE} "))
+    ticks = [int(number) for number in line.split()[1:9]]
+    return sum(ticks) - ticks[3] - ticks[4], ticks[3] + ticks[4]
+
+
+def started(start: Callable[[], contextlib.AbstractContextManager[Server]]) -> Measured:
+    """A server's start: ready_s (from its start to its first answer to a call), rss_mb (then)."""
+    call = json.dumps(body("bench/whole"))
+    with start() as server:
+        headers = {"Content-Type": "application/json", **server.headers_for("bench/whole")}
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError, HTTPException), contextlib.closing(connected(server)) as connection:
+                connection.request("POST", PATH, call, headers)
+                if connection.getresponse().status == 200:
+                    return {"ready_s": time.monotonic() - server.started_at, "rss_mb": server.rss_mb()}
+            time.sleep(0.01)
+    raise LoadError(f"{server.name} gives no answer")
+
+
+def connected(server: Server) -> HTTPConnection:
+    """A connection to `server`."""
+    return HTTPConnection("127.0.0.1", server.port, timeout=30)
 
 
 class _Memory:

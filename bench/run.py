@@ -1,84 +1,89 @@
-"""Measure the gateway beside a bare Flask hello, and print medians and ratios.
+"""Measure the gateway beside a bare Flask hello, nginx, LiteLLM and Portkey: medians, ratios, a file of all values.
 
-    .venv/bin/python bench/run.py quick              under a minute: what to look at while tuning
-    .venv/bin/python bench/run.py quick --profile    the same, and where the worker's time goes (needs py-spy)
+    .venv/bin/python bench/run.py                      the default scenarios, some minutes
+    .venv/bin/python bench/run.py calls-32 scale       these (all: every one)
+    .venv/bin/python bench/run.py quick                under a minute: what to look at while tuning
+    .venv/bin/python bench/run.py quick --profile      the same, and where the worker's time goes (needs py-spy)
+    .venv/bin/python bench/run.py check                fails when a call or a token costs much more than last committed
 
-CPU is that of the server's processes by the scheduler's statistics: true also while others use the machine. Calls per
-second are not; their ratios are of rounds taken in turns.
+What is measured has one core, the load and the upstream the other. CPU is that of the server's processes by the
+scheduler's statistics: nearly true also while others use the machine. Calls per second are not; their ratios are of
+rounds taken in turns.
 """
 
 import argparse
 import contextlib
-import statistics
-from collections.abc import Callable
-from functools import partial
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
 
+import check
+import quick
 import servers
-from load import Measured, calls, fast_streams, paced_streams
-from profiler import profiled
-
-Subjects = dict[str, Callable[[], Measured]]
-
-
-def in_turns(subjects: Subjects, rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Every subject once per round, A B A B: subject → what was measured → a value for each round."""
-    found: dict[str, dict[str, list[float]]] = {name: {} for name in subjects}
-    for _ in range(rounds):
-        for name, measure in subjects.items():
-            for what, value in measure().items():
-                found[name].setdefault(what, []).append(value)
-    return found
+from report import table
+from rounds import Values, in_turns
+from scenarios import SCENARIOS, Bench
+from servers import LOAD_CORE, ROOT
 
 
-def quick(rounds: int, profile: bool) -> None:
-    """The figures that tuning is about."""
-    with contextlib.ExitStack() as stack:
-        up = stack.enter_context(servers.upstream())
-        gateway, hello = stack.enter_context(servers.gateway(up)), stack.enter_context(servers.hello())
-        for server in (gateway, hello):
-            calls(server, 32, 1)  # warm
-        median = partial(_median, stack, gateway if profile else None)
-        many = median("whole calls, 32 clients", rounds, _whole(gateway, hello, 32, 2))
-        one = median("whole calls, 1 client", rounds, _whole(gateway, hello, 1, 1))
-        fast = median("fast streams", 2, {"gateway": partial(fast_streams, gateway, 32, 2)})["gateway"]
-        paced = median("300 paced streams", 1, {"gateway": partial(paced_streams, gateway, 300, 100)})["gateway"]
-        idle_mb = gateway.rss_mb()
-    for clients, found in ((32, many), (1, one)):
-        ours, bare = found["gateway"], found["hello"]
-        print(
-            f"whole calls, {clients:2} clients: {ours['calls_per_s'] / bare['calls_per_s']:.3f} of hello's calls/s;"
-            f" CPU {ours['cpu_us']:.0f} µs a call, hello {bare['cpu_us']:.0f}: {bare['cpu_us'] / ours['cpu_us']:.3f}"
-        )
-    print(f"fast streams of {servers.EVENTS} events: {fast['cpu_us']:.0f} µs a stream ({fast['calls_per_s']:.0f}/s)")
-    print(
-        f"300 paced streams at once: {paced['cpu_us']:.1f} µs an event; lost {paced['lost']:.0f},"
-        f" first token p50 {paced['first_p50_s'] * 1000:.0f} ms, gap p99 {paced['gap_p99_s'] * 1000:.0f} ms"
+def bench(names: list[str], rounds: int | None, seconds: float, warm_s: float, out: Path) -> None:
+    """Measure these scenarios, print their tables, and write all values to `out`/results.json."""
+    results: dict[str, dict[str, Values]] = {}
+    with contextlib.ExitStack() as shared:
+        bench = Bench(shared.enter_context(servers.upstream()), shared, seconds, warm_s)
+        for name in names:
+            scenario = SCENARIOS[name]
+            with contextlib.ExitStack() as own:
+                results[name] = in_turns(scenario.subjects(bench, own), rounds or scenario.rounds)
+            print(f"\n### {scenario.title}\n\n{table(results[name], scenario.columns)}", flush=True)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "results.json").write_text(json.dumps({"machine": machine(), "scenarios": results}, indent=1) + "\n")
+    print(f"\nAll values: {out / 'results.json'}")
+
+
+def machine() -> dict[str, str]:
+    """Where and of what these figures are."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    print(f"worker: {paced['rss_mb']:.0f} MB with 300 streams, {idle_mb:.0f} after")
-
-
-def _whole(gateway: servers.Server, hello: servers.Server, clients: int, seconds: float) -> Subjects:
-    return {server.name: partial(calls, server, clients, seconds) for server in (gateway, hello)}
-
-
-def _median(
-    stack: contextlib.ExitStack, profile: servers.Server | None, title: str, rounds: int, subjects: Subjects
-) -> dict[str, Measured]:
-    """The medians; with `profile`, that server is profiled in one more round, which does not count."""
-    found = in_turns(subjects, rounds)
-    if profile:
-        with profiled(profile.worker().pid, title):
-            subjects[profile.name]()
-    return {name: {what: statistics.median(v) for what, v in measured.items()} for name, measured in found.items()}
+    models = [x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")]
+    return {
+        "at": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "commit": commit.stdout.strip(),
+        "cpu": models[0].partition(": ")[2] if models else platform.machine(),
+        "python": platform.python_version(),
+    }
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("what", choices=["quick"])
-    arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--profile", action="store_true", help="print the functions that the worker's time goes to")
+    names = ["all", "quick", "check", *SCENARIOS]
+    arguments.add_argument("what", nargs="*", metavar="SCENARIO", help=", ".join(names))
+    arguments.add_argument("--rounds", type=int, help="how often each subject has its turn")
+    arguments.add_argument("--seconds", type=float, default=2, help="of one measurement of calls")
+    arguments.add_argument("--warm", type=float, default=10, help="seconds of calls before a server is measured")
+    arguments.add_argument("--profile", action="store_true", help="quick: print what the worker's time goes to")
+    arguments.add_argument("--update", action="store_true", help="check: commit what was found to figures.json")
+    arguments.add_argument("--out", type=Path, default=ROOT / ".bench/results")
     given = arguments.parse_args()
-    quick(given.rounds, given.profile)
+    if unknown := set(given.what) - set(names):
+        arguments.error(f"no such scenario: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    if missing := [program for program in ("wrk", "nginx", "taskset", "openssl") if not servers.found(program)]:
+        sys.exit(f"These are needed, as Debian's packages of about the same name: {', '.join(missing)}")
+    os.sched_setaffinity(0, {LOAD_CORE})
+    if given.what == ["quick"]:
+        quick.run(given.rounds or 3, given.profile)
+    elif given.what == ["check"]:
+        sys.exit(check.run(given.update))
+    else:
+        chosen = [name for name, scenario in SCENARIOS.items() if scenario.by_default]
+        if given.what:
+            chosen = list(SCENARIOS) if "all" in given.what else given.what
+        bench(chosen, given.rounds, given.seconds, given.warm, given.out.resolve())
 
 
 if __name__ == "__main__":

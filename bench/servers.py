@@ -7,6 +7,7 @@ end; nothing of the developer's settings comes in.
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,15 +15,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Any
 
 import psutil
 from upstream import CANNED_REPLY, canned_stream
 
 ROOT = Path(__file__).resolve().parent.parent
-SERVER_CORE, LOAD_CORE = 0, 1
+SERVER_CORE, LOAD_CORE = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
 EVENTS = 102  # of the canned stream
 PACE_S = 0.05
 READY_WITHIN_S = 90  # LiteLLM loads for half a minute on a busy core
@@ -45,9 +46,9 @@ class Server:
     name: str
     port: int
     process: subprocess.Popen[bytes]
-    headers: dict[str, str] = field(default_factory=dict)
-    ready_s: float = 0.0  # from its start to its first answer
-    log: Path = Path(os.devnull)
+    headers: dict[str, str]
+    log: Path
+    started_at: float  # time.monotonic() before its process was made
 
     def headers_for(self, model: str) -> dict[str, str]:
         """The headers of a call to `model`."""
@@ -84,6 +85,11 @@ def pinned(core: int, *command: str) -> list[str]:
     return ["taskset", "-c", str(core), *command]
 
 
+def found(program: str) -> str | None:
+    """Where it is; Debian has some where only root looks."""
+    return shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin")
+
+
 def free_port() -> int:
     """A loopback port that nobody uses now."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -98,27 +104,47 @@ def environment(**more: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def running(
-    name: str, command: list[str], port: int, core: int, env: Mapping[str, str], **given: Any
+    name: str,
+    command: list[str],
+    port: int,
+    core: int,
+    env: Mapping[str, str],
+    *,
+    headers: Mapping[str, str] | None = None,
+    files: Mapping[str, str] | None = None,
+    kind: type[Server] | None = None,
 ) -> Iterator[Server]:
-    """`command` in a new folder, its output in a file there, once it accepts connections on `port`."""
-    with tempfile.TemporaryDirectory(prefix=f"bench-{name}-") as folder:
+    """`command` in a new folder with these `files`, once it answers on `port`; its output is in `log`."""
+    with tempfile.TemporaryDirectory(prefix=f"bench-{name}-", ignore_cleanup_errors=True) as folder:
+        for file, text in (files or {}).items():
+            Path(folder, file).write_text(text)
         log = Path(folder, "log")
-        own = {"cwd": folder, "env": {**env, "HOME": folder}, "stderr": subprocess.STDOUT, "start_new_session": True}
+        started_at = time.monotonic()
         with log.open("wb") as out:
-            process = subprocess.Popen(pinned(core, *command), stdout=out, **own)
-        server = Server(name, port, process, log=log, **given)
+            process = subprocess.Popen(
+                pinned(core, *command),
+                cwd=folder,
+                env={**env, "HOME": folder},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        server = (kind or Server)(name, port, process, dict(headers or {}), log, started_at)
         try:
-            await_port(server)
+            await_answer(server)
             yield server
         finally:
             stop(process)
 
 
-def await_port(server: Server) -> None:
-    """Until it accepts connections. Raises RuntimeError with the end of its log."""
+def await_answer(server: Server) -> None:
+    """Until it answers, whatever it says. Raises RuntimeError with the end of its log."""
     deadline = time.monotonic() + READY_WITHIN_S
     while time.monotonic() < deadline and server.process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", server.port), timeout=1):
+        connection = HTTPConnection("127.0.0.1", server.port, timeout=READY_WITHIN_S)
+        with contextlib.suppress(OSError, HTTPException), contextlib.closing(connection):
+            connection.request("GET", "/healthz")
+            connection.getresponse()
             return
         time.sleep(0.01)
     raise RuntimeError(f"{server.name} does not start:\n{server.log.read_text(errors='replace')[-3000:]}")
@@ -140,19 +166,24 @@ class Upstream:
 
     canned: int
     paced: int
+    tls: int | None = None  # the paced one behind TLS
+
+    def streaming(self) -> dict[str, str]:
+        """Model → base URL, of the models that stream; any other id has the canned reply."""
+        found = {
+            "bench/stream": f"http://127.0.0.1:{self.canned}/stream",
+            "bench/paced": f"http://127.0.0.1:{self.paced}",
+        }
+        return found | ({"bench/tls": f"https://127.0.0.1:{self.tls}"} if self.tls else {})
 
     def catalogue(self) -> str:
-        """TOML: the models that stream; any other id has the canned reply."""
-        urls = {"bench/stream": f"{self.canned}/stream", "bench/paced": str(self.paced)}
-        return "".join(
-            f'[models."{id}"]\ntask = "chat-completion"\nurl = "http://127.0.0.1:{where}"\n'
-            for id, where in urls.items()
-        )
+        """The gateway's catalogue, TOML."""
+        entry = '[models."{}"]\ntask = "chat-completion"\nurl = "{}"\n'
+        return "".join(entry.format(*item) for item in self.streaming().items())
 
     def url(self, model: str) -> str:
         """Where `model` is asked, without the route."""
-        where = {"bench/stream": f"{self.canned}/stream", "bench/paced": str(self.paced)}
-        return f"http://127.0.0.1:{where.get(model, self.canned)}"
+        return self.streaming().get(model, f"http://127.0.0.1:{self.canned}")
 
 
 NGINX = """
@@ -190,16 +221,14 @@ CANNED = """
 """
 
 
-@contextlib.contextmanager
-def nginx(name: str, http: str, port: int, core: int, **given: Any) -> Iterator[Server]:
+def nginx(
+    name: str, http: str, port: int, core: int, kind: type[Server] | None = None
+) -> contextlib.AbstractContextManager[Server]:
     """nginx with one worker and this inside its `http` block."""
-    with tempfile.TemporaryDirectory(prefix="bench-nginx-") as folder:
-        user = "user root;\n" if os.geteuid() == 0 else ""
-        Path(folder, "nginx.conf").write_text(NGINX.format(user=user, http=http))
-        path = os.environ["PATH"] + ":/usr/sbin"
-        command = ["nginx", "-p", folder, "-c", "nginx.conf", "-g", "daemon off;"]
-        with running(name, command, port, core, environment(PATH=path), **given) as server:
-            yield server
+    user = "user root;\n" if os.geteuid() == 0 else ""
+    command = ["nginx", "-p", ".", "-c", "nginx.conf", "-g", "daemon off;"]
+    env = environment(PATH=os.environ["PATH"] + ":/usr/sbin")
+    return running(name, command, port, core, env, files={"nginx.conf": NGINX.format(user=user, http=http)}, kind=kind)
 
 
 @contextlib.contextmanager
@@ -219,8 +248,9 @@ def upstream() -> Iterator[Upstream]:
 
 
 @contextlib.contextmanager
-def gateway(up: Upstream, **env: str) -> Iterator[Server]:
-    """The gateway as shipped with one worker, and a key whose limits are counted but never reached."""
+def gateway(up: Upstream, *options: str, **env: str) -> Iterator[Server]:
+    """The gateway as shipped with one worker and these `options` of gunicorn's and settings, and a key whose limits are
+    counted but never reached."""
     with tempfile.TemporaryDirectory(prefix="bench-books-") as folder:
         catalogue = Path(folder, "catalogue.toml")
         catalogue.write_text(up.catalogue())
@@ -234,7 +264,7 @@ def gateway(up: Upstream, **env: str) -> Iterator[Server]:
         }
         key = create_key(settings)
         port = free_port()
-        command = [*gunicorn(port), "wsgi:app"]
+        command = [*gunicorn(port), *options, "wsgi:app"]
         headers = {"Authorization": f"Bearer {key}"}
         with running("gateway", command, port, SERVER_CORE, environment(**settings), headers=headers) as server:
             yield server
@@ -257,8 +287,8 @@ def create_key(settings: Mapping[str, str]) -> str:
 
 
 @contextlib.contextmanager
-def hello() -> Iterator[Server]:
-    """A bare Flask view under the same gunicorn and configuration, with gunicorn's own gevent worker."""
+def hello(up: Upstream | None = None) -> Iterator[Server]:
+    """A bare Flask view under the same gunicorn, with its own gevent worker; it asks no upstream."""
     with tempfile.TemporaryDirectory(prefix="bench-hello-") as folder:
         Path(folder, "hello.py").write_text(HELLO)
         port = free_port()
