@@ -12,6 +12,7 @@ from .embedded import CONTEXT_TOKENS, check_health, model_id
 from .engine import Budget, Engine, circuit
 from .huggingface import HuggingFace, Transport
 from .huggingface.tokenizers import Tokenizers
+from .migration.route import LegacyRoute
 from .settings import VERSION, Settings
 from .telemetry.health import Health, Part
 
@@ -27,6 +28,7 @@ class Parts:
     books: Books
     engine: Engine
     health: Health
+    legacy: LegacyRoute
 
 
 def build(settings: Settings) -> Parts:
@@ -45,7 +47,9 @@ def build(settings: Settings) -> Parts:
     access = Access(settings.auth, settings.keys, keys, settings.anonymous_limits)
     books = Books(store, RedisStates(settings.redis_url) if settings.redis_url else None)
     telemetry.know(catalogue.cards)
-    return Parts(settings, store, keys, access, books, engine, Health(_parts_of_health(settings, store, books, engine)))
+    health = Health(_parts_of_health(settings, store, books, engine))
+    legacy = LegacyRoute(store, settings.legacy_sunset, settings.legacy_brownouts)
+    return Parts(settings, store, keys, access, books, engine, health, legacy)
 
 
 def _parts_of_health(settings: Settings, store: Store, books: Books, engine: Engine) -> dict[str, Part]:

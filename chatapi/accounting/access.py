@@ -17,6 +17,7 @@ from .keys import Keys
 
 BEARER = {"WWW-Authenticate": 'Bearer realm="chatapi"'}
 REMEMBERED = 10_000  # callers in memory
+KEY_ID_LENGTH = 12  # of a configured key: so much of its digest
 Environ = Mapping[str, Any]  # WSGI's: a header's name begins with HTTP_
 
 
@@ -65,7 +66,8 @@ class Access:
     def _configured(self, text: bytes) -> tuple[Caller, float] | None:
         # A digest is looked up, not a key compared: timing tells nothing about keys that exist.
         if self._digests and (digest := hashlib.sha256(text).hexdigest()) in self._digests:
-            return Caller(key_id=digest[:12], subject=key_subject(digest[:12])), float("inf")
+            key_id = digest[:KEY_ID_LENGTH]
+            return Caller(key_id=key_id, subject=key_subject(key_id)), float("inf")
         return None
 
 

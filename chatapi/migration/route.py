@@ -52,6 +52,14 @@ class LegacyRoute:
         except StoreUnavailable as error:
             log.warning("the legacy route's switch cannot be read: the database is away (%s)", error.cause)
 
+    def serves(self, key_id: str, at: float | None = None) -> bool:
+        """Whether a key would be served `at` a moment, by default the sunset; without one, as if that were now."""
+        sunset = self._sunset or self.clock()
+        at = sunset if at is None else at
+        self.stage(key_id)
+        stage = stage_at(at, sunset, self._brownouts, self._extensions.get(key_id), self._switched_off)
+        return stage.name == "announced"
+
     # --- for operators
 
     def extend(self, key_id: str, until: float) -> None:

@@ -48,7 +48,9 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 def init_app(app: Flask) -> None:
     """Add the commands."""
-    for command in (keys, usage, db, examine):
+    from .migrate import migrate
+
+    for command in (keys, usage, db, migrate, examine):
         app.cli.add_command(command)
 
 

@@ -1,0 +1,268 @@
+"""`flask migrate`: who still calls, what their requests become, and the route's switch."""
+
+import csv
+import io
+import json
+from dataclasses import replace
+
+import pytest
+
+from chatapi import create_app
+from chatapi.caller import NO_LIMITS
+from chatapi.migration.rewrite import rewrite
+from chatapi.migration.schedule import DAY_S, misplaced, parse_brownouts
+
+SUNSET = 1_814_313_600.0  # 2027-06-30
+NOW = SUNSET - 5 * DAY_S
+DEFAULT = "microsoft/DialoGPT-medium"
+
+
+@pytest.fixture
+def app(settings, tmp_path):
+    """A gateway five days before the sunset."""
+    own = {"database_url": f"sqlite:///{tmp_path}/chatapi.db", "legacy_sunset": SUNSET}
+    app = create_app(replace(settings, **own))
+    app.extensions["chatapi"].legacy.clock = lambda: NOW
+    return app
+
+
+@pytest.fixture
+def parts(app):
+    return app.extensions["chatapi"]
+
+
+@pytest.fixture
+def run(app):
+    """What a command prints, and its status."""
+
+    def invoke(*args, **kwargs):
+        result = app.test_cli_runner().invoke(args=["migrate", *args], **kwargs)
+        return result.stdout, result.exit_code
+
+    return invoke
+
+
+def told(shown):
+    out, status = shown
+    assert status == 0
+    return json.loads(out)
+
+
+def called(parts, key_id, agent, times=1, days_ago=0, refused=False, body=None):
+    route = parts.legacy
+    route.callers._clock = lambda: NOW - days_ago * DAY_S
+    for _time in range(times):
+        route.callers.count(key_id, agent, refused, rewrite(body or {"message": "a"}, DEFAULT))
+    route.callers.flush()
+
+
+@pytest.fixture
+def billing(parts):
+    row, _text = parts.keys.create("billing", NO_LIMITS, [], None)
+    return row["id"]
+
+
+@pytest.fixture
+def search(parts):
+    row, _text = parts.keys.create("search", NO_LIMITS, [], None)
+    return row["id"]
+
+
+# --- report
+
+
+def test_a_report_tells_who_still_calls(run, parts, billing, search):
+    called(parts, billing, "okhttp/4.12", 3, body={"inputs": "a", "parameters": {"max_new_tokens": 5}, "x": 1})
+    called(parts, billing, "okhttp/4.12", 2, days_ago=8, refused=True)
+    called(parts, search, "python-requests/2.32", 1)
+    called(parts, None, None, 1, days_ago=20)
+    found = told(run("report", "--json"))
+    assert [(one["key_name"], one["client"], one["calls"], one["refused"]) for one in found] == [
+        ("billing", "okhttp", 5, 2),
+        (None, "-", 1, 0),
+        ("search", "python-requests", 1, 0),
+    ]
+    first = found[0]
+    assert first["key_id"] == billing and first["last_seen"] == "2027-06-25T00:00:00+00:00"
+    assert (first["this_week"], first["last_week"]) == (3, 2)
+    assert first["uses"] == {"inputs": 3, "parameters.max_new_tokens": 3, "other": 3, "message": 2}
+    assert {one["field"]: one["becomes"] for one in first["changes"]} == {
+        "inputs": "messages",
+        "message": "messages",
+        "parameters.max_new_tokens": "max_tokens",
+        "other": None,
+        "model": "model",
+    }
+    assert (first["compared"], first["differ"]) == (5, 0)
+
+
+def test_a_report_may_begin_later(run, parts, billing):
+    called(parts, billing, "okhttp/4.12", 3)
+    called(parts, billing, "okhttp/4.12", 2, days_ago=8)
+    (one,) = told(run("report", "--since", "2027-06-20", "--json"))
+    assert (one["calls"], one["last_week"]) == (3, 2)
+    assert told(run("report", "--since", "2027-06-26", "--json")) == []
+
+
+def test_a_report_is_a_table_or_csv(run, parts, billing):
+    called(parts, billing, "okhttp/4.12", 3)
+    table, status = run("report")
+    assert status == 0
+    assert table.splitlines()[0].split()[:4] == ["key_id", "key_name", "client", "calls"]
+    assert table.splitlines()[1].split()[:4] == [billing, "billing", "okhttp", "3"]
+    (row,) = csv.DictReader(io.StringIO(run("report", "--csv")[0]))
+    assert list(row) == list(told(run("report", "--json"))[0])
+    assert (row["key_name"], row["calls"], row["uses"]) == ("billing", "3", "message=3")
+
+
+def test_a_year_is_reported(run, parts, billing):
+    for day in range(0, 360, 3):
+        called(parts, billing, "okhttp/4.12", 1, days_ago=day)
+    (one,) = told(run("report", "--json"))
+    assert one["calls"] == 120
+
+
+# --- rehearse
+
+
+def test_a_rehearsal_names_who_would_be_refused_at_the_sunset(run, parts, billing, search):
+    called(parts, billing, "okhttp/4.12", 3)
+    called(parts, search, "curl/8", 2, days_ago=6)
+    called(parts, None, "old/1", 2, days_ago=7)
+    assert [one["key_name"] for one in told(run("rehearse", "--json"))] == ["billing", "search"]
+    assert [one["client"] for one in told(run("rehearse", "--json", "--days", "8"))] == ["okhttp", "old", "curl"]
+    run("extend", billing, "--until", "2027-08-01")
+    assert told(run("rehearse", "--json")) == [
+        {
+            "key_id": search,
+            "key_name": "search",
+            "client": "curl",
+            "calls": 2,
+            "last_seen": "2027-06-19T00:00:00+00:00",
+        }
+    ]
+    assert [one["key_name"] for one in told(run("rehearse", "--at", "2027-08-01", "--json"))] == ["billing", "search"]
+    assert told(run("rehearse", "--at", "2027-06-29", "--json")) == []
+    assert "would be refused" in run("rehearse", "--at", "2027-06-29")[0]
+
+
+def test_a_rehearsal_without_a_sunset_is_as_if_retired(settings, tmp_path):
+    app = create_app(replace(settings, database_url=f"sqlite:///{tmp_path}/chatapi.db"))
+    called_now = app.extensions["chatapi"].legacy.callers
+    called_now.count(None, "curl/8", False, None)
+    called_now.flush()
+    result = app.test_cli_runner().invoke(args=["migrate", "rehearse", "--json"])
+    assert [one["client"] for one in json.loads(result.stdout)] == ["curl"]
+
+
+# --- preview
+
+
+def test_a_preview_needs_neither_database_nor_upstream(settings, tmp_path):
+    nowhere = {
+        "database_url": "postgresql+psycopg://u:p@127.0.0.1:1/none",
+        "huggingface_base_url": "http://127.0.0.1:1",
+    }
+    app = create_app(replace(settings, **nowhere))
+    file = tmp_path / "body.json"
+    file.write_text('{\n  "prompt": "Olá",\n  "parameters": {"max_length": 5}\n}\n')
+    result = app.test_cli_runner().invoke(
+        args=["migrate", "preview", str(file), "--url", "https://chat.example.com", "--json"]
+    )
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert found["completions"]["body"] == {
+        "model": DEFAULT,
+        "messages": [{"role": "user", "content": "Olá"}],
+        "max_tokens": 5,
+    }
+    assert "https://chat.example.com/v1" in found["openai"]["python"]
+    assert found["same_upstream_request"] is True
+
+
+def test_a_preview_for_people_names_the_changes_and_the_commands(run, tmp_path):
+    out, status = run("preview", "-", input='{"prompt": "Oi"}')
+    assert status == 0
+    assert "prompt -> messages" in out and out.count("curl http://127.0.0.1:8000/") == 2
+
+
+def test_lines_are_translated_one_by_one(run, tmp_path):
+    file = tmp_path / "bodies.txt"
+    file.write_text('{"message": "a"}\n\nno json\n{"message": ""}\n{"inputs": "b"}')
+    out, status = run("preview", str(file))
+    results = [json.loads(line) for line in out.splitlines()]
+    assert status == 1
+    assert ["error" in result for result in results] == [False, True, True, False]
+    assert results[1]["error"]["code"] == "invalid_json"
+    assert results[2]["error"]["details"] == {"message": ["must have text"]}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"message": 1}', '{\n  "message": "a",\n}'])
+def test_a_body_that_cannot_be_used_is_status_1(run, text):
+    out, status = run("preview", "-", input=text)
+    assert status == 1
+    assert json.loads(out)["error"]["code"] in ("invalid_json", "invalid_request")
+
+
+# --- the schedule
+
+
+def test_a_suggested_schedule_can_be_pasted_into_the_settings(run, settings):
+    out, status = run("suggest", "--sunset", "2027-12-31")
+    assert status == 0
+    lines = dict(line.split("=", 1) for line in out.splitlines())
+    assert list(lines) == ["CHATAPI_LEGACY_SUNSET", "CHATAPI_LEGACY_BROWNOUTS"]
+    windows = parse_brownouts(lines["CHATAPI_LEGACY_BROWNOUTS"])
+    lengths = [end - start for start, end in windows]
+    assert len(windows) == 5 and lengths == sorted(set(lengths))
+    assert not misplaced(windows, lines["CHATAPI_LEGACY_BROWNOUTS"], SUNSET + 184 * DAY_S)
+    assert told(run("suggest", "--sunset", "2027-12-31", "--json")) == lines
+
+
+def test_a_key_is_extended(run, parts, billing):
+    assert told(run("extend", billing, "--until", "2027-08-01", "--json")) == {
+        "key_id": billing,
+        "key_name": "billing",
+        "until": "2027-08-01T00:00:00+00:00",
+    }
+    assert parts.legacy.stage(billing, at=SUNSET).name == "announced"
+    assert "billing" in run("extend", billing, "--until", "2027-09-01")[0]
+
+
+def test_a_configured_key_is_extended(settings, tmp_path):
+    own = {"database_url": f"sqlite:///{tmp_path}/chatapi.db", "legacy_sunset": SUNSET, "keys": frozenset({"ab" * 32})}
+    app = create_app(replace(settings, **own))
+    result = app.test_cli_runner().invoke(args=["migrate", "extend", "ab" * 6, "--until", "2027-08-01", "--json"])
+    assert json.loads(result.stdout)["key_id"] == "ab" * 6
+    assert app.extensions["chatapi"].legacy.stage("ab" * 6, at=SUNSET).name == "announced"
+
+
+def test_the_switch_goes_off_and_on(run, parts):
+    assert told(run("switch-off", "--json")) == {"switched_off": True}
+    assert parts.legacy.stage(None).name == "retired"
+    assert told(run("switch-on", "--json")) == {"switched_off": False}
+    assert parts.legacy.stage(None).name == "announced"
+    assert "410" in run("switch-off")[0] and "schedule" in run("switch-on")[0]
+
+
+@pytest.mark.parametrize(
+    "args, status",
+    [
+        (["extend", "nobodyskey", "--until", "2027-08-01"], 1),
+        (["extend", "nobodyskey"], 2),
+        (["extend", "nobodyskey", "--until", "soon"], 2),
+        (["suggest"], 2),
+        (["suggest", "--sunset", "30/06/2027"], 2),
+        (["suggest", "--sunset", "2027-06-25"], 2),  # today
+        (["report", "--since", "yesterday"], 2),
+        (["report", "--csv", "--json"], 2),
+        (["rehearse", "--days", "0"], 2),
+        (["rehearse", "--at", "?"], 2),
+        (["preview", "/no/such/file"], 2),
+        (["preview", "-", "--url", "ftp://x"], 2),
+        (["switch-off", "now"], 2),
+        (["retire"], 2),
+    ],
+)
+def test_mistakes_have_their_status(run, args, status):
+    assert run(*args)[1] == status
