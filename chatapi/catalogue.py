@@ -21,6 +21,8 @@ class ModelCard:
 
     `renames` are its server's own parameter names; `own_fields` is whether it is sent fields that are not OpenAI's;
     `shutdown_date` is the day (ISO 8601) from which it is no longer to be counted on.
+    `prefill_with` are the fields that tell its server to go on with a trailing assistant message; None means those of
+    vLLM, SGLang and TGI where it has its own `url`, and none at the router.
     """
 
     id: str
@@ -33,6 +35,7 @@ class ModelCard:
     images: bool | None = None
     cannot: tuple[str, ...] = ()
     prefill: bool = False
+    prefill_with: Mapping[str, Any] | None = None
     context_tokens: int | None = None
     drain_s: int = 0
     renames: Mapping[str, str] = field(default_factory=dict)
@@ -163,6 +166,7 @@ _RULES = {
         N_("a list of request fields"),
     ),
     "prefill": _FLAG,
+    "prefill_with": _Rule(lambda value: isinstance(value, dict), N_("a table of request fields")),
     "drain_s": _Rule(
         lambda value: type(value) is int and 0 <= value <= 600, N_("a whole number of seconds, at most 600")
     ),

@@ -93,7 +93,10 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """One piece of a stream: choices with deltas, or (the last one) the usage with no choices."""
+    """One piece of a stream: choices with deltas, or (the last one) the usage with no choices.
+
+    `extra` is what the upstream adds at the top level of its chunk.
+    """
 
     model: str
     choices: Sequence[Choice] = ()

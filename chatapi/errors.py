@@ -171,11 +171,13 @@ class UpstreamError(ChatError):
     """The upstream failed; `upstream_status` is its own HTTP status, where there was one.
 
     `transient` failures are worth another attempt at the same model; `fallback` ones are worth another model.
+    `blames_upstream`: it shows a sick server, which no field of a request can cause (5xx, resets, silence, garbage).
     """
 
     code, type, status = "upstream_unavailable", "upstream_error", 502
     transient = False
     fallback = False
+    blames_upstream = False
 
 
 class ModelNotFound(UpstreamError):
@@ -231,14 +233,14 @@ class ModelLoading(UpstreamError):
 class UpstreamUnavailable(UpstreamError):
     """5xx, a reset, a cut, an unreadable answer."""
 
-    retryable = fallback = True
+    retryable = fallback = blames_upstream = True
 
 
 class UpstreamTimeout(UpstreamError):
     """A limit of ours passed while the upstream was silent."""
 
     code, status = "upstream_timeout", 504
-    retryable = fallback = True
+    retryable = fallback = blames_upstream = True
 
 
 class WorkerStopped(ChatError):

@@ -24,7 +24,9 @@ from ..chat import (
     estimated,
 )
 from ..errors import UpstreamError, UpstreamRejected, UpstreamUnavailable
-from .failures import Refusal, error_in, verdict
+from .classify import classify as verdict
+from .failures import UpstreamFailure as Refusal
+from .failures import failure_in as error_in
 from .models import Listing
 from .sse import Events, EventTooLarge
 from .tasks import EventReader, Task, refuse_impossible, task_for

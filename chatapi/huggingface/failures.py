@@ -1,239 +1,294 @@
-"""What an upstream's refusal means: status, words and codes → our error, by table (HF§3.1–3.2). Pure."""
+"""How failures are read: what an upstream says that is no answer, in whatever wrapping, inside of a 200 too. Pure.
 
-import json
-import math
+A caller reads an upstream's words: our token, should they repeat it, is taken out of them here.
+"""
+
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from ..catalogue import ModelCard
-from ..errors import (
-    ContentFiltered,
-    ContextLengthExceeded,
-    ModelLoading,
-    ModelNotFound,
-    UpstreamAuth,
-    UpstreamError,
-    UpstreamQuota,
-    UpstreamRateLimited,
-    UpstreamRejected,
-    UpstreamUnavailable,
-)
+from ..chat import Json
+from ..errors import UpstreamUnavailable
+from ..languages import _
+from .values import MAX_ITEMS, read_json
 
-TRANSIENT = frozenset({429, 500, 502, 503, 504})  # worth another attempt at the same model
 MAX_WORDS = 500  # characters of the upstream's own words that a message repeats
+MAX_READ = 4000  # characters of each text that are looked at
+MAX_DEPTH = 6  # of wrappings
+MAX_LOOKS = 300  # at values of a failure, nested or side by side
+DEFAULT_STATUS = 502  # of a failure that names none
+
+_SUCCESS: tuple[Any, ...] = (
+    None,
+    "",
+    0,
+    "0",
+    200,
+    "200",
+    "ok",
+    "OK",
+    "success",
+    "Success",
+    "none",
+    "None",
+    "null",
+    False,
+    [],
+    {},
+)
+_WORDS: tuple[str, ...] = (
+    "error",
+    "errors",
+    "message",
+    "msg",
+    "detail",
+    "details",
+    "error_message",
+    "errorMessage",
+    "error_msg",
+)
+_WORDS += ("error_description", "description", "reason", "title", "faultstring", "status_msg", "Message", "text")
+_WORDS += ("base_resp", "fault", "exception", "cause")
+_BESIDE = ("warnings", "metadata", "raw")  # further words, beside those
+_WRAPPERS = ("data", "response", "result", "body")
+_STATUSES = ("http_status_code", "status_code", "statusCode", "http_status", "httpStatus", "code", "status")
+_FAILURE_CODES = ("code", "status_code", "statusCode", "error_code", "errorCode")
+_CODES = ("code", "type", "error_type", "status", "error_code", "errorCode")
+_KINDS = ("object", "type", "status", "event")
+_FAILED = ("error", "failed", "failure", "fail", "exception", "response.failed")
+# What only an answer has: beside it code and message are no failure.
+_ANSWERS: tuple[str, ...] = (
+    "choices",
+    "candidates",
+    "message",
+    "delta",
+    "text",
+    "generated_text",
+    "token",
+    "content",
+    "response",
+)
+_ANSWERS += ("output", "output_text", "usage", "translation_text", "summary_text", "answer", "completion")
+
+# A machine word of an error → the status that it stands for.
+_MEANINGS: tuple[tuple[str, int], ...] = (
+    (
+        r"context_length|content_filter|invalid_?request|bad_?request|invalid_?(?:argument|input|param)|model_not_supp",
+        400,
+    ),
+    (r"validation|unprocessable", 422),
+    (r"authentication|unauthenticated|unauthorized|invalid_?api_?key", 401),
+    (r"insufficient_?(?:quota|credit|balance|funds)|payment|billing", 402),
+    (r"permission|forbidden", 403),
+    (r"not_?found", 404),
+    (r"rate_?limit|resource_?exhausted|too_?many_?requests|throttl|quota_?exceeded", 429),
+    (r"overloaded|unavailable|capacity", 503),
+    (r"timeout|deadline", 504),
+    (r"server_?error|internal|^unknown$", 500),
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """An upstream's answer that is no answer: `body` is its JSON, or None; `words` what it said."""
+class UpstreamFailure:
+    """An upstream's answer that is no answer.
+
+    `status` is what it means, `answered` the HTTP status that came; `words` is what it says, without our token; `code`
+    its machine words; `body` its JSON, or None. `named`: the status is its own, not a guess of ours.
+    """
 
     status: int
-    headers: Mapping[str, str]
-    body: Any
     words: str
+    answered: int
+    code: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Any = None
+    named: bool = True
 
     @classmethod
-    def of(cls, status: int, headers: Mapping[str, str], raw: bytes) -> "Refusal":
-        """From a response's parts."""
+    def of(cls, status: int, headers: Mapping[str, str], raw: bytes, secret: str | None = None) -> "UpstreamFailure":
+        """From a response that is not 200."""
         try:
-            body = json.loads(raw)
-        except (ValueError, RecursionError):
+            body = read_json(raw)
+        except ValueError:
             body = None
-        return cls(status, headers, body, words_of(body, raw))
-
-    @property
-    def code(self) -> str:
-        """The body's own machine word: an error object's `code` or `type`, TGI's `error_type`."""
-        error = self.body.get("error") if isinstance(self.body, dict) else None
-        places = [error, self.body] if isinstance(error, dict) else [self.body]
-        found = [p.get(k) for p in places if isinstance(p, dict) for k in ("code", "type", "error_type")]
-        return " ".join(str(word) for word in found if isinstance(word, str))
+        words = words_of(body, raw, secret) or _clean(headers.get("X-Error-Message", ""), secret)
+        layers = list(_layers(body))
+        code = _code(layers)
+        # A proxy's 500 around a 400: what the caller got wrong is not "try again".
+        inner = _status_in(layers, code) if status >= 500 else None
+        return cls(inner if inner and inner < 500 else status, words, status, code, headers, body)
 
 
-def words_of(body: Any, raw: bytes = b"") -> str:
-    """What an error body says, whichever of the shapes of HF§3.1 it has; at most MAX_WORDS characters."""
-    error = body.get("error", body.get("errors")) if isinstance(body, dict) else None
-    said = error.get("message") if isinstance(error, dict) else error
-    if not said and isinstance(body, dict):
-        said = body.get("message") or body.get("detail")
-    if isinstance(said, list):
-        said = "; ".join(s if isinstance(s, str) else json.dumps(s) for s in said)
-    if not isinstance(said, str):
-        said = "" if raw.lstrip()[:1] == b"<" else raw[:MAX_WORDS].decode("utf-8", "replace")
-    return " ".join(said.split())[:MAX_WORDS]
-
-
-# The first row that fits decides: statuses, a pattern over "code: words", the error, what to do.
-_NOT_SERVED = "Check the model id; GET /v1/models lists the models that are served."
-_SENT = {400, 413, 422, 500, 502}  # statuses under which servers complain about what was sent
-_RULES: tuple[tuple[set[int], str, type[UpstreamError], str], ...] = (
-    ({400, 422}, r"^[^:]*(?:model_not_supported|model_not_found)", ModelNotFound, _NOT_SERVED),
-    (
-        _SENT,
-        r"context_length_exceeded|exceed_context_size|maximum context length|context (?:length|window|size)"
-        r"|`inputs` (?:tokens \+|must have less than)|prompt is too long|too many (?:input )?tokens",
-        ContextLengthExceeded,
-        "Shorten the messages or lower max_tokens.",
-    ),
-    (
-        {400, 403, 422, 451, 500, 502},
-        r"^[^:]*content_filter|content policy|content_policy_violation|ResponsibleAIPolicy|content management policy"
-        r"|data_inspection_failed",
-        ContentFiltered,
-        "The provider's content filter refused this request; change its text.",
-    ),
-    (
-        {400, 404},
-        r"endpoint is paused",
-        ModelNotFound,
-        "The Inference Endpoint is paused; resume it in its settings on Hugging Face.",
-    ),
-    (
-        {400, 401},
-        r"token seems invalid|authorization header is correct",
-        UpstreamAuth,
-        "Check HUGGINGFACE_API_KEY: Hugging Face says the token is not valid.",
-    ),
-    (
-        {400, 403},
-        r"requires a pro subscription|hf\.co/pricing",
-        UpstreamQuota,
-        "The account needs a paid plan.",
-    ),
-    ({403}, r"too large to be loaded", ModelNotFound, _NOT_SERVED),
-    (
-        {400, 422},
-        r"not supported by (?:any )?provider|is not a chat model|\bmodel\b.{1,200}does not exist"
-        r"|not a valid provider|unknown model|model not found",
-        ModelNotFound,
-        _NOT_SERVED,
-    ),
-    (
-        {422},
-        r"template_error|template not found",
-        UpstreamRejected,
-        'The model has no chat template: give it task = "text-generation" in the catalogue.',
-    ),
-    (
-        {500},
-        r"failed to parse (?:tools|messages)|unsupported tool|missing tool|image input is not supported",
-        UpstreamRejected,
-        "Change what it names: this is llama.cpp's way to refuse a request.",
-    ),
-    (
-        {404, 410},
-        r"api-inference\.huggingface\.co is no longer",
-        ModelNotFound,
-        "HUGGINGFACE_BASE_URL names Hugging Face's retired host; remove the setting.",
-    ),
-    ({404, 410}, r"", ModelNotFound, _NOT_SERVED),
-    (
-        {401},
-        r"",
-        UpstreamAuth,
-        "Check HUGGINGFACE_API_KEY: it is missing, wrong or expired (https://huggingface.co/settings/tokens).",
-    ),
-    (
-        {403},
-        r"gated",
-        UpstreamAuth,
-        "The model is gated: accept its terms on Hugging Face with the account of HUGGINGFACE_API_KEY.",
-    ),
-    (
-        {403},
-        r"",
-        UpstreamAuth,
-        "Check HUGGINGFACE_API_KEY: the token needs the permission 'Make calls to Inference Providers'.",
-    ),
-    (
-        {402},
-        r"",
-        UpstreamQuota,
-        "The Hugging Face account has no inference credits left: add credits or wait for the next month.",
-    ),
-    (
-        {429},
-        r"log in or use a hf access token",
-        UpstreamRateLimited,
-        "Hugging Face limits anonymous callers: set HUGGINGFACE_API_KEY.",
-    ),
-    ({429}, r"", UpstreamRateLimited, "Try again later; the upstream limits how often it is asked."),
-)
-
-
-def verdict(card: ModelCard, refusal: Refusal) -> UpstreamError:
-    """The error that a refusal by `card`'s upstream means, its message telling what to do."""
-    said = f"{refusal.code}: {refusal.words}: {refusal.headers.get('X-Error-Code', '')}"
-    if refusal.status == 503 and (loading := _loading(card, refusal)):
-        return loading
-    for statuses, pattern, kind, advice in _RULES:
-        if refusal.status in statuses and re.search(pattern, said, re.IGNORECASE):
-            return _error(kind, card, refusal, advice)
-    if 400 <= refusal.status < 500 and refusal.status not in (408, 409, 424):
-        return _error(UpstreamRejected, card, refusal, "Change what it names and send the request again.")
-    return _error(UpstreamUnavailable, card, refusal, "Try again in a moment, or use another model.")
-
-
-def _error(kind: type[UpstreamError], card: ModelCard, refusal: Refusal, advice: str) -> UpstreamError:
-    words = f": {refusal.words.rstrip('.')}" if refusal.words else ""
-    error = kind(
-        f"The upstream of '{card.id}' answered {refusal.status}{words}. {advice}",
-        upstream_status=refusal.status,
-        details={"model": [refusal.words or "not served"]} if kind is ModelNotFound else None,
-        retry_after_s=retry_after(refusal.headers) if kind.retryable else None,
-    )
-    error.transient = refusal.status in TRANSIENT and "HUGGINGFACE_API_KEY" not in advice
+def said_badly(message: str) -> UpstreamUnavailable:
+    """The error of an answer that arrived and is of no use: what was asked for may have caused it."""
+    error = UpstreamUnavailable(message, upstream_status=200)
+    error.blames_upstream = False
     return error
 
 
-def _loading(card: ModelCard, refusal: Refusal) -> UpstreamError | None:
-    """503 is loading when it says for how long, or when an entry's own endpoint is being woken (HF§5.2)."""
-    estimate: Any = refusal.body.get("estimated_time") if isinstance(refusal.body, dict) else None
-    timed = float(estimate) if type(estimate) in (int, float) and math.isfinite(estimate) else None
-    if timed is None and not (card.url and "SERVICE_UNAVAILABLE" in refusal.code):
-        return None
-    # Estimates are unreliable (1809 s was seen): no caller is told to stay away for more than five minutes.
-    seconds = retry_after(refusal.headers) or WAKING_S if timed is None else min(max(timed, 0.0), 300.0)
-    return ModelLoading(
-        f"The model '{card.id}' was asleep and is being loaded; come back in about {max(1, math.ceil(seconds))} s.",
-        upstream_status=503,
-        retry_after_s=seconds,
+def unreadable(model: str, what: str) -> UpstreamUnavailable:
+    """The error of an answer in a form that is not known here."""
+    return said_badly(
+        _("The upstream of '{model}' sent {what}. Try again, or use another model.", model=model, what=what)
     )
 
 
-WAKING_S = 20.0  # an endpoint that wakes says nothing about time; the first 200 was measured after 42 s
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds until the upstream wants to be asked again: `Retry-After` (both forms), else `RateLimit`'s t + 1."""
-    if given := headers.get("Retry-After", "").strip():
-        if re.fullmatch(r"\d{1,9}(?:\.\d+)?", given):
-            return float(given)
-        try:
-            at = parsedate_to_datetime(given)
-        except ValueError:
-            return None
-        return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
-    if reset := re.search(r"\bt=(\d{1,9})\b", headers.get("RateLimit", "")):
-        return float(reset[1]) + 1
-    return None
-
-
-def error_in(body: Any) -> Refusal | None:
-    """The refusal inside a 200: an `error` in a body or an event, with the status it names itself (else 502)."""
-    if not (isinstance(body, dict) and body.get("error")):
+def failure_in(body: Any, secret: str | None = None, depth: int = 0) -> UpstreamFailure | None:
+    """The failure inside of a 200, in a body or an event, on whatever level; None where it holds none."""
+    while isinstance(body, list) and len(body) == 1:
+        body = body[0]
+    if not isinstance(body, dict) or depth > MAX_DEPTH:
         return None
-    error = body["error"]
-    places = (error, body) if isinstance(error, dict) else (body,)
-    named = (place.get(key) for place in places for key in ("http_status_code", "code", "status"))
-    status = next((_status(value) for value in named if _status(value)), None)
-    return Refusal(status or (422 if body.get("error_type") == "validation" else 502), {}, body, words_of(body))
+    if _is_error(body.get("error")) or _is_error(body.get("errors")):
+        return _inside(body, secret)
+    choices = body.get("choices")
+    if isinstance(choices, list) and choices:
+        for choice in choices[:MAX_ITEMS]:
+            if isinstance(choice, dict) and (error := _error_of_choice(choice)):
+                return _inside({"error": error}, secret)
+        return None
+    for key in _WRAPPERS:
+        if isinstance(inner := body.get(key), dict) and (found := failure_in(inner, secret, depth + 1)):
+            return found
+    return _inside(body, secret) if _is_keyless_failure(body) else None
+
+
+def event_failure(data: Any, text: str, secret: str | None = None) -> UpstreamFailure:
+    """The failure that an event called `error` tells, whatever its data are."""
+    return failure_in(data, secret) or _inside({"error": data if _is_error(data) else text or "error"}, secret)
+
+
+def _is_error(given: Any) -> bool:
+    if isinstance(given, dict):
+        return any(value not in _SUCCESS for value in given.values())
+    return given not in _SUCCESS
+
+
+def _error_of_choice(choice: Json) -> Any:
+    holders = (choice, choice.get("message"), choice.get("delta"))
+    return next((h["error"] for h in holders if isinstance(h, dict) and _is_error(h.get("error"))), None)
+
+
+def _is_keyless_failure(body: Json) -> bool:
+    """Whether a body without `error` and without an answer tells a failure."""
+    kinds = [kind for key in _KINDS if isinstance(kind := body.get(key), str)]
+    if any(kind.lower() in _FAILED for kind in kinds) or body.get("success") is False or body.get("ok") is False:
+        return True
+    if any(body.get(key) for key in _ANSWERS if not (key == "message" and isinstance(body.get(key), str))):
+        return False
+    if "choices" in body and body["choices"] is not None:
+        return False  # the prelude of a stream
+    if not words_of(body):
+        return False
+    layers = list(_layers(body))
+    codes = [layer[key] for layer in layers for key in _FAILURE_CODES if isinstance(layer.get(key), int | str)]
+    failed = any(code not in _SUCCESS for code in codes) or any(_status(layer.get("status")) for layer in layers)
+    return failed or not (kinds or codes)
+
+
+def _inside(body: Json, secret: str | None) -> UpstreamFailure:
+    layers = list(_layers(body))
+    code = _code(layers)
+    status = _status_in(layers, code)
+    named = status or DEFAULT_STATUS
+    return UpstreamFailure(named, words_of(body, b"", secret), named, code, {}, body, status is not None)
+
+
+# --- an error's facts, wherever they stand
+
+
+def _layers(body: Any) -> Iterator[Json]:
+    """The objects in which an error's facts may stand: the error's own first, then those around it and those within."""
+    return _walk(body, 0, iter(range(MAX_LOOKS)))
+
+
+def _walk(body: Any, depth: int, looks: Iterator[int]) -> Iterator[Json]:
+    if depth > MAX_DEPTH or next(looks, None) is None:
+        return
+    if isinstance(body, str):
+        body = _parsed(body)
+    if isinstance(body, list):
+        for item in body[:MAX_ITEMS]:
+            yield from _walk(item, depth + 1, looks)
+    if not isinstance(body, dict):
+        return
+    for key in _WORDS[:2]:
+        if body.get(key):
+            yield from _walk(body[key], depth + 1, looks)
+    yield body
+    for key in (*_WORDS[2:], *_BESIDE, *_WRAPPERS):
+        if isinstance(inner := body.get(key), dict | list | str):
+            yield from _walk(inner, depth + 1, looks)
+
+
+def _parsed(text: str) -> Any:
+    """JSON within a text, where somebody passed on what somebody else said."""
+    text = text[:MAX_READ].strip()
+    if not (text.startswith(("{", "[")) and text.endswith(("}", "]"))):
+        return None
+    try:
+        return read_json(text.encode("utf-8", "replace"))
+    except ValueError:
+        return None
+
+
+def _code(layers: list[Json]) -> str:
+    found = [word for layer in layers for key in _CODES if isinstance(word := layer.get(key), str) and word]
+    return " ".join(word[:100].replace(":", "_") for word in found[:MAX_ITEMS])
+
+
+def _status_in(layers: list[Json], code: str) -> int | None:
+    """The status that an error names: in figures, else by its machine words. One within may tell what a 5xx hides."""
+    found = [status for layer in layers for key in _STATUSES if (status := _status(layer.get(key)))]
+    if found:
+        return next((status for status in found if status < 500), found[0]) if found[0] >= 500 else found[0]
+    words = code.lower()
+    return next((status for pattern, status in _MEANINGS if re.search(pattern, words)), None)
 
 
 def _status(value: Any) -> int | None:
-    number = int(value) if isinstance(value, str) and re.fullmatch(r"[45]\d\d", value) else value
-    return number if type(number) is int and 400 <= number < 600 else None
+    if isinstance(value, str):
+        figures = re.match(r"(?:HTTP[ /\d.]*)?([45]\d\d)\b", value.strip()[:40])
+        value = int(figures[1]) if figures else None
+    return value if type(value) is int and 400 <= value < 600 else None
+
+
+# --- its words
+
+
+def words_of(body: Any, raw: bytes = b"", secret: str | None = None) -> str:
+    """What a failure says, in whichever of its shapes (HF§3.1), without our token; at most MAX_WORDS characters."""
+    looks = iter(range(MAX_LOOKS))
+    said = _message(body, secret, 0, looks)
+    if not said and raw.lstrip()[:1] != b"<":
+        said = _clean(raw.decode("utf-8", "replace"), secret)
+    for layer in _layers(body):
+        for key in _BESIDE:
+            more = _message(layer.get(key), secret, 0, looks)
+            if more.casefold() not in said.casefold():
+                said = f"{said.rstrip('.')}; {more}" if said else more
+    return said[:MAX_WORDS]
+
+
+def _message(said: Any, secret: str | None, depth: int, looks: Iterator[int]) -> str:
+    if depth > MAX_DEPTH or next(looks, None) is None:
+        return ""
+    if isinstance(said, str):
+        inner = _parsed(said)
+        return (_message(inner, secret, depth + 1, looks) if inner is not None else "") or _clean(said, secret)
+    if isinstance(said, list):
+        found = [_message(item, secret, depth + 1, looks) for item in said[:MAX_ITEMS]]
+        return "; ".join(filter(None, found))[:MAX_READ]
+    if not isinstance(said, dict):
+        return ""
+    words = next((words for key in _WORDS if (words := _message(said.get(key), secret, depth + 1, looks))), "")
+    if words and isinstance(place := said.get("loc"), list):  # FastAPI names the field beside its words
+        words = f"{'.'.join(_clean(str(step), secret) for step in place[:MAX_ITEMS])}: {words}"
+    return words
+
+
+def _clean(text: str, secret: str | None) -> str:
+    if secret:
+        text = text.replace(secret, "***")
+    return " ".join(text[:MAX_READ].split())

@@ -3,52 +3,88 @@
 from collections.abc import Iterator
 
 MAX_EVENT = 16 * 1024 * 1024  # bytes; an upstream that never ends a line must not fill our memory
+BOM = b"\xef\xbb\xbf"
 
 
 class EventTooLarge(ValueError):
     """An event passed MAX_EVENT bytes without ending."""
 
 
+class ErrorEvent(bytes):
+    """The data of an event that is called `error`."""
+
+
 class Events:
     """Feed it bytes, split anywhere; it gives whole events.
 
-    Lines end at LF or CRLF and are cut as bytes: a str would also split at U+2028 and U+0085, which are ordinary
-    characters inside JSON, and a character may be cut in two by the network.
+    A line ends at CR, LF or CRLF, and is cut as bytes: a str would also split at U+2028 and U+0085, which are ordinary
+    characters inside JSON, and a character may be cut in two by the network. A byte order mark may come first, in
+    packets of its own. Unlike a browser it takes an event whose last line or blank line the end of the stream cut off.
     """
 
     def __init__(self) -> None:
         self._rest: list[bytes] = []  # pieces of a line whose end has not come
         self._data: list[bytes] = []  # lines of an event whose end has not come
-        self.comments = 0
+        self._error = False  # that event is called "error"
+        self._start: bytes | None = b""  # what may be the beginning of a byte order mark; None once that is known
+        self._after_cr = False  # a LF that comes next belongs to the line end already seen
         self._size = 0  # bytes received since the last event ended
+        self.comments = 0
+
+    @property
+    def between(self) -> bool:
+        """Whether an event has just ended and nothing of the next one has come."""
+        return not (self._rest[-1:] not in ([], [b""]) or self._data or self._after_cr or self._error or self._start)
 
     def feed(self, received: bytes) -> Iterator[bytes]:
         """The data of each event that `received` completes. Comments and other fields are passed over."""
+        if self._start is not None:
+            received = self._without_mark(received)
+        if self._after_cr and received:
+            self._after_cr = False
+            received = received.removeprefix(b"\n")
+        if b"\r" in received:
+            self._after_cr = received.endswith(b"\r")
+            received = received.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         self._rest.append(received)
         self._size += len(received)
         if b"\n" in received:
             lines = b"".join(self._rest).split(b"\n")
             self._rest = [lines.pop()]
             for line in lines:
-                if line.endswith(b"\r"):
-                    line = line[:-1]
                 if line.startswith(b"data:"):
                     # One space after the colon belongs to the syntax; older TGI leaves it out.
                     self._data.append(line[6:] if line[5:6] == b" " else line[5:])
+                elif not line:
+                    if self._data:
+                        # What this packet still holds of later events is counted when those go on.
+                        self._size = len(self._rest[0])
+                        yield self._take()
+                    self._error = False
                 elif line.startswith(b":"):
                     self.comments += 1
-                elif not line and self._data:
-                    # What this packet still holds of later events is counted when those go on.
-                    self._size = len(self._rest[0])
-                    yield self._take()
+                elif line == b"data":
+                    self._data.append(b"")
+                elif line.startswith(b"event:"):
+                    self._error = line[6:].strip() == b"error"
         if self._size > MAX_EVENT:
             raise EventTooLarge(f"an event of more than {MAX_EVENT} bytes")
 
     def end(self) -> Iterator[bytes]:
         """At the end of the stream: an event whose closing blank line, or even whose line end, was left out."""
+        if self._start:
+            yield from self.feed(b"\n")
         yield from self.feed(b"\n\n") if any(self._rest) or self._data else ()
+
+    def _without_mark(self, received: bytes) -> bytes:
+        begun = (self._start or b"") + received
+        if len(begun) < len(BOM) and BOM.startswith(begun):
+            self._start = begun
+            return b""
+        self._start = None
+        return begun.removeprefix(BOM)
 
     def _take(self) -> bytes:
         data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
         self._data.clear()
-        return data
+        return ErrorEvent(data) if self._error else data

@@ -1,0 +1,235 @@
+"""Tool calls, whole and streamed, in the shape that OpenAI's SDKs read, whatever shape they came in. Pure.
+
+SDKs index a list by `index` and join the strings they find there. So here calls are numbered from 0 in the order in
+which they appear, ids and names are said once, and `arguments` is a string that is JSON once the call is complete.
+"""
+
+import json
+import uuid
+from typing import Any
+
+from ..chat import Json
+from .values import count, read_json
+
+_NAMES = ("name", "tool_name", "function_name")
+_ARGUMENTS = ("arguments", "args", "parameters", "input")
+_OURS = {"index", "id", "type", "function", *_NAMES, *_ARGUMENTS}
+
+
+class UnreadableCalls(ValueError):
+    """What stands where tool calls belong is none."""
+
+
+def listed(given: Any) -> list[Json]:
+    """The calls in `given`: a list, a single call, a mapping of calls, or JSON text of these."""
+    if isinstance(given, str):
+        try:
+            given = read_json(given.encode("utf-8", "replace"))
+        except ValueError:
+            raise UnreadableCalls("tool calls that are no list") from None
+    if isinstance(given, dict):
+        nested = list(given.values())
+        of_calls = bool(nested) and not given.keys() & _OURS and all(isinstance(v, dict) for v in nested)
+        given = nested if of_calls else [given]
+    if not isinstance(given, list) or not all(isinstance(call, dict) for call in given):
+        raise UnreadableCalls("tool calls that are no list of objects")
+    return given
+
+
+def whole_calls(given: Any) -> list[Json]:
+    """Complete calls, for a message."""
+    seen: set[str] = set()
+    return [_whole(call, seen) for call in listed(given)]
+
+
+def _whole(call: Json, seen: set[str]) -> Json:
+    function = _function_of(call)
+    id = _id_in(call)
+    if not id or id in seen:
+        id = new_id()
+    seen.add(id)
+    if isinstance(call.get("custom"), dict):  # a custom tool's call has its own shape
+        return {**call, "id": id}
+    rest = {k: v for k, v in call.items() if k not in _OURS}
+    more = {k: v for k, v in function.items() if k not in _OURS}
+    told = {"name": _name_in(function) or "", "arguments": _whole_text(_arguments_in(function)), **more}
+    return {"id": id, "type": _type_of(call), "function": told, **rest}
+
+
+def whole_function_call(given: Any) -> Json:
+    """The deprecated single call of a message."""
+    [call] = listed(given)[:1] or [{}]
+    function = _function_of(call)
+    more = {k: v for k, v in function.items() if k not in _OURS}
+    return {"name": _name_in(function) or "", "arguments": _whole_text(_arguments_in(function)), **more}
+
+
+def _function_of(call: Json) -> Json:
+    function = call.get("function", call.get("functionCall"))
+    if isinstance(function, dict):
+        return function
+    return {**call, "name": function} if isinstance(function, str) else call
+
+
+def _type_of(call: Json) -> str:
+    given = call.get("type")
+    # Other servers' words for the same ("tool_use", "tool_call") make SDKs drop the call; a custom tool is another.
+    return "custom" if given == "custom" else "function"
+
+
+def _name_in(function: Json) -> str | None:
+    return next((v for key in _NAMES if isinstance(v := function.get(key), str) and v), None)
+
+
+def _arguments_in(function: Json) -> Any:
+    return next((v for key in _ARGUMENTS if (v := function.get(key)) is not None), None)
+
+
+def _id_in(call: Json) -> str | None:
+    given = call.get("id", call.get("tool_call_id", call.get("call_id")))
+    if type(given) is int:
+        return str(given)[:64]
+    return given if isinstance(given, str) and given else None
+
+
+def _text(arguments: Any) -> str:
+    """A piece of arguments as it is joined: text stays, anything else becomes JSON."""
+    if arguments is None:
+        return ""
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
+
+
+def _whole_text(arguments: Any) -> str:
+    text = _text(arguments)
+    if text.startswith('"'):  # JSON of JSON
+        try:
+            inner = read_json(text.encode("utf-8", "replace"))
+        except ValueError:
+            return text
+        return inner if isinstance(inner, str) and inner.lstrip().startswith("{") else text
+    return text if text.strip() else "{}"
+
+
+def new_id() -> str:
+    """An id for a call that came without one."""
+    return f"call_{uuid.uuid4().hex[:24]}"
+
+
+class _Call:
+    """A call of a stream: what has been said of it."""
+
+    __slots__ = ("begun", "given_id", "key", "name", "number", "pieces", "rest")
+
+    def __init__(self, number: int, key: int | None) -> None:
+        self.number = number
+        self.key = key  # the upstream's own index
+        self.given_id: str | None = None
+        self.name = ""
+        self.pieces: list[str] = []  # of its arguments, none of them empty
+        self.rest: Json = {}
+        self.begun = False  # its id and name have gone out
+
+    @property
+    def whole(self) -> bool:
+        """Whether its arguments are a JSON object, so that another `{` begins another call."""
+        if not self.pieces or not self.pieces[-1].rstrip().endswith("}"):
+            return False
+        try:
+            return isinstance(read_json("".join(self.pieces).encode("utf-8", "replace")), dict)
+        except ValueError:
+            return False
+
+    def whole_is(self, text: str) -> bool:
+        """Whether `text` is all that was said of its arguments."""
+        return "".join(self.pieces) == text
+
+
+class CallPieces:
+    """The calls of one choice of a stream."""
+
+    def __init__(self) -> None:
+        self._calls: list[_Call] = []
+        self._ids: set[str] = set()  # those that went out
+
+    def __bool__(self) -> bool:
+        return bool(self._calls)
+
+    def feed(self, given: Any) -> list[Json]:
+        """The pieces to send on for the `tool_calls` of a delta. Raises UnreadableCalls."""
+        pieces = listed(given)
+        return [told for place, piece in enumerate(pieces) if (told := self._piece(piece, place, len(pieces)))]
+
+    def end(self, cut: bool) -> list[Json]:
+        """What is left to say once the choice has finished; of a `cut` one nothing is made up."""
+        return [told for call in self._calls if (told := self._rest_of(call, cut))]
+
+    def _rest_of(self, call: _Call, cut: bool) -> Json | None:
+        missing = "" if cut or call.pieces else "{}"
+        if call.begun:
+            return self._told(call, missing)
+        return self._told(call, "".join(call.pieces) + missing)
+
+    def _piece(self, piece: Json, place: int, of: int) -> Json | None:
+        function = _function_of(piece)
+        id, name, given = _id_in(piece), _name_in(function), _arguments_in(function)
+        call = self._call_for(piece, id, name, given, place, of)
+        call.given_id = call.given_id or id
+        if isinstance(piece.get("custom"), dict):  # a custom tool's call: its pieces are joined as they are
+            call.begun = True
+            return {**piece, "index": call.number}
+        more = "" if not name or name == call.name else name.removeprefix(call.name)  # some send it in pieces
+        call.name += more
+        text = _text(given)
+        if call.pieces and (not isinstance(given, str) or (name and text.startswith("{") and call.whole_is(text))):
+            text = ""  # all of it again
+        if text:
+            call.pieces.append(text)
+        call.rest |= {k: v for k, v in piece.items() if k not in _OURS and v is not None}
+        if call.begun:
+            return self._told(call, text, more)
+        # SDKs want the name in the first piece: it is waited for.
+        return self._told(call, "".join(call.pieces)) if call.name else None
+
+    def _told(self, call: _Call, text: str, name: str = "") -> Json | None:
+        rest, call.rest = call.rest, {}
+        if call.begun:
+            if not (text or name or rest):
+                return None
+            return {"index": call.number, "function": {**({"name": name} if name else {}), "arguments": text}, **rest}
+        call.begun = True
+        id = call.given_id if call.given_id and call.given_id not in self._ids else new_id()
+        self._ids.add(id)
+        function = {"name": call.name, "arguments": text}
+        return {"index": call.number, "id": id, "type": "function", "function": function, **rest}
+
+    def _call_for(self, piece: Json, id: str | None, name: str | None, given: Any, place: int, of: int) -> _Call:
+        """The call to which a piece belongs; a new one where it begins one."""
+        key = count(piece.get("index"))
+        known = self._known(id, key, name)
+        if known is None and key is not None:
+            known = next((c for c in reversed(self._calls) if c.key == key), None)
+            another = known is None or self._begins_another(known, id, name, given, indexed=True)
+        elif known is None:
+            side_by_side = of > 1 and not name and not id and of <= len(self._calls)
+            known = self._calls[place - of if side_by_side else -1] if self._calls else None
+            another = known is None or self._begins_another(known, id, name, given, indexed=False)
+        else:
+            another = False
+        if known is None or another:
+            self._calls.append(known := _Call(len(self._calls), key))
+        return known
+
+    def _known(self, id: str | None, key: int | None, name: str | None) -> _Call | None:
+        # Some servers give all calls one id: another index with a name is another call nevertheless.
+        same = (c for c in reversed(self._calls) if id and c.given_id == id)
+        return next((c for c in same if not name or key is None or c.key is None or c.key == key), None)
+
+    def _begins_another(self, known: _Call, id: str | None, name: str | None, given: Any, indexed: bool) -> bool:
+        if id and known.given_id:
+            return bool(name)  # a new id alone may be one that a server makes up for every piece
+        if not name or not known.name:
+            return False
+        if name == known.name or (indexed and not known.pieces):
+            # The name again, or more of it; but after whole arguments further ones are another call's.
+            return _text(given).lstrip().startswith("{") and known.whole
+        return True

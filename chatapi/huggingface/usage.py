@@ -1,0 +1,147 @@
+"""Tokens as an upstream counts them, under whichever name and in whichever place; an estimate where that cannot be.
+
+Pure.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ..chat import ChatJob, Json, Usage, estimate_tokens, estimated
+from .values import count
+
+# Names without case, underscores and hyphens: OpenAI's, Anthropic's, Gemini's, Ollama's, llama.cpp's, TGI's.
+_PROMPT: tuple[str, ...] = (
+    "prompttokens",
+    "inputtokens",
+    "prompttokencount",
+    "inputtokencount",
+    "promptevalcount",
+    "tokensevaluated",
+)
+_PROMPT += ("inputlength", "ntokensprompt")
+_COMPLETION: tuple[str, ...] = (
+    "completiontokens",
+    "outputtokens",
+    "completiontokencount",
+    "outputtokencount",
+    "candidatestokencount",
+)
+_COMPLETION += ("generatedtokens", "evalcount", "tokenspredicted", "ntokenscompletion", "tokensgenerated")
+_TOTAL = ("totaltokens", "totaltokencount")
+_SHORT = {"prompt": "prompt", "input": "prompt", "completion": "completion", "output": "completion", "total": "total"}
+_LONG = dict.fromkeys(_PROMPT, "prompt") | dict.fromkeys(_COMPLETION, "completion") | dict.fromkeys(_TOTAL, "total")
+_IN_USAGE = _LONG | _SHORT
+_PLACES = ("usage", "usageMetadata", "usage_metadata", "x_groq", "meta", "metrics")
+MAX_KEYS = 64
+
+
+def usage_in(body: Json) -> Usage | None:
+    """The upstream's own count in a body or an event, with its further keys but for nulls, or None."""
+    for place in _PLACES:
+        given = body.get(place)
+        if isinstance(given, dict) and (found := _usage_of(given)):
+            return found
+    choices = body.get("choices")
+    for holder in [*(choices[:1] if isinstance(choices, list) else ()), body.get("message")]:
+        if isinstance(holder, dict) and (found := usage_in(holder)):
+            return found
+    counts = _counts(body, _LONG)
+    return Usage(*counts) if counts else None
+
+
+def _usage_of(given: Json) -> Usage | None:
+    names = _IN_USAGE
+    if not (counts := _counts(given, names)):
+        inner = next((v for k in ("usage", "tokens") if isinstance(v := given.get(k), dict)), None)
+        return _usage_of(inner) if inner else None
+    details = {k: v for k, v in given.items() if v is not None and _plain(k) not in names}
+    return Usage(*counts, details=details)
+
+
+def _counts(given: Mapping[str, Any], names: Mapping[str, str]) -> tuple[int, int] | None:
+    found: dict[str, int] = {}
+    for key, value in list(given.items())[:MAX_KEYS]:
+        if (kind := names.get(_plain(key))) and (number := count(value)) is not None:
+            found.setdefault(kind, number)
+    prompt, completion, total = (found.get(kind) for kind in ("prompt", "completion", "total"))
+    if prompt is not None and completion is None and total is not None:
+        completion = total - prompt
+    if completion is not None and prompt is None and total is not None:
+        prompt = total - completion
+    if prompt is None or completion is None or prompt < 0 or completion < 0:
+        return None
+    return prompt, completion
+
+
+_plain_names: dict[str, str] = {}
+
+
+def _plain(key: str) -> str:
+    if (plain := _plain_names.get(key)) is None:
+        plain = re.sub(r"[_\-. ]", "", key[:40]).lower()
+        if len(_plain_names) < 500:  # an upstream that invents keys must not fill our memory
+            _plain_names[key[:40]] = plain
+    return plain
+
+
+# --- what can be true
+
+MOST_CHARACTERS_A_TOKEN = 100  # runs of blanks and signs; words have four
+MOST_TOKENS_A_CHARACTER = 4  # a token is at least a byte, and UTF-8 has at most four for a character
+HIDDEN_PROMPT = 131_072  # tokens that pictures, tools and a server's own system prompt may add
+HIDDEN_ANSWER = 1024  # tokens of an answer that were not delivered, where nothing limited them to fewer
+
+
+def believed(given: Usage | None, job: ChatJob, said: str) -> Usage:
+    """`given` where it can be true of `job` and of what was `said`, else an estimate of what cannot."""
+    if given is None:
+        return estimated(job.messages, said)
+    prompt_fits = 0 < given.prompt_tokens <= HIDDEN_PROMPT or 0 < given.prompt_tokens <= _most_prompt(job)
+    completion_fits = len(said) / MOST_CHARACTERS_A_TOKEN <= given.completion_tokens <= _most_completion(job, said)
+    if prompt_fits and completion_fits:
+        return given
+    guess = estimated(job.messages, said)
+    if not (prompt_fits or completion_fits):
+        return guess
+    prompt = given.prompt_tokens if prompt_fits else guess.prompt_tokens
+    return Usage(prompt, given.completion_tokens if completion_fits else guess.completion_tokens, "estimate")
+
+
+def _most_prompt(job: ChatJob) -> int:
+    characters = sum(map(_size, job.messages)) + _size(job.options.get("tools"))
+    return HIDDEN_PROMPT + MOST_TOKENS_A_CHARACTER * characters
+
+
+def _most_completion(job: ChatJob, said: str) -> int:
+    # Reasoning that is not shown counts: without a limit it may be long, but no window is longer than this.
+    limit = job.max_tokens
+    allowed = 2 * limit * (count(job.options.get("n")) or 1) if limit else 2**24
+    return max(MOST_TOKENS_A_CHARACTER * len(said) + HIDDEN_ANSWER, allowed)
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(len(key) + _size(inner) for key, inner in value.items())
+    return sum(map(_size, value)) if isinstance(value, list) else 8
+
+
+def generate_usage(details: Json, headers: Mapping[str, str], prompt: str, text: str) -> Usage:
+    """Usage of a text model's answer: its details before its headers before an estimate (HF§6)."""
+    prefill = details.get("prefill")
+    read = len(prefill) if isinstance(prefill, list) and prefill else count(headers.get("x-prompt-tokens"))
+    given = count(details.get("input_length", read))
+    completion = count(details.get("generated_tokens", headers.get("x-generated-tokens")))
+    if given is not None and completion is not None:
+        return Usage(given, completion)
+    return Usage(estimate_tokens(prompt), estimate_tokens(text), source="estimate", texts=(prompt, text))
+
+
+def said_in(message: Json) -> str:
+    """All that a message delivers, of whatever kind, as one text to be counted."""
+    kinds = ("content", "reasoning_content", "reasoning", "refusal", "tool_calls", "function_call")
+    given = (message.get(kind) for kind in kinds)
+    return "".join(v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in given if v)

@@ -1,0 +1,117 @@
+"""What an upstream sends is input: its JSON, numbers, waits and dates, each a bounded value or nothing. Pure."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+MAX_VALUES = 1_000_000  # in one JSON text: 2 million empty lists cost 0.4 s and 170 MB
+MOST_TOKENS = 2**40  # what claims more has not counted
+LONGEST_WAIT_S = 86_400.0
+MAX_DIGITS = 15  # of a number in a text: beyond that no float is exact, and int() takes quadratic time
+BOM = b"\xef\xbb\xbf"
+
+
+def _finite(digits: str) -> float | None:
+    value = float(digits)
+    return value if math.isfinite(value) else None
+
+
+def _nothing(constant: str) -> None:
+    """NaN and Infinity are no JSON (RFC 8259): they must not leave in an answer of ours."""
+
+
+_decode = json.JSONDecoder(parse_float=_finite, parse_constant=_nothing).decode
+
+
+def read_json(raw: bytes) -> Any:
+    """The value of a JSON text. Raises ValueError for all that is none, is nested too deeply, or has too many values.
+
+    Bytes that are no UTF-8 become U+FFFD, as everywhere on the web: a token's torn character must not cost its text.
+    """
+    if len(raw) > MAX_VALUES and raw.count(b",") + raw.count(b"[") + raw.count(b"{") > MAX_VALUES:
+        raise ValueError("too many values")
+    try:
+        return _decode(raw.removeprefix(BOM).decode("utf-8", "replace"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def count(value: Any, most: int = MOST_TOKENS) -> int | None:
+    """A whole number from 0 to `most`, be it written as a number or as digits; else None."""
+    digits = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= MAX_DIGITS
+    if digits or (isinstance(value, float) and value.is_integer()):
+        value = int(value)
+    return value if type(value) is int and 0 <= value <= most else None
+
+
+_PARTS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "": 1.0}
+_DURATION = re.compile(
+    rf"(\d{{1,{MAX_DIGITS}}}(?:\.\d{{0,{MAX_DIGITS}}})?)\s*(ms|s|m|h|d|)(?:ec(?:ond)?s?)?", re.I | re.A
+)
+_UNIX_TIME = 1_000_000_000  # no wait is that long: the number is a time
+
+
+def seconds(value: Any) -> float | None:
+    """A wait in seconds, 0 to LONGEST_WAIT_S: a number, a duration ("20ms", "6m0s"), a time to come; else None."""
+    if type(value) is int or (type(value) is float and math.isfinite(value)):
+        # Compared before it is converted: an int may be larger than any float.
+        return _bounded(min(value, 10**MAX_DIGITS))
+    if not isinstance(value, str) or len(text := value.strip()) > 64 or not text:
+        return None
+    if text[0].isdigit():
+        found = _DURATION.findall(text)
+        if _DURATION.sub("", text).strip() or not found:
+            return None
+        return _bounded(sum(float(number) * _PARTS[unit.lower()] for number, unit in found))
+    try:
+        at = parsedate_to_datetime(text)
+        return _bounded((at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+    except (ValueError, OverflowError, TypeError, IndexError):
+        return None
+
+
+def _bounded(value: float) -> float | None:
+    if value >= _UNIX_TIME:
+        value = max(0.0, value - datetime.now(UTC).timestamp())
+    return min(float(value), LONGEST_WAIT_S) if value >= 0 else 0.0
+
+
+_WAIT_HEADERS = ("Retry-After", "X-Retry-After", "RateLimit-Reset", "X-RateLimit-Reset")
+
+
+def retry_after(headers: Mapping[str, str], body: Any = None) -> float | None:
+    """Seconds until an upstream wants to be asked again, wherever it says so; the finest statement wins."""
+    if (milliseconds := seconds(headers.get("retry-after-ms"))) is not None:
+        return milliseconds / 1000
+    for name in _WAIT_HEADERS[:2]:
+        if (given := seconds(headers.get(name))) is not None:
+            return given
+    if reset := re.search(r"\bt=(\d{1,9})\b", headers.get("RateLimit", "")[:200]):
+        return min(float(reset[1]) + 1, LONGEST_WAIT_S)
+    for name in _WAIT_HEADERS[2:]:
+        if (given := seconds(headers.get(name))) is not None:
+            return given
+    return _wait_in(body)
+
+
+_WAIT_KEYS = {"retryafter": 1.0, "retryafterseconds": 1.0, "retryafters": 1.0, "retryafterms": 0.001}
+_WAIT_KEYS |= {"retrydelay": 1.0, "waitseconds": 1.0, "resetafter": 1.0}
+MAX_NESTING = 3  # levels at which an error's facts are looked for
+MAX_ITEMS = 20  # of each list or object there
+
+
+def _wait_in(body: Any, depth: int = 0) -> float | None:
+    """The wait that a body names, at any of its first levels."""
+    if depth > MAX_NESTING or not isinstance(body, dict | list):
+        return None
+    items = list(body.items())[:MAX_ITEMS] if isinstance(body, dict) else [("", item) for item in body[:MAX_ITEMS]]
+    for key, value in items:
+        unit = _WAIT_KEYS.get(re.sub(r"[^a-z]", "", key[:32].lower()))
+        found = seconds(value) if unit else None
+        if found is not None and unit:
+            return found * unit
+    return next((wait for _, value in items if (wait := _wait_in(value, depth + 1)) is not None), None)
