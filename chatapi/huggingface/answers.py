@@ -9,9 +9,9 @@ from typing import Any
 
 from ..chat import Choice, Json, Message
 from ..languages import _
-from .failures import unreadable
+from .failures import unreadable, unreadable_form
 from .finish import FINISH, ended, finish_of
-from .tool_calls import UnreadableCalls, whole_calls, whole_function_call
+from .tool_calls import whole_calls, whole_function_call
 from .values import count
 
 MAX_DEPTH = 12  # of parts within parts
@@ -210,8 +210,7 @@ def whole_choice(model: str, choice: Json) -> Choice:
         calls = whole_calls(message["tool_calls"]) if message.get("tool_calls") else []
         called = whole_function_call(message["function_call"]) if message.get("function_call") else None
     except ValueError as error:
-        words = str(error) if isinstance(error, UnreadableCalls) else _("an answer in a form that cannot be read")
-        raise unreadable(model, words) from None
+        raise unreadable_form(model, error) from None
     if is_mute(message):
         raise unreadable(model, _("an answer in a form that cannot be read"))
     message = {"role": "assistant", "content": None, "refusal": None, **message} | {"role": "assistant"}

@@ -9,9 +9,9 @@ from ..errors import UpstreamRejected
 from ..languages import _
 from .abilities import asks_for_nothing, check
 from .answers import choices_in, chosen, extra_of, extra_of_choice, is_mute, read_message, whole_choice
-from .failures import unreadable
+from .failures import unreadable, unreadable_form
 from .finish import ended, finish_of, is_cut
-from .tool_calls import CallPieces, UnreadableCalls, whole_function_call
+from .tool_calls import CallPieces, whole_function_call
 from .transport import Request
 from .usage import believed, said_in, usage_in
 from .values import count
@@ -24,8 +24,9 @@ class Chat:
     """`{base}/v1/chat/completions`, or an own server's."""
 
     def request(self, base: str, card: ModelCard, job: ChatJob, stream: bool) -> Request:
+        check(card, job)
         messages = job.messages
-        if check(card, job):
+        if card.images is False:
             messages = [{**m, "content": text_of(m)} if has_image(m) else m for m in messages]
         # `model` goes first: a router can then read it from a small prefix of the body.
         payload: Json = {"model": card.id, "messages": messages, **_options(card, job)}
@@ -265,8 +266,7 @@ class ChatEvents:
                 choice.called = True
                 delta["function_call"] = called if _is_piece(called) else whole_function_call(called)
         except ValueError as error:
-            words = str(error) if isinstance(error, UnreadableCalls) else _("an answer in a form that cannot be read")
-            raise unreadable(self._model, words) from None
+            raise unreadable_form(self._model, error) from None
         choice.mute = choice.mute or (not text and is_mute(delta))
         return delta
 

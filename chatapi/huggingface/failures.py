@@ -11,6 +11,7 @@ from typing import Any
 from ..chat import Json
 from ..errors import UpstreamUnavailable
 from ..languages import _
+from .tool_calls import UnreadableCalls
 from .values import MAX_ITEMS, read_json
 
 MAX_WORDS = 500  # characters of the upstream's own words that a message repeats
@@ -132,6 +133,13 @@ def unreadable(model: str, what: str) -> UpstreamUnavailable:
     return said_badly(
         _("The upstream of '{model}' sent {what}. Try again, or use another model.", model=model, what=what)
     )
+
+
+def unreadable_form(model: str, error: ValueError) -> UpstreamUnavailable:
+    """The error of an answer whose form the readers gave up on."""
+    if isinstance(error, UnreadableCalls):
+        return unreadable(model, _("tool calls in a form that cannot be read"))
+    return unreadable(model, _("an answer in a form that cannot be read"))
 
 
 def failure_in(body: Any, secret: str | None = None, depth: int = 0) -> UpstreamFailure | None:

@@ -26,13 +26,13 @@ def listed(given: Any) -> list[Json]:
         try:
             given = read_json(given.encode("utf-8", "replace"))
         except ValueError:
-            raise UnreadableCalls("tool calls that are no list") from None
+            raise UnreadableCalls from None
     if isinstance(given, dict):
         nested = list(given.values())
         of_calls = bool(nested) and not given.keys() & _OURS and all(isinstance(v, dict) for v in nested)
         given = nested if of_calls else [given]
     if not isinstance(given, list) or not all(isinstance(call, dict) for call in given):
-        raise UnreadableCalls("tool calls that are no list of objects")
+        raise UnreadableCalls
     return given
 
 

@@ -117,14 +117,12 @@ CHAT_OPTIONS = {
     "stop": ["a", "b", "c", "d", "e"],
     "n": 2,
     "seed": 7,
-    "presence_penalty": 0,
+    "presence_penalty": 0.5,
     "frequency_penalty": -2,
     "logprobs": True,
     "top_logprobs": 3,
     "logit_bias": {"50256": -100},
     "tools": [{"type": "function", "function": {"name": "f", "parameters": {}}}],
-    "tool_choice": "required",
-    "parallel_tool_calls": False,
     "response_format": {"type": "json_object"},
     "user": "u-1",
     "reasoning_effort": "low",
@@ -396,7 +394,7 @@ def test_an_empty_text_is_an_answer():
 
 @pytest.mark.parametrize(
     "body",
-    [[], {}, None, "hello", 5, [[]], [{"generated_text": None}], {"generated_text": 5}, [None]],
+    [[], {}, None, "hello", 5, [[]], [{"generated_text": None}], [None]],
     ids=str,
 )
 @pytest.mark.parametrize("card", [CLASSIC, GENERATE], ids=id_of)
@@ -607,7 +605,7 @@ def test_logprobs_and_the_fingerprint_go_through():
 NO_CHOICES = ({}, [], None, "x", {"choices": []}, {"choices": None}, {"choices": [{}]}, {"choices": [None]})
 
 
-@pytest.mark.parametrize("body", [*NO_CHOICES, {"choices": [{"message": "hi"}]}, {"choices": {"0": {}}}], ids=str)
+@pytest.mark.parametrize("body", [*NO_CHOICES, {"choices": {"0": {}}}], ids=str)
 def test_chat_answers_without_choices(body):
     with pytest.raises(UpstreamUnavailable):
         reply(CHAT, body)
@@ -616,16 +614,16 @@ def test_chat_answers_without_choices(body):
 COUNTS = {"prompt_tokens": 21, "completion_tokens": 3, "total_tokens": 24}
 CHAT_USAGE = {
     "plain": (COUNTS, (21, 3), {}),
-    "zero": ({"prompt_tokens": 0, "completion_tokens": 0}, (0, 0), {}),
+    "zero": ({"prompt_tokens": 0, "completion_tokens": 0}, None, {}),
     "details": (
         {**COUNTS, "prompt_tokens_details": {"cached_tokens": 4}, "completion_tokens_details": None},
         (21, 3),
-        {"prompt_tokens_details": {"cached_tokens": 4}, "completion_tokens_details": None},
+        {"prompt_tokens_details": {"cached_tokens": 4}},
     ),
     "missing": (None, None, {}),
     "empty": ({}, None, {}),
     "half": ({"prompt_tokens": 21}, None, {}),
-    "strings": ({"prompt_tokens": "21", "completion_tokens": "3"}, None, {}),
+    "strings": ({"prompt_tokens": "21", "completion_tokens": "3"}, (21, 3), {}),
     "nulls": ({"prompt_tokens": None, "completion_tokens": None}, None, {}),
 }
 

@@ -13,7 +13,8 @@ from support.upstream import CHAT, CLASSIC, ERRORS, EVERY, GENERATE, OWN, TOO_LO
 from chatapi.catalogue import ModelCard
 from chatapi.errors import UpstreamError
 from chatapi.huggingface.classify import classify as verdict
-from chatapi.huggingface.failures import UpstreamFailure as Refusal, failure_in as error_in
+from chatapi.huggingface.failures import UpstreamFailure as Refusal
+from chatapi.huggingface.failures import failure_in as error_in
 from chatapi.huggingface.values import retry_after
 
 ROUTED = ModelCard(id="acme/x")
