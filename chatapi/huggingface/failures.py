@@ -123,7 +123,7 @@ class UpstreamFailure:
 
 def said_badly(message: str) -> UpstreamUnavailable:
     """The error of an answer that arrived and is of no use: what was asked for may have caused it."""
-    error = UpstreamUnavailable(message, upstream_status=200)
+    error = UpstreamUnavailable(message)
     error.blames_upstream = False
     return error
 
