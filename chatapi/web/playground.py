@@ -17,12 +17,12 @@ from .replies import json_response
 blueprint = Blueprint("playground", __name__)
 
 DIALECTS = {
-    "/v1/chat/completions": "OpenAI",
-    "/v1/responses": "OpenAI Responses",
     "/api/chat/completions": "chatapi",
+    "/v1/chat/completions": "OpenAI",
+    "/v1/responses": "OpenAI",
     "/api/huggingface-chat": N_("legacy"),
 }
-USUAL = "/v1/chat/completions"
+USUAL = "/api/chat/completions"
 ONE_MESSAGE = "/api/huggingface-chat"  # reads no conversation
 
 HINTS = {
@@ -63,7 +63,7 @@ def playground() -> Response:
         embedded=embedded.id if embedded else None,
         suggestions=[_(text) for text in SUGGESTIONS],
         playground={
-            "dialects": [_dialect(path, name) for path, name in DIALECTS.items() if path in parameters.BY_ROUTE],
+            "dialects": [_dialect(path, name) for path, name in DIALECTS.items()],
             "dialect": USUAL,
             "embedded": embedded.id if embedded else None,
             "locked": _locked(),

@@ -52,10 +52,16 @@ export class ModelPicker {
     return this.input.value.trim();
   }
 
-  show(model, rows = this.rows) {
-    this.rows = rows;
+  show(model) {
     this.input.value = model;
     this.describe();
+  }
+
+  /** The list has come; what is written in the box stays. */
+  know(rows) {
+    this.rows = rows;
+    this.describe();
+    if (!this.list.hidden) this.open(true);
   }
 
   describe() {

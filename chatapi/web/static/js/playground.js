@@ -115,7 +115,7 @@ function showModels() {
   for (const [column, picker] of pickers.entries()) {
     if (column >= models.length) picker.root.remove();
     else if (!picker.root.isConnected) at("compare").before(picker.root);
-    picker.show(models[column] ?? "", rows);
+    picker.show(models[column] ?? "");
   }
   at("compare").setAttribute("aria-pressed", String(models.length > 1));
   at("chat").classList.toggle("comparing", models.length > 1);
@@ -144,7 +144,9 @@ async function loadModels() {
     if (failure.needsKey) askForKey(state);
     else state.append(button(_("Load the list again"), loadModels));
   }
-  if (!conversation.models[0] && rows.length) choose(0, firstModel());
+  for (const picker of pickers) picker.know(rows);
+  if (pickers[0].value || !rows.length) return; // somebody is writing, or has chosen
+  choose(0, firstModel());
   showModels();
 }
 
