@@ -1,22 +1,16 @@
-"""The nouns: what is asked (ChatJob), what comes back (Reply, Chunk, Usage), and a call's life (Call)."""
+"""Values: what is asked (ChatJob) and what comes back (Reply, Chunk, Usage), in OpenAI's words."""
 
 import math
-import queue
-import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any, Literal, TypeVar
-
-from .errors import ChatError, ClientLeft
+from typing import Any, Literal
 
 Json = dict[str, Any]
 Message = Json  # {"role": …, "content": str | [parts] | None, …}, OpenAI's shape, already validated
 Choice = Json  # {"index", "message" | "delta", "finish_reason", "logprobs"}, OpenAI's shape
 
-T = TypeVar("T")
-# What runs for a caller yields a comment (str) whenever a heartbeat is due, and returns its result.
-Waiting = Generator[str, None, T]
+
+_ORDINARY = {"temperature", "top_p", "max_tokens", "max_completion_tokens", "stop"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +34,19 @@ class ChatJob:
     strict: bool = False
     ignored: tuple[str, ...] = ()
     echo: Mapping[str, Any] = field(default_factory=dict)  # what its dialect keeps for the answer; nobody else's
+    prefill: bool = False  # the last message is the beginning of the answer, to be continued
 
     @property
     def max_tokens(self) -> int | None:
         """The answer's limit in tokens, under either of its names."""
         limit: int | None = self.options.get("max_completion_tokens", self.options.get("max_tokens"))
         return limit
+
+    @property
+    def is_ordinary(self) -> bool:
+        """Whether nothing but plain text and the usual sampling is asked for: a healthy server answers this."""
+        texts = (isinstance(m.get("content"), str) and m.keys() <= {"role", "content", "name"} for m in self.messages)
+        return self.options.keys() <= _ORDINARY and not self.extra and all(texts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,11 @@ class Chunk:
     extra: Mapping[str, Any] = field(default_factory=dict)  # what the upstream added beside them
 
 
+# A stream is made of chunks and, for speed, of runs of plain text: pieces of choice 0 from the model of the last chunk,
+# each the JSON-escaped UTF-8 between the quotes of a string.
+StreamItem = Chunk | list[bytes]
+
+
 def text_of(message: Message) -> str:
     """The text of a message: its string content, or its text parts joined by newlines."""
     content = message.get("content")
@@ -133,93 +139,3 @@ def estimated(messages: Sequence[Message], text: str) -> Usage:
     prompts, overhead = [text_of(m) for m in messages], 4 * len(messages)
     prompt = sum(map(estimate_tokens, prompts)) + overhead
     return Usage(prompt, estimate_tokens(text), "estimate", texts=("\n".join(prompts), text), overhead=overhead)
-
-
-BEAT = object()
-_WAKE = object()
-
-
-class Call:
-    """One call's life: its deadline, its caller's presence, and the one place where everything it waits for arrives.
-
-    `beat_s` is the silence after which a comment is due (infinite for whole answers);
-    `headers` go along to the upstream. Whoever works for the call
-    puts `(sender, item)` into `inbox`; `leave()` and `stop()` may come from any thread or the event loop itself.
-    `drain_s` is how long the answer of a caller who left is still read, for the books; as a rule it is not.
-    """
-
-    def __init__(
-        self, seconds: float, beat_s: float = math.inf, headers: Mapping[str, str] = MappingProxyType({})
-    ) -> None:
-        self.headers = headers
-        self.started_at = time.monotonic()
-        self.ends_at = self.started_at + seconds
-        # `queue.SimpleQueue` is looked up here, not imported: gevent replaces it when a worker starts.
-        self.inbox: queue.SimpleQueue[tuple[object, Any]] = queue.SimpleQueue()
-        self.heard_at: float | None = None  # when the first upstream that was asked began to answer
-        self.attempts = 0
-        self.fallbacks = 0  # models asked in place of the first
-        self.malformed = 0  # events of upstreams that were no JSON objects, and were skipped
-        self.drain_s = 0.0
-        self.left = False
-        self.answered = False  # a piece of the answer has gone out
-        self._ended: ChatError | None = None
-        self.eager = False  # set: `receive` does not wait, and gives BEAT when nothing is there
-        self._beat_s = beat_s
-        self._beat_at = self.started_at + beat_s
-
-    def leave(self) -> None:
-        """The caller has closed the connection: whatever waits for this call ends with ClientLeft."""
-        self.left = True
-        if self.drain_s:
-            self.ends_at = min(self.ends_at, time.monotonic() + self.drain_s)
-            self.inbox.put((_WAKE, None))
-        else:
-            self.stop(ClientLeft("The caller closed the connection."))
-
-    def stop(self, error: ChatError) -> None:
-        """Whatever waits for this call ends with `error`."""
-        self._ended = error
-        self.inbox.put((_WAKE, None))
-
-    def spoke(self) -> None:
-        """The caller has been sent something: the next comment is due a whole heartbeat later."""
-        self._beat_at = time.monotonic() + self._beat_s
-
-    def receive(self, sender: object, until: float) -> Any:
-        """The next item from `sender`; BEAT when a comment is due; None when `until` (monotonic) has passed.
-
-        Raises ClientLeft once the caller is gone, or the error of `stop`.
-        """
-        while True:
-            if self._ended:
-                raise self._ended
-            until = min(until, self.ends_at)
-            if self.eager and self.inbox.empty():
-                return BEAT
-            limit = min(until, self._beat_at)
-            try:
-                source, item = self.inbox.get(timeout=max(0.0, limit - time.monotonic()))
-            except queue.Empty:
-                if limit == until:
-                    return None
-                self.spoke()
-                return BEAT
-            if source is sender and not self._ended:
-                return item
-
-    def pause(self, seconds: float, comment: str) -> Waiting[None]:
-        """Wait, yielding `comment` at each heartbeat. Raises ClientLeft once the caller is gone."""
-        until = time.monotonic() + seconds
-        while self.receive(None, until) is BEAT:
-            yield comment
-
-
-def finish(waiting: Waiting[T]) -> T:
-    """Run to the result, for callers that get no comments."""
-    while True:
-        try:
-            next(waiting)
-        except StopIteration as done:
-            result: T = done.value
-            return result

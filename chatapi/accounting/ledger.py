@@ -18,12 +18,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from .. import telemetry
+from ..call import Call
 from ..caller import WHAT, Limits, key_subject
 from ..chat import ChatJob, estimated
 from ..errors import RateLimited, StoreError
 from ..languages import _
-from ..telemetry import Record
+from ..telemetry import metrics
 from . import statements, tables
 from .quotas import LEASE_S, Ask, State, Verdict, reserve, settle
 from .statements import Row, Tx
@@ -55,7 +55,7 @@ class Caller(Protocol):
 class Entry:
     """One call in the books, from the moment its caller is known."""
 
-    def __init__(self, books: "Books", caller: Caller, record: Record) -> None:
+    def __init__(self, books: "Books", caller: Caller, record: Call) -> None:
         self.caller = caller
         self.started_at = time.time()
         self.id = tables.call_id(self.started_at)
@@ -74,7 +74,7 @@ class Entry:
         answers: int = job.options.get("n") or 1
         verdict = self._books.begin(self, Ask(str(self.id), self._until, prompt, job.max_tokens, answers))
         if verdict is not None:
-            telemetry.limit_decided(verdict.refused, verdict.shadowed)
+            metrics.limit_decided(verdict.refused, verdict.shadowed)
         self.begun = verdict is None or verdict.refused is None
         return verdict
 
@@ -109,7 +109,7 @@ class Books:
         self._sweep_at = 0.0
         self._used_at: dict[str, float] = {}
 
-    def entry(self, caller: Caller, record: Record) -> Entry:
+    def entry(self, caller: Caller, record: Call) -> Entry:
         """An entry for a call of `caller`, before it is known what it asks for."""
         if time.monotonic() > self._sweep_at:
             self.sweep()
@@ -179,11 +179,11 @@ class Books:
     # --- what could not be written at once
 
     def _keep(self, entry: Entry, row: Row, cause: str) -> None:
-        telemetry.ledger_error()
+        metrics.ledger_error()
         if len(self._late) >= MOST_LATE:
             return  # its row is in the books as begun, and will be closed as lost
         self._late.append((entry, row))
-        telemetry.ledger_lag(len(self._late), self._late[0][0].started_at)
+        metrics.ledger_lag(len(self._late), self._late[0][0].started_at)
         if len(self._late) == 1:
             log.warning("the database is away (%s): ends of calls are written when it is back", cause)
             threading.Thread(target=self._write_late, daemon=True).start()
@@ -204,7 +204,7 @@ class Books:
                 except StoreError:
                     self._late.append((entry, row))  # at the end: should it alone be at fault, others go before it
                     break
-            telemetry.ledger_lag(len(self._late), min((e.started_at for e, _ in self._late), default=time.time()))
+            metrics.ledger_lag(len(self._late), min((e.started_at for e, _ in self._late), default=time.time()))
 
     def ping(self) -> str:
         """Where limits are held, in a few words. Raises ConnectionError when that is Redis, and it is away."""
@@ -352,7 +352,7 @@ class RedisStates:
         try:
             return self._change("chatapi:limits:" + subject, now, decide)
         except self._error as error:
-            telemetry.limit_store_error()
+            metrics.limit_store_error()
             log.warning("Redis is away (%s): limits are held in the database meanwhile", type(error).__name__)
             self._away_until = time.monotonic() + REDIS_AWAY_S
             return None

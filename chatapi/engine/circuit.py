@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -84,54 +84,32 @@ class Circuit:
     """Opens after FAILURES in a row, then lets one probe through every PROBE_EVERY_S, and closes on a success."""
 
     def __init__(self, board: Board) -> None:
-        self._board = board
+        self.board = board
 
-    def closed_for(self, name: str) -> float:
-        """Seconds until `name` may be asked; 0 when it may be asked now (as a probe, where it has failed)."""
-        if not self._board.used:
-            return 0.0
+    def enter(self, name: str) -> "Attempt":
+        """An attempt at `name`, to be told how it went; or not to be made before `wait_s` have passed."""
+        if not self.board.used:
+            return Attempt(self, name)
         digest = _digest(name)
-        slot = self._board.read().get(digest)
+        slot = self.board.read().get(digest)
         if slot is None or slot.failures < FAILURES:
-            return 0.0
-        with self._board.locked():
-            slots = self._board.read()
+            return Attempt(self, name)
+        with self.board.locked():
+            slots = self.board.read()
             slot = slots.get(digest)
             now = time.monotonic()
             if slot is None or slot.failures < FAILURES:
-                return 0.0
+                return Attempt(self, name)
             if slot.probe_at > now:
-                return slot.probe_at - now
+                return Attempt(self, name, wait_s=slot.probe_at - now)
             slots[digest] = slot._replace(probe_at=now + PROBE_EVERY_S)
-            self._board.write(list(slots.values()))
-        return 0.0
-
-    def failed(self, name: str) -> None:
-        """`name` failed through its own fault."""
-        digest = _digest(name)
-        with self._board.locked():
-            slots = self._board.read()
-            now = time.monotonic()
-            failures = slots[digest].failures + 1 if digest in slots else 1
-            slots[digest] = Slot(digest, failures, now, now + PROBE_EVERY_S, name.encode()[:NAME_SIZE])
-            self._board.write(list(slots.values()))
-
-    def succeeded(self, name: str) -> None:
-        """`name` answered."""
-        if not self._board.used:
-            return
-        digest = _digest(name)
-        if digest not in self._board.read():
-            return
-        with self._board.locked():
-            slots = self._board.read()
-            slots.pop(digest, None)
-            self._board.write(list(slots.values()))
+            self.board.write(list(slots.values()))
+        return Attempt(self, name, is_probe=True)
 
     def opened(self) -> dict[str, float]:
         """The names whose circuit is open → seconds since their last failure."""
         now = time.monotonic()
-        slots = [s for s in self._board.read().values() if s.failures >= FAILURES] if self._board.used else []
+        slots = [s for s in self.board.read().values() if s.failures >= FAILURES] if self.board.used else []
         names = [slot.name.rstrip(b"\0").decode("utf-8", "replace") for slot in slots]
         # Names too long for their slot may look alike: the digest tells them apart.
         shown = [
@@ -139,6 +117,48 @@ class Circuit:
             for name, slot in zip(names, slots, strict=True)
         ]
         return {name: now - slot.failed_at for name, slot in zip(shown, slots, strict=True)}
+
+
+class Attempt:
+    """One attempt at an upstream."""
+
+    def __init__(self, circuit: Circuit, name: str, wait_s: float = 0.0, is_probe: bool = False) -> None:
+        self.wait_s = wait_s
+        self._board = circuit.board
+        self._name = name
+        self._is_probe = is_probe
+
+    @property
+    def is_open(self) -> bool:
+        """Whether others would not be let through now."""
+        slot = self._board.read().get(_digest(self._name)) if self._board.used else None
+        return slot is not None and slot.failures >= FAILURES
+
+    def failed(self) -> None:
+        """It failed through the upstream's own fault."""
+        self._change(self._counted)
+
+    def succeeded(self) -> None:
+        """It was answered."""
+        if self._board.used and _digest(self._name) in self._board.read():
+            self._change(lambda slot: None)
+
+    def abandoned(self) -> None:
+        """It ended without showing anything: a probe is given back, and the next call is one."""
+        if self._is_probe:
+            self._change(lambda slot: slot and slot._replace(probe_at=0.0))
+
+    def _counted(self, slot: Slot | None) -> Slot:
+        now = time.monotonic()
+        failures = slot.failures + 1 if slot else 1
+        return Slot(_digest(self._name), failures, now, now + PROBE_EVERY_S, self._name.encode()[:NAME_SIZE])
+
+    def _change(self, change: Callable[[Slot | None], Slot | None]) -> None:
+        digest = _digest(self._name)
+        with self._board.locked():
+            slots = self._board.read()
+            changed = change(slots.pop(digest, None))
+            self._board.write([*slots.values(), *([changed] if changed else [])])
 
 
 def _digest(name: str) -> bytes:

@@ -1,4 +1,4 @@
-"""The Hugging Face client: one model asked, whole or streamed, its answer in our nouns.
+"""The Hugging Face client: one model asked once, whole or streamed, its answer in our nouns.
 
 Nothing here knows a dialect of ours; the embedded engine is one more server that it talks to.
 """
@@ -6,23 +6,14 @@ Nothing here knows a dialect of ours; the embedded engine is one more server tha
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
+from ..call import Call
 from ..catalogue import ModelCard
-from ..chat import (
-    BEAT,
-    Call,
-    ChatJob,
-    Chunk,
-    Json,
-    Reply,
-    Usage,
-    Waiting,
-    estimated,
-)
+from ..chat import ChatJob, Chunk, Json, Reply, StreamItem, Usage, estimated
 from ..errors import UpstreamError, UpstreamRejected, UpstreamUnavailable
 from .classify import classify as verdict
 from .failures import UpstreamFailure as Refusal
@@ -30,7 +21,7 @@ from .failures import failure_in as error_in
 from .models import Listing
 from .sse import Events, EventTooLarge
 from .tasks import EventReader, Task, refuse_impossible, task_for
-from .transport import Answer, Exchange, Request, Transport, attempts, silence
+from .transport import Answer, Exchange, Request, Transport
 
 __all__ = ["HuggingFace", "Transport"]
 
@@ -57,63 +48,51 @@ class HuggingFace:
         """What the upstream lists as its chat models; empty where it cannot be reached."""
         return self._listing.models()
 
-    def reply(self, card: ModelCard, job: ChatJob, call: Call, until: float) -> Waiting[Reply]:
-        """A whole answer. Raises UpstreamError, BadRequest (what the model cannot do) or ClientLeft.
-
-        `until` (monotonic seconds) bounds attempts and waits together.
-        """
-        task = task_for(card)
-        self._check(card, job)
-        request = task.request(self._base, card, job, stream=False)
-
-        def once() -> Waiting[Reply]:
-            answer = yield from self._transport.fetch(_awaiting(card, until, request), call, until)
-            return _reply(task, card, job, answer)
-
-        reply = yield from attempts(call, until, once)
-        return replace(reply, usage=self._count(card.id, reply.usage))
-
-    def stream(self, card: ModelCard, job: ChatJob, call: Call, until: float) -> Generator[Chunk | str]:
-        """The answer's chunks as they come, finish and usage last; comments (str) while waiting.
-
-        `until` bounds the time to the first event; after it silence is limited by the idle timeout and everything
-        by the call's deadline. A stream that does not end well raises UpstreamError, whatever was yielded before.
-        """
-        task = task_for(card)
-        events = task.events(card, job)
-        if events is None:
-            reply = yield from self.reply(card, job, call, until)
-            yield from chunks_of(reply)
-            return
-        self._check(card, job)
-        try:
-            opened = yield from attempts(call, until, lambda: self._open(task, card, job, call, until))
-        except UpstreamRejected as refused:
-            if "`stream` is not supported" not in refused.message:
-                raise
-            opened = yield from self.reply(card, job, call, until)
-        if isinstance(opened, Reply):
-            yield from chunks_of(replace(opened, usage=self._count(card.id, opened.usage)))
-        else:
-            with closing(opened):
-                yield from self._relay(card, job, call, events, opened)
-
-    def _check(self, card: ModelCard, job: ChatJob) -> None:
+    def check(self, card: ModelCard, job: ChatJob) -> None:
+        """Raises BadRequest or ContextLengthExceeded for what `card` is known not to be able to do."""
         if card.is_chat and card.url is None:
             self._listing.check(card, job)
         refuse_impossible(card, job, self._listing.able)
 
-    def _open(self, task: Task, card: ModelCard, job: ChatJob, call: Call, until: float) -> "Waiting[Reply | _Stream]":
-        """A stream whose first event has come, or the whole answer of an upstream that does not stream."""
-        request = _awaiting(card, until, task.request(self._base, card, job, stream=True))
-        exchange = self._transport.start(request, call)
+    def reply(self, card: ModelCard, job: ChatJob, call: Call, deadline: float) -> Reply:
+        """A whole answer, by `deadline` (monotonic seconds). Raises UpstreamError, BadRequest or ClientLeft."""
+        task = task_for(card)
+        request = _awaiting(card, deadline, task.request(self._base, card, job, stream=False))
+        call.asked.append(card.id)
+        answer = self._transport.fetch(request, call, deadline)
+        reply = _reply(task, card, job, answer)
+        return replace(reply, usage=self._count(card.id, reply.usage))
+
+    def stream(self, card: ModelCard, job: ChatJob, call: Call, deadline: float) -> Iterator[StreamItem]:
+        """The answer as it comes, its finish and usage last; returns when its first event is there, by `deadline`.
+
+        Afterwards silence is limited by the idle timeout and everything by the call's deadline. A stream that does
+        not end well raises UpstreamError, whatever was yielded before. Close what is returned.
+        """
+        task = task_for(card)
+        events = task.events(card, job)
+        if events is None:
+            return chunks_of(self.reply(card, job, call, deadline))
+        call.asked.append(card.id)
         try:
-            head = yield from exchange.head(until)
-            if head.status != 200 or "text/event-stream" not in head.headers.get("Content-Type", "").lower():
-                body = yield from exchange.rest(until)
-                return _reply(task, card, job, Answer(head.status, head.headers, body))
+            opened = self._open(task, card, job, call, deadline)
+        except UpstreamRejected as refused:
+            if "`stream` is not supported" not in refused.message:
+                raise
+            opened = self.reply(card, job, call, deadline)
+        if isinstance(opened, Reply):
+            return chunks_of(replace(opened, usage=self._count(card.id, opened.usage)))
+        return self._relay(card, job, call, events, opened)
+
+    def _open(self, task: Task, card: ModelCard, job: ChatJob, call: Call, deadline: float) -> "Reply | _Stream":
+        """A stream whose first event has come, or the whole answer of an upstream that does not stream."""
+        request = _awaiting(card, deadline, task.request(self._base, card, job, stream=True))
+        exchange = self._transport.open(request, call, deadline)
+        try:
+            if exchange.status != 200 or "text/event-stream" not in exchange.headers.get("Content-Type", "").lower():
+                return _reply(task, card, job, Answer(exchange.status, exchange.headers, exchange.rest(deadline)))
             stream = _Stream(card, exchange, call)
-            yield from stream.await_first(until)
+            stream.await_first(deadline)
             return stream
         except BaseException:
             exchange.close()
@@ -121,28 +100,32 @@ class HuggingFace:
 
     def _relay(
         self, card: ModelCard, job: ChatJob, call: Call, events: EventReader, stream: "_Stream"
-    ) -> Generator[Chunk | str]:
+    ) -> Iterator[StreamItem]:
         said: list[str] = []
-        while True:
-            silence_s = AFTER_FINISH_S if events.complete else self._idle_timeout_s
-            until = min(time.monotonic() + silence_s, call.ends_at)
-            try:
-                event = yield from stream.next(until, silence_s)
-            except UpstreamError as error:
-                # A finished answer whose [DONE] never comes is whole; one that an error event follows is not.
-                if events.complete and not error.upstream_status:
+        with closing(stream):
+            while True:
+                silence_s = AFTER_FINISH_S if events.complete else self._idle_timeout_s
+                try:
+                    event = stream.next(time.monotonic() + silence_s, silence_s)
+                except UpstreamError as error:
+                    # A finished answer whose [DONE] never comes is whole; one that an error event follows is not.
+                    if events.complete and not error.upstream_status:
+                        break
+                    raise _in_mid_stream(error) from None
+                if event is None:
                     break
-                raise _in_mid_stream(error) from None
-            if event is None:
-                break
-            if chunk := events.feed(event):
-                said += [c["delta"].get("content") or "" for c in chunk.choices]
-                yield chunk
-        if not events.complete:
-            raise UpstreamUnavailable(f"The answer of '{card.id}' was cut: its stream ended before it was finished.")
-        yield events.end()
-        usage = events.usage or estimated(job.messages, "".join(said))
-        yield Chunk(model=card.id, usage=self._count(card.id, usage))
+                if chunk := events.feed(event):
+                    said += [c["delta"].get("content") or "" for c in chunk.choices]
+                    yield chunk
+            if not events.complete:
+                raise UpstreamUnavailable(
+                    f"The answer of '{card.id}' was cut: its stream ended before it was finished."
+                )
+            call.more_ready = True
+            yield events.end()
+            usage = events.usage or estimated(job.messages, "".join(said))
+            yield Chunk(model=card.id, usage=self._count(card.id, usage))
+            call.more_ready = False
 
 
 class _Stream:
@@ -157,14 +140,14 @@ class _Stream:
         self._first: Any = None
         self._ended = False
 
-    def await_first(self, until: float) -> Waiting[None]:
+    def await_first(self, deadline: float) -> None:
         """Wait for the first event. Raises the error it is, or UpstreamUnavailable when there is none."""
-        self._first = yield from self.next(until)
+        self._first = self.next(deadline)
         if self._first is None:
             raise UpstreamUnavailable(f"The upstream of '{self._card.id}' sent an empty stream. Try again.")
 
-    def next(self, until: float, silence_s: float = 0.0) -> Waiting[Any]:
-        """The next event, or None at the end. Raises UpstreamError for an error event, UpstreamTimeout at `until`.
+    def next(self, deadline: float, silence_s: float = 0.0) -> Any:
+        """The next event, or None at the end. Raises UpstreamError for an error event, UpstreamTimeout at `deadline`.
 
         A comment is a sign of life (TGI sends one every 15 s): after it another `silence_s` may pass.
         """
@@ -174,20 +157,18 @@ class _Stream:
         while True:
             while self._ready:
                 data = self._ready.popleft()
+                self._call.more_ready = bool(self._ready)
                 if data.strip() == b"[DONE]":
-                    self._drain()
+                    self._ended = True
+                    self._exchange.settle()
                     return None
                 if (event := self._parsed(data)) is not None:
                     return event
             if self._ended:
                 return None
-            received = self._exchange.receive(until)
-            if received is BEAT:
-                yield "waiting for the model"
-            elif received is None:
-                raise silence()
-            elif self._take(received) and silence_s:
-                until = time.monotonic() + silence_s
+            received = self._exchange.read(min(deadline, self._call.deadline))
+            if self._take(received) and silence_s:
+                deadline = time.monotonic() + silence_s
 
     def close(self) -> None:
         """Close the connection, if the stream has not ended by itself."""
@@ -209,21 +190,16 @@ class _Stream:
         except (ValueError, RecursionError):
             event = None
         if not isinstance(event, dict):
-            self._call.malformed += 1
+            self._call.malformed_events += 1
             return None
         if refusal := error_in(event):
             raise verdict(self._card, refusal)
         return event
 
-    def _drain(self) -> None:
-        # The end of the body is in the same packet as [DONE] as a rule: reading it lets the connection be used again.
-        self._ended = True
-        self._exchange.settle()
 
-
-def _awaiting(card: ModelCard, until: float, request: Request) -> Request:
+def _awaiting(card: ModelCard, deadline: float, request: Request) -> Request:
     # Asks the proxy of a sleeping Inference Endpoint to hold the request while it wakes, instead of a 503 (HF§5.2).
-    seconds = int(until - time.monotonic())
+    seconds = int(deadline - time.monotonic())
     return replace(request, headers={"X-Scale-Up-Timeout": str(seconds)}) if card.url and seconds > 0 else request
 
 
@@ -247,7 +223,7 @@ def _reply(task: Task, card: ModelCard, job: ChatJob, answer: Answer) -> Reply:
     return task.reply(card, job, refusal.body, answer.headers)
 
 
-def chunks_of(reply: Reply) -> Generator[Chunk]:
+def chunks_of(reply: Reply) -> Iterator[Chunk]:
     """A whole answer as a stream: its text in one chunk, then finish and usage."""
     for choice in reply.choices:
         delta = {k: v for k, v in choice["message"].items() if v is not None}

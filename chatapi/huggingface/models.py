@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
+from ..call import Call
 from ..catalogue import ModelCard
-from ..chat import Call, ChatJob, Json, finish, text_of
+from ..chat import ChatJob, Json, text_of
 from ..errors import BadRequest, ChatError, ContextLengthExceeded
 from ..languages import _
 from .transport import Request, Transport
@@ -107,8 +108,8 @@ class Listing:
     def _fetch(self) -> None:
         due_s = RETRY_S
         try:
-            call = Call(FETCH_S)
-            answer = finish(self._transport.fetch(Request(self._url), call, call.ends_at))
+            call = Call("-", seconds=FETCH_S)
+            answer = self._transport.fetch(Request(self._url), call, call.deadline)
             listed = read_json(answer.body)["data"] if answer.status == 200 else None
             if isinstance(listed, list) and (models := dict(islice(_rows(listed), MOST_MODELS))):
                 self._models = models

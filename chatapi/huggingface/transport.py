@@ -1,46 +1,35 @@
-"""Sending: one pooled `requests` session per process, limits that hold in every phase, attempts.
+"""Sending: one pooled `requests` session per process, and limits that hold in every phase.
 
-A call never blocks on a socket itself. A reader (a greenlet under gevent, else a thread) runs the HTTP exchange
-and puts what arrives into the call's inbox, where the call waits with the limit that holds at that moment: so a
-deadline, an idle limit, a heartbeat and a caller who leaves all act within milliseconds, in every phase, be it a
-header that comes one byte a second. Whoever stops waiting closes the exchange, and with it the connection.
+Plain blocking code in the call's own greenlet. Under gevent a deadline ends it by an exception wherever it blocks, be
+it a name that is looked up or a header that comes one byte a second, and so does a caller who leaves. Elsewhere (a
+test client) the socket's own timeouts are what there is.
 """
 
-import _thread
 import contextlib
-import contextvars
 import http.client
 import json
-import logging
-import random
-import socket
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
+import gevent
+import gevent.monkey
 import requests
 import urllib3
 from requests.adapters import DEFAULT_POOLBLOCK, HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from ..chat import BEAT, Call, Waiting
-from ..errors import InternalError, UpstreamError, UpstreamTimeout, UpstreamUnavailable, without_words
+from ..call import Call
+from ..errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
 
 CONNECT_TIMEOUT_S = 5.0
-MAX_ATTEMPTS = 3
-BACKOFF_S = (0.4, 1.2)  # before the second and the third attempt, each ±25 %
 MAX_REPLY = 64 * 1024 * 1024  # bytes of a whole answer
 READ_SIZE = 65_536
-SETTLE_S = 1.0
-HIGH_WATER = 1024 * 1024  # bytes read from the upstream and not yet taken by a slow caller
+SETTLE_S = 1.0  # how long the end of a body whose last event has come may take
 POOL_SIZE = 1024  # idle connections kept per host; a smaller pool throws away what a burst of streams opened
-
-T = TypeVar("T")
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +54,6 @@ class Transport:
 
     def __init__(self, token: str | None, user_agent: str, traced: bool = False) -> None:
         self._session = requests.Session()
-        self._traced = traced
         self._adapter = _Adapter(pool_connections=32, pool_maxsize=POOL_SIZE)
         self._session.mount("https://", self._adapter)
         self._session.mount("http://", self._adapter)
@@ -78,10 +66,12 @@ class Transport:
             self._headers["Authorization"] = f"Bearer {token}"
         self._send = self._send_traced if traced else self._adapter.send
         self._routes: dict[str, Mapping[str, Any]] = {}
-        self._settling: dict[Exchange, float] = {}
 
-    def start(self, request: Request, call: Call) -> "Exchange":
-        """Send `request`; the exchange's items arrive in `call`. Close it, whatever happens."""
+    def open(self, request: Request, call: Call, deadline: float) -> "Exchange":
+        """Send `request` and wait for the answer's head. Close the exchange, whatever happens.
+
+        Raises UpstreamUnavailable, UpstreamTimeout, or what interrupts the call.
+        """
         prepared = requests.PreparedRequest()
         prepared.method = "GET" if request.payload is None else "POST"
         prepared.url = request.url
@@ -91,31 +81,22 @@ class Transport:
             prepared.body = json.dumps(request.payload, ensure_ascii=False, separators=(",", ":")).encode()
             prepared.headers["Content-Length"] = str(len(prepared.body))
         prepared.hooks = {}
-        call.attempts += 1
-        exchange = Exchange(self._send, prepared, self._route(request.url), call, self._settling)
-        self._end_unsettled()
-        if self._traced:  # the reader's span is a child of the caller's
-            _thread.start_new_thread(contextvars.copy_context().run, (exchange.run,))
-        else:
-            _thread.start_new_thread(exchange.run, ())
-        return exchange
+        left_s = max(0.001, deadline - time.monotonic())
+        timeout = (min(CONNECT_TIMEOUT_S, left_s), left_s)
+        send = partial(self._send, prepared, stream=True, timeout=timeout, **self._route(request.url))
+        response = _within(call, deadline, send, begun=False)
+        if call.first_byte_at is None:
+            call.first_byte_at = time.monotonic()
+        return Exchange(response, call)
 
     def _send_traced(self, prepared: requests.PreparedRequest, **how: Any) -> requests.Response:
         # The session adds cookies, hooks and redirects, of which we use none, and is what instrumentation looks at.
         return self._session.send(prepared, allow_redirects=False, **how)
 
-    def fetch(self, request: Request, call: Call, until: float) -> Waiting[Answer]:
-        """A whole answer, whatever its status. Raises UpstreamUnavailable, UpstreamTimeout, ClientLeft."""
-        with contextlib.closing(self.start(request, call)) as exchange:
-            head = yield from exchange.head(until)
-            body = yield from exchange.rest(until)
-            return Answer(head.status, head.headers, body)
-
-    def _end_unsettled(self) -> None:
-        now = time.monotonic()
-        for exchange in [e for e, until in self._settling.items() if until < now]:
-            del self._settling[exchange]
-            exchange.abort()
+    def fetch(self, request: Request, call: Call, deadline: float) -> Answer:
+        """A whole answer, whatever its status. Raises as `open` does."""
+        with contextlib.closing(self.open(request, call, deadline)) as exchange:
+            return Answer(exchange.status, exchange.headers, exchange.rest(deadline))
 
     def _route(self, url: str) -> Mapping[str, Any]:
         # Proxies and CA bundle from the environment, once per host: `requests` would read them (and .netrc,
@@ -127,148 +108,69 @@ class Transport:
         return self._routes[host]
 
 
-class Head(NamedTuple):
-    """Status and headers of an answer whose body is still to come."""
-
-    status: int
-    headers: Mapping[str, str]
-
-
 class Exchange:
-    """One request on its way. Its owner waits with `head`, `rest` and `receive`; `close` may come at any time."""
+    """An answer whose head has come."""
 
-    def __init__(
-        self,
-        send: Callable[..., requests.Response],
-        prepared: requests.PreparedRequest,
-        route: Mapping[str, Any],
-        call: Call,
-        settling: "dict[Exchange, float]",
-    ) -> None:
-        self._send = send
-        self._prepared = prepared
-        self._route = route
+    def __init__(self, response: requests.Response, call: Call) -> None:
+        self.status = response.status_code
+        self.headers: Mapping[str, str] = response.headers
+        self._raw: Any = response.raw
+        self._read = _reader(self._raw)
         self._call = call
-        self._socket: socket.socket | None = None
-        self._settling = settling
-        self._begun = False
-        self._reading = True
-        self._closed = False
-        self._waiting_bytes = 0
-        self._drained: threading.Event | None = None
+        self._settling = False
 
-    # --- the owner's side
+    def read(self, deadline: float) -> bytes:
+        """What arrives next; nothing at the end of the body. Raises UpstreamTimeout at `deadline` (monotonic)."""
+        connection = self._raw.connection
+        if connection is not None and connection.sock is not None:
+            connection.sock.settimeout(max(0.001, deadline - time.monotonic()))
+        data: bytes = _within(self._call, deadline, self._read, begun=True)
+        return data
 
-    def head(self, until: float) -> Waiting[Head]:
-        """Status and headers. Raises UpstreamTimeout when they have not come by `until` (monotonic seconds)."""
-        head: Head = yield from self._next(until)
-        self._call.heard_at = self._call.heard_at or time.monotonic()
-        return head
-
-    def rest(self, until: float) -> Waiting[bytes]:
+    def rest(self, deadline: float) -> bytes:
         """The whole body."""
         body = bytearray()
-        while data := (yield from self._next(until)):
+        while data := self.read(deadline):
             body += data
             if len(body) > MAX_REPLY:
                 raise UpstreamUnavailable(f"The upstream's answer is larger than {MAX_REPLY} bytes.")
         return bytes(body)
 
-    def receive(self, until: float) -> Any:
-        """What arrives next: bytes (empty at the end of the body), BEAT, or None when `until` has passed."""
-        item = self._call.receive(self, until)
-        if isinstance(item, Exception):
-            raise item
-        if type(item) is bytes:
-            self._waiting_bytes -= len(item)
-            if (drained := self._drained) and self._waiting_bytes < HIGH_WATER // 2:
-                drained.set()
-        return item
-
-    def _next(self, until: float) -> Waiting[Any]:
-        while (item := self.receive(until)) is BEAT:
-            yield "waiting for the model"
-        if item is None:
-            raise silence()
-        return item
-
     def settle(self) -> None:
-        """Nothing more is expected: let the reader see the body's end, so that the connection can be used again.
+        """Nothing more is expected: let the body end, so that the connection can be used again. Nobody waits for it."""
+        self._settling = True
+        if gevent.monkey.is_module_patched("socket"):
+            gevent.spawn(self._settle)
+        else:
+            self._settle()
 
-        The end is in the packet of the last event as a rule. Where it is not, nobody waits: whoever starts the next
-        exchange ends this one, if it is still reading after SETTLE_S.
-        """
-        if not self._closed and self._reading:
-            self._closed = True
-            self._settling[self] = time.monotonic() + SETTLE_S
+    def _settle(self) -> None:
+        with gevent.Timeout(SETTLE_S, False), contextlib.suppress(Exception):
+            while self._read():
+                pass
+        self._raw.close()
 
     def close(self) -> None:
-        """End the exchange at once: a connection still in use is shut down, which also ends its reader."""
-        if self in self._settling:
-            return
-        self.abort()
+        """End the exchange, and with it a connection whose body has not been read to its end."""
+        if not self._settling:
+            self._raw.close()
 
-    def abort(self) -> None:
-        """Close, even while the reader settles."""
-        self._closed = True
-        if drained := self._drained:
-            drained.set()
-        if (sock := self._socket) is not None:
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
 
-    # --- the reader's side
-
-    def run(self) -> None:
-        """Run the exchange to its end; every outcome becomes an item of the call."""
-        try:
-            self._read()
-        except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
-            self._put(_translated(error, begun=self._begun))
-        except Exception as error:
-            log.error("reading from an upstream failed: %s", without_words(error))
-            self._put(InternalError("An internal error occurred while reading from the upstream."))
-
-    def _read(self) -> None:
-        _reading.exchange = self
-        timeout = (CONNECT_TIMEOUT_S, max(1.0, self._call.ends_at - time.monotonic()) + 1.0)
-        response = self._send(self._prepared, stream=True, timeout=timeout, **self._route)
-        raw = response.raw
-        self._begun = True
-        try:
-            self._put(Head(response.status_code, response.headers))
-            read = _reader(raw)
-            while (data := read()) and not self._closed:
-                if raw.connection is None:
-                    self._socket = None  # the body is read: the connection may be another exchange's by now
-                self._waiting_bytes += len(data)
-                self._put(data)
-                if self._waiting_bytes > HIGH_WATER:
-                    self._wait_for_drain()
-        finally:
-            # A body read to its end has given its connection back to the pool: close() must not touch it any more.
-            self._socket = None
-            self._reading = False
-            self._settling.pop(self, None)
-            raw.close()
-        self._put(b"")
-
-    def _wait_for_drain(self) -> None:
-        self._drained = drained = threading.Event()
-        while self._waiting_bytes > HIGH_WATER // 2 and not self._closed:
-            drained.wait()
-            drained.clear()
-        self._drained = None
-
-    def _put(self, item: object) -> None:
-        if not self._closed:
-            self._call.inbox.put((self, item))
-
-    def on_socket(self, sock: socket.socket) -> None:
-        """The connection this exchange runs on is known."""
-        self._socket = sock
-        if self._closed:
-            raise ConnectionAbortedError("nobody waits for this exchange any more")
+def _within(call: Call, deadline: float, do: Callable[[], Any], begun: bool) -> Any:
+    """What `do` returns, unless `deadline` passes, the call is interrupted or the connection fails."""
+    timer = gevent.Timeout.start_new(max(0.0, deadline - time.monotonic()))
+    try:
+        return call.wait(do)
+    except gevent.Timeout as timeout:
+        if timeout is not timer:
+            raise
+        raise silence() from None
+    except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
+        if time.monotonic() >= deadline - 0.005:  # the socket's own timeout was it
+            raise silence() from None
+        raise _translated(error, begun) from None
+    finally:
+        timer.close()
 
 
 def _reader(raw: Any) -> Callable[[], bytes]:
@@ -341,43 +243,11 @@ _CAUSES: tuple[tuple[type[BaseException], str, bool], ...] = (
 )
 
 
-# --- attempts
-
-
-def attempts(call: Call, until: float, once: Callable[[], Waiting[T]]) -> Waiting[T]:
-    """Run `once` up to MAX_ATTEMPTS times while its failures are transient and `until` leaves time to wait.
-
-    The upstream's own hint (`Retry-After`, `estimated_time`) outranks our backoff. The last error is let through.
-    """
-    for number in range(MAX_ATTEMPTS):
-        try:
-            return (yield from once())
-        except UpstreamError as error:
-            wait = _wait_before_next(number, error)
-            if wait is None or time.monotonic() + wait >= until:
-                raise
-            comment = f"{error.code.replace('_', ' ')}, about {max(1, round(wait))} s"
-        yield from call.pause(wait, comment)
-    raise AssertionError("unreachable")
-
-
-def _wait_before_next(number: int, error: UpstreamError) -> float | None:
-    if not error.transient or number + 1 >= MAX_ATTEMPTS:
-        return None
-    backoff = BACKOFF_S[number] * random.uniform(0.75, 1.25)
-    return max(error.retry_after_s or 0.0, backoff)
-
-
-# --- connections that tell their exchange which socket they use
-
-_reading = threading.local()
+# --- connections that send head and body in one write
 
 
 class _Connection:
-    """A connection that names its socket to the exchange running on it, so that closing works in every phase.
-
-    It also sends headers and body in one write: with it and `cork`, sending took 44 % less of a call.
-    """
+    """Holds a request back until it is whole: sending took 44 % less of a call."""
 
     sock: Any
     _held: list[Any] | None = None
@@ -385,8 +255,6 @@ class _Connection:
     def request(self, *args: Any, **kwargs: Any) -> None:
         if self.sock is None:
             self.connect()  # type: ignore[attr-defined]
-        if exchange := getattr(_reading, "exchange", None):
-            exchange.on_socket(self.sock)
         self._held = []
         try:
             super().request(*args, **kwargs)  # type: ignore[misc]

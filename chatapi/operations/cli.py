@@ -18,7 +18,7 @@ from ..accounting.ledger import report
 from ..accounting.statements import Row
 from ..accounting.tables import STEPS
 from ..caller import NAMES, WHAT, Limits
-from ..components import Parts
+from ..components import Components
 from ..errors import SchemaError, StoreUnavailable
 from ..settings import SettingsError, server_url
 from . import doctor
@@ -67,11 +67,11 @@ def without_parts(error: SettingsError) -> Flask | None:
     return app
 
 
-def _parts() -> Parts:
+def _parts() -> Components:
     found = current_app.extensions["chatapi"]
     if isinstance(found, SettingsError):
         raise click.ClickException(_in_a_line(found))
-    return cast(Parts, found)
+    return cast(Components, found)
 
 
 def _in_a_line(error: SettingsError) -> str:

@@ -26,7 +26,7 @@ from ..errors import SchemaError, StoreUnavailable, without_words
 from ..settings import SettingsError
 
 if TYPE_CHECKING:  # the master loads this file before gevent has patched anything
-    from ..components import Parts
+    from ..components import Components
     from ..web.connection import Connection, HangUps
 
 # How long a worker told to stop still reads on a connection after its last answer. Longer than `keepalive_timeout` in
@@ -224,8 +224,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._parts.books.flush()
 
     @property
-    def _parts(self) -> "Parts":
-        parts: Parts = self.wsgi.extensions["chatapi"]
+    def _parts(self) -> "Components":
+        parts: Components = self.wsgi.extensions["chatapi"]
         return parts
 
     def _drain(self, ends_at: float) -> None:

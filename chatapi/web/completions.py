@@ -2,19 +2,21 @@
 
 from flask import Blueprint, Response
 
-from ..schemas.envelope import load_completions
-from . import gate
-from .replies import answer
+from ..chat import ChatJob
+from ..schemas import COMPLETIONS
+from .calls import answer
+from .request import authenticated, body
 
 blueprint = Blueprint("completions", __name__)
 
 
 @blueprint.post("/api/chat/completions")
-def complete() -> Response:
+@authenticated
+@body(COMPLETIONS)
+def complete(job: ChatJob) -> Response:
     """Answer a conversation.
 
     `messages` and `model` are required; the answer is `{"success": true, "data": {"response", "model", "usage"}}`,
     or a stream of `chat.completion.chunk` events when `stream` is true.
     """
-    gate.admit()
-    return answer(load_completions(gate.read_json()))
+    return answer(job, COMPLETIONS)

@@ -16,7 +16,7 @@ from flask import Blueprint, Response, render_template, request
 from .. import languages
 from ..errors import NotFound
 from ..languages import LANGUAGES, N_, _
-from . import gate
+from .request import components
 
 P = ParamSpec("P")
 
@@ -49,7 +49,7 @@ def in_readers_language(view: Callable[P, Response]) -> Callable[P, Response]:
     @wraps(view)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Response:
         chosen = request.cookies.get(LANGUAGE_COOKIE)
-        negotiated = languages.negotiate(request.headers.get("Accept-Language"), gate.parts().settings.language)
+        negotiated = languages.negotiate(request.headers.get("Accept-Language"), components().settings.language)
         languages.use(chosen if chosen in LANGUAGES else negotiated)
         return view(*args, **kwargs)
 

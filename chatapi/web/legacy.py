@@ -4,9 +4,10 @@ from datetime import UTC, datetime
 
 from flask import Blueprint, Response, request
 
-from ..schemas.envelope import load_legacy
-from . import gate
-from .replies import answer
+from ..chat import ChatJob
+from ..schemas import LEGACY
+from .calls import answer
+from .request import authenticated, body, components
 
 blueprint = Blueprint("legacy", __name__)
 
@@ -15,10 +16,11 @@ DEPRECATED_AT = int(datetime(2026, 11, 22, tzinfo=UTC).timestamp())
 
 
 @blueprint.post(PATH)
-def chat() -> Response:
+@authenticated
+@body(LEGACY)
+def chat(job: ChatJob) -> Response:
     """Answer one `message`. Deprecated: use `POST /api/chat/completions`."""
-    gate.admit()
-    return answer(load_legacy(gate.read_json(), gate.parts().settings.default_model))
+    return answer(job, LEGACY)
 
 
 @blueprint.after_app_request
@@ -27,7 +29,7 @@ def announce(response: Response) -> Response:
     if request.path != PATH:
         return response
     response.headers["Deprecation"] = f"@{DEPRECATED_AT}"
-    if sunset := gate.parts().settings.legacy_sunset:
+    if sunset := components().settings.legacy_sunset:
         at = datetime.fromtimestamp(sunset, UTC)
         response.headers["Sunset"] = at.strftime("%a, %d %b %Y %H:%M:%S GMT")
     response.headers.add("Link", '</api/chat/completions>; rel="successor-version"')

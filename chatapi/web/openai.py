@@ -2,38 +2,42 @@
 
 from datetime import date
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 
 from ..accounting import statements
 from ..accounting.ledger import report
+from ..chat import ChatJob
 from ..errors import BadRequest, ModelNotFound
-from ..schemas.openai import load_job
-from . import gate
-from .replies import answer, json_response
+from ..schemas import OPENAI
+from .calls import answer
+from .request import authenticated, body, components
+from .response import json_response
 
 blueprint = Blueprint("openai", __name__)
 
 
 @blueprint.post("/v1/chat/completions")
-def create_completion() -> Response:
+@authenticated
+@body(OPENAI)
+def create_completion(job: ChatJob) -> Response:
     """Create a chat completion: a `chat.completion` object, or chunks when `stream` is true."""
-    gate.admit()
-    return answer(load_job(gate.read_json()))
+    return answer(job, OPENAI)
 
 
 @blueprint.get("/v1/models")
+@authenticated
 def list_models() -> Response:
     """List the models: the catalogue's, and those that the upstream lists."""
-    caller = gate.admit()
-    models = [model for id, model in gate.parts().engine.models().items() if caller.may_use(id)]
+    models = [model for id, model in components().engine.models().items() if g.call.caller.may_use(id)]
     return json_response({"object": "list", "data": models})
 
 
 @blueprint.get("/v1/models/<path:model>")
+@authenticated
 def retrieve_model(model: str) -> Response:
     """One model, by its id, slash and all."""
-    gate.admit().require([model])
-    found = gate.parts().engine.models().get(model)
+    g.call.caller.require([model])
+    found = components().engine.models().get(model)
     if found is None:
         raise ModelNotFound(
             f"The model '{model[:200]}' is not listed here. GET /v1/models shows those that are.",
@@ -43,11 +47,11 @@ def retrieve_model(model: str) -> Response:
 
 
 @blueprint.get("/v1/usage")
+@authenticated
 def list_usage() -> Response:
     """What the caller's own key has used, by model and day; `?since=` and `?until=` take days like 2026-11-30 (UTC)."""
-    caller = gate.admit()
     since, until = _day("since"), _day("until")
-    rows = gate.parts().store.read(lambda tx: statements.used(tx, since, until, caller.key_id or ""))
+    rows = components().store.read(lambda tx: statements.used(tx, since, until, g.call.key_id or ""))
     return json_response({"object": "list", "data": report(rows)})
 
 

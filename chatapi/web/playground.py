@@ -11,8 +11,9 @@ from ..errors import AccessError, BadRequest
 from ..languages import N_, _
 from ..migration.snippets import snippets
 from ..schemas import parameters
-from . import gate, layout
-from .replies import json_response
+from . import layout
+from .request import components, read_json
+from .response import json_response
 
 blueprint = Blueprint("playground", __name__)
 
@@ -56,7 +57,7 @@ SCRIPTS = (
 @layout.in_readers_language
 def playground() -> Response:
     """The playground."""
-    embedded = gate.parts().engine.catalogue.embedded
+    embedded = components().engine.catalogue.embedded
     return layout.page(
         "playground.html",
         scripts=SCRIPTS,
@@ -72,7 +73,7 @@ def playground() -> Response:
 
 
 def _caller() -> Caller:
-    return gate.parts().access.authenticate(request.environ, request.remote_addr)
+    return components().access.authenticate(request.environ, request.remote_addr)
 
 
 def _locked() -> str | None:
@@ -94,7 +95,7 @@ def _dialect(path: str, name: str) -> Json:
 def create_snippets() -> Response:
     """A request `{"path", "body"}` as `curl`, `python` and `javascript`: what the playground shows of it."""
     _caller()  # no call, and so not in the ledger
-    asked = gate.read_json()
+    asked = read_json()
     path, body = asked.get("path"), asked.get("body")
     if path not in DIALECTS or not isinstance(body, dict):
         raise BadRequest(

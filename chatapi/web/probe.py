@@ -4,19 +4,22 @@ import math
 import re
 import resource
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 
 from ..accounting import statements
 from ..accounting.store import Store
-from ..caller import Caller
-from ..chat import Call, ChatJob, Json, finish
+from ..call import Call
+from ..chat import Json
 from ..errors import BadRequest, ChatError, ClientLeft, StoreUnavailable
-from . import gate
-from .replies import event_stream, json_response, to_json
+from ..schemas.strict_json import dumps
+from .request import authenticated, components
+from .response import json_response
+from .stream import event_stream
 
 blueprint = Blueprint("probe", __name__)
 
@@ -26,14 +29,15 @@ _NOTE = re.compile(r"[a-z0-9]{0,64}")
 
 
 @blueprint.get("/v1/probe")
+@authenticated
 def probe() -> Response:
     """Try the way to this gateway, no model asked: `?events=N&every_s=S` streams, `?silence_s=T` answers after T s.
 
     What it says: how the gateway saw the request. With `note=NAME` a caller who leaves early is noted in the database.
     `flask --app wsgi doctor` asks for it.
     """
-    caller = gate.admit()
-    parts = gate.parts()
+    call: Call = g.call
+    parts = components()
     most_s = parts.settings.max_time_s + parts.settings.heartbeat_s
     events, note = _number("events", MOST_EVENTS), _note()
     every_s, silence_s = _number("every_s", most_s), _number("silence_s", most_s)
@@ -42,19 +46,20 @@ def probe() -> Response:
             f"Ask for up to {MOST_EVENTS} events or for one silence, within {most_s:g} s.",
             details={"events": ["too much, or not a whole number"]},
         )
-    call = parts.engine.call_for(ChatJob(model="", messages=(), stream=events > 0), {})
-    call.ends_at = call.started_at + most_s + 1  # real calls' deadline is the longest silence that can be asked for
+    parts.engine.begin_probe(call, most_s + 1)  # real calls' deadline is the longest silence that can be asked for
+    connection = request.environ.get("chatapi.connection")
+    if connection is not None:
+        connection.watch(call.leave)
     left = partial(_note_left, parts.store, note)
     if events:
-        body = _Body(_events(call, int(events), every_s), gate.watch(call), left)
-        return event_stream(body, body.close)
+        call.stream = True
+        return event_stream(_Body(call, _events(call, int(events), every_s), connection, left))
     try:
-        with gate.watched(call):
-            finish(call.pause(silence_s, ""))
+        call.pause(silence_s)
     except ClientLeft:
         left()
         raise
-    return json_response(_seen(caller, note))
+    return json_response(_seen(call, note))
 
 
 def _number(name: str, most: float) -> float:
@@ -74,39 +79,39 @@ def _note() -> str:
     return note
 
 
-def _seen(caller: Caller, note: str) -> Json:
+def _seen(call: Call, note: str) -> Json:
     """How the request looked from here."""
     noted = None
     with suppress(StoreUnavailable):
-        noted = gate.parts().store.read(lambda tx: statements.get_meta(tx, "probe:" + note))
+        noted = components().store.read(lambda tx: statements.get_meta(tx, "probe:" + note))
     return {
         "object": "probe",
         "address": request.remote_addr,
         "scheme": request.scheme,
         "host": request.host,
         "forwarded_for": len(list(filter(None, request.headers.get("X-Forwarded-For", "").split(",")))),
-        "keyed": caller.key_id is not None,
-        "watched": gate.can_watch(),
+        "keyed": call.key_id is not None,
+        "watched": "chatapi.connection" in request.environ,
         "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         "noted": noted is not None,  # whoever asks has written the note into the database that the gateway uses
     }
 
 
-def _events(call: Call, count: int, every_s: float) -> Generator[bytes]:
+def _events(call: Call, count: int, every_s: float) -> Iterator[bytes]:
     for number in range(count):
-        for comment in call.pause(every_s if number else 0, "waiting"):
-            yield f": {comment}\n\n".encode()
-        call.spoke()
-        yield b"data: " + to_json({"number": number}) + b"\n\n"
+        if number:
+            call.pause(every_s)
+        yield b"data: " + dumps({"number": number}) + b"\n\n"
     yield b"data: [DONE]\n\n"
 
 
 class _Body:
     """The events; closed before their end, the caller has `left`."""
 
-    def __init__(self, items: Generator[bytes], unwatch: Callable[[], None], left: Callable[[], None]) -> None:
+    def __init__(self, call: Call, items: Iterator[bytes], connection: Any, left: Callable[[], None]) -> None:
+        self._call = call
         self._items = items
-        self._unwatch = unwatch
+        self._connection = connection
         self._left = left
         self._whole = False
 
@@ -127,10 +132,12 @@ class _Body:
 
     def close(self) -> None:
         """The answer is over, or its caller is gone; may be called again."""
-        self._unwatch()
+        if self._connection is not None:
+            self._connection.unwatch()
         if not self._whole:
             self._whole = True
             self._left()
+        self._call.end("completed" if not self._call.left else "client_left")
 
 
 def _note_left(books: Store, note: str) -> None:

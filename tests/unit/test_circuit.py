@@ -48,44 +48,52 @@ def in_children(function, number, *args):
     return found
 
 
+def wait_s(circuit, name):
+    return circuit.enter(name).wait_s
+
+
+def succeed(circuit, name):
+    circuit.enter(name).succeeded()
+
+
 def fail(circuit, times=1, name="a/model"):
     for _ in range(times):
-        circuit.failed(name)
+        circuit.enter(name).failed()
 
 
 def wind_back(circuit, seconds):
     """As if this much time had passed since."""
-    board = circuit._board
+    board = circuit.board
     slots = board.read().values()
     board.write([s._replace(failed_at=s.failed_at - seconds, probe_at=s.probe_at - seconds) for s in slots])
 
 
 def test_five_failures_in_a_row_open_it(circuit):
     fail(circuit, FAILURES - 1)
-    assert (circuit.closed_for("a/model"), circuit.opened()) == (0, {})
+    assert (circuit.enter("a/model").wait_s, circuit.opened()) == (0, {})
     fail(circuit)
-    assert PROBE_EVERY_S - 1 < circuit.closed_for("a/model") <= PROBE_EVERY_S
+    assert PROBE_EVERY_S - 1 < circuit.enter("a/model").wait_s <= PROBE_EVERY_S
     assert circuit.opened().keys() == {"a/model"}
-    assert circuit.closed_for("another/model") == 0
+    assert circuit.enter("another/model").wait_s == 0
 
 
 def test_a_success_in_between_begins_anew(circuit):
     fail(circuit, FAILURES - 1)
-    circuit.succeeded("a/model")
+    circuit.enter("a/model").succeeded()
     fail(circuit, FAILURES - 1)
-    assert circuit.closed_for("a/model") == 0
+    assert circuit.enter("a/model").wait_s == 0
 
 
 def test_failures_of_any_process_count_for_all(circuit):
     in_children(fail, FAILURES, circuit)
-    assert circuit.closed_for("a/model") > 0
-    assert in_children(circuit.closed_for, 3, "a/model") == pytest.approx([PROBE_EVERY_S] * 3, abs=1)
-    in_children(circuit.succeeded, 1, "a/model")
-    assert (circuit.closed_for("a/model"), circuit.opened()) == (0, {})
+    assert circuit.enter("a/model").wait_s > 0
+    assert in_children(wait_s, 3, circuit, "a/model") == pytest.approx([PROBE_EVERY_S] * 3, abs=1)
+    in_children(succeed, 1, circuit, "a/model")
+    assert (circuit.enter("a/model").wait_s, circuit.opened()) == (0, {})
 
 
 def failures(circuit):
-    return sum(slot.failures for slot in circuit._board.read().values())
+    return sum(slot.failures for slot in circuit.board.read().values())
 
 
 def test_no_failure_is_lost_between_processes(circuit):
@@ -106,15 +114,15 @@ def test_no_failure_is_lost_between_threads(circuit):
 def test_one_probe_at_a_time(circuit):
     fail(circuit, FAILURES)
     wind_back(circuit, PROBE_EVERY_S + 1)
-    waits = in_children(circuit.closed_for, 8, "a/model")
+    waits = in_children(wait_s, 8, circuit, "a/model")
     assert sum(wait == 0 for wait in waits) == 1
     assert min(wait for wait in waits if wait) > PROBE_EVERY_S - 1
     fail(circuit)
-    assert circuit.closed_for("a/model") > PROBE_EVERY_S - 1, "a probe that failed leaves it open"
+    assert circuit.enter("a/model").wait_s > PROBE_EVERY_S - 1, "a probe that failed leaves it open"
     wind_back(circuit, PROBE_EVERY_S + 1)
-    assert circuit.closed_for("a/model") == 0
-    circuit.succeeded("a/model")
-    assert [circuit.closed_for("a/model") for _ in range(3)] == [0, 0, 0]
+    assert circuit.enter("a/model").wait_s == 0
+    circuit.enter("a/model").succeeded()
+    assert [circuit.enter("a/model").wait_s for _ in range(3)] == [0, 0, 0]
 
 
 def hold(board, taken):
@@ -125,7 +133,7 @@ def hold(board, taken):
 
 def test_a_process_killed_with_the_lock_in_its_hand(circuit):
     taken = forked.SimpleQueue()
-    holder = forked.Process(target=hold, args=(circuit._board, taken))
+    holder = forked.Process(target=hold, args=(circuit.board, taken))
     holder.start()
     os.kill(taken.get(), signal.SIGKILL)
     done = threading.Event()
@@ -141,15 +149,15 @@ def test_when_all_places_are_taken_the_oldest_is_forgotten(circuit):
         fail(circuit, FAILURES, f"later/{number}")
     assert len(circuit.opened()) == SLOTS
     assert "the/first" not in circuit.opened()
-    assert circuit.closed_for("the/first") == 0
-    assert circuit.closed_for(f"later/{SLOTS - 1}") > 0
+    assert circuit.enter("the/first").wait_s == 0
+    assert circuit.enter(f"later/{SLOTS - 1}").wait_s > 0
 
 
 def test_long_names_and_strange_ones(circuit):
     names = ["a/" + "x" * 96 + ":" + "y" * 96, "a/" + "x" * 96 + ":" + "z" * 96, "ação/日本" * 20]
     for name in names:
         fail(circuit, FAILURES, name)
-    assert all(circuit.closed_for(name) > 0 for name in names)
+    assert all(circuit.enter(name).wait_s > 0 for name in names)
     assert len(circuit.opened()) == len(names), "each open circuit is shown"
 
 

@@ -16,11 +16,14 @@ from support.gateways import side_by_side
 from support.upstream import TEXT, fault, say, script
 
 from chatapi import create_app
-from chatapi.catalogue import ModelCard
-from chatapi.chat import Call, ChatJob, Chunk, finish
+from chatapi.call import Call
+from chatapi.catalogue import Catalogue, ModelCard
+from chatapi.chat import ChatJob, Chunk
+from chatapi.engine import Engine, TimeLimits
+from chatapi.engine.circuit import Board, Circuit
 from chatapi.errors import ChatError, ClientLeft, UpstreamError
 from chatapi.huggingface import HuggingFace, Transport
-from chatapi.huggingface.transport import Request, attempts
+from chatapi.huggingface.transport import Request
 
 URL = "https://hf.test/v1/chat/completions"
 TOKEN = "hf_right"
@@ -28,8 +31,8 @@ MESSAGES = [{"role": "user", "content": "hi there"}]
 
 
 def fetch(transport, url=URL, payload=None, seconds=5, **call):
-    made = Call(seconds, **call)
-    return finish(transport.fetch(Request(url, payload or {"model": "acme/x"}), made, made.ends_at))
+    made = Call("-", seconds=seconds, **call)
+    return transport.fetch(Request(url, payload or {"model": "acme/x"}), made, made.deadline)
 
 
 @pytest.fixture
@@ -177,11 +180,13 @@ def job_for(model):
 
 def asked(hub, model, stream=False, seconds=5.0, card=None):
     """The text of the answer. Raises what the client raises."""
-    call = Call(seconds)
     card = card or ModelCard(id=model)
+    engine = Engine(Catalogue({card.id: card}), hub, TimeLimits(seconds), Circuit(Board()))
+    call, job = Call("-"), job_for(card.id)
+    engine.begin(job, call)
     if not stream:
-        return finish(hub.reply(card, job_for(model), call, call.ends_at)).text
-    items = hub.stream(card, job_for(model), call, call.ends_at)
+        return engine.reply(job, call).text
+    items = engine.stream(job, call)
     deltas = [c["delta"] for item in items if isinstance(item, Chunk) for c in item.choices]
     return "".join(delta.get("content") or "" for delta in deltas)
 
@@ -377,21 +382,19 @@ def test_a_wait_the_budget_cannot_hold_is_not_begun(upstream, hub, failure, code
     assert len(upstream.calls_for("test/later")) == 1
 
 
-def test_nobody_attempts_for_a_caller_who_left():
-    call = Call(5)
-    tried = []
+def test_nobody_attempts_for_a_caller_who_left(upstream, hub):
+    call, job = Call("-"), job_for("test/left")
+    engine = Engine(Catalogue({}), hub, TimeLimits(5), Circuit(Board()))
+    engine.begin(job, call)
 
-    def once():
-        tried.append(1)
+    def leaves(x):
         call.leave()
-        error = UpstreamError("no")
-        error.transient = True
-        raise error
-        yield
+        fault(503, "x").send(x)
 
+    upstream.behave("test/left", leaves)
     with pytest.raises(ClientLeft):
-        finish(attempts(call, call.ends_at, once))
-    assert len(tried) == 1
+        engine.reply(job, call)
+    assert len(upstream.calls_for("test/left")) == 1
 
 
 def test_a_refused_connection(transport):

@@ -26,10 +26,10 @@ from chatapi.accounting.keys import Keys
 from chatapi.accounting.ledger import REDIS_AWAY_S, Books, RedisStates, owner
 from chatapi.accounting.quotas import LEASE_S
 from chatapi.accounting.store import Store
+from chatapi.call import Call
 from chatapi.caller import NO_LIMITS, Limits
 from chatapi.chat import ChatJob
 from chatapi.errors import StoreUnavailable
-from chatapi.telemetry import Record
 
 # Fixtures, under the names that tests ask for them by.
 database, sqlite_url = shared.database, shared.sqlite_url
@@ -66,7 +66,7 @@ from chatapi.accounting.ledger import Books, RedisStates
 from chatapi.chat import ChatJob
 from chatapi.caller import Limits
 from chatapi.accounting.store import Store
-from chatapi.telemetry import Record
+from chatapi.call import Call
 import redis, sqlalchemy.dialects.sqlite, sqlalchemy.dialects.postgresql
 
 def counted(path, change=0):
@@ -84,7 +84,7 @@ job = ChatJob(model="a/b", messages=[{"role": "user", "content": "hi"}], options
 # go
 admitted = 0
 for number in range(attempts):
-    record = Record(f"{me}-{number}", "/v1/chat/completions", "openai")
+    record = Call(f"{me}-{number}", "/v1/chat/completions", "openai")
     entry = books.entry(caller, record)
     record.on_close(entry.end)
     verdict = entry.begin(job, 60)
@@ -166,7 +166,7 @@ def caller_of(words=""):
 
 def begun(books, caller, job=JOB, number=0):
     """An entry for `job`, and the verdict."""
-    record = Record(f"r{number}", V1, "openai")
+    record = Call(f"r{number}", V1, "openai")
     entry = books.entry(caller, record)
     record.on_close(entry.end)
     verdict = entry.begin(job, 60)
@@ -222,7 +222,7 @@ def test_a_reservation_is_given_back_when_the_call_cannot_be_written_down(shared
     caller = caller_of("concurrency=1")
     shared_books._store.check()
     with locked(sqlite_url):
-        record = Record("r", V1, "openai")
+        record = Call("r", V1, "openai")
         entry = shared_books.entry(caller, record)
         record.on_close(entry.end)
         with pytest.raises(StoreUnavailable):

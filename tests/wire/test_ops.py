@@ -8,13 +8,14 @@ from dataclasses import replace
 import pytest
 from support.gateways import ROOT, serve
 
-from chatapi import create_app, telemetry
+from chatapi import create_app
 from chatapi.accounting.statements import put_meta
 from chatapi.accounting.store import Store
-from chatapi.errors import ClientLeft, InternalError, MissingApiKey, UpstreamTimeout, UpstreamUnavailable, WorkerStopped
+from chatapi.call import Call
 from chatapi.settings import Settings
-from chatapi.telemetry import Record, _Line, configure
+from chatapi.telemetry import metrics
 from chatapi.telemetry.health import Health, Part
+from chatapi.telemetry.log import CallFormatter
 
 ORIGIN = "https://app.example.com"
 
@@ -138,49 +139,14 @@ def test_the_preflight_allows_what_clients_send():
 
 # --- one line a call
 
-ENDINGS = [
-    (None, "completed"),
-    (MissingApiKey("no"), "refused"),
-    (ClientLeft("gone"), "client_left"),
-    (UpstreamTimeout("late"), "deadline"),
-    (UpstreamUnavailable("cut"), "upstream_cut"),
-    (WorkerStopped("stop"), "worker_lost"),
-    (InternalError("ours"), "failed"),
-]
-
-
-@pytest.mark.parametrize("error, ending", ENDINGS)
-def test_a_calls_ending(error, ending):
-    record = Record("id", "/v1/chat/completions")
-    if error:
-        record.fail(error)
-    record.close("completed")
-    assert record.ending == ending
-    assert record.code == (error.code if error else None)
-
-
-def test_a_call_is_written_once_and_its_first_failure_counts(caplog):
-    configure("info")
-    record = Record("id", "/v1/chat/completions")
-    calls = logging.getLogger("chatapi.calls")
-    calls.addHandler(caplog.handler)
-    try:
-        record.fail(UpstreamTimeout("late"))
-        record.fail(ClientLeft("gone"))
-        record.close("completed")
-        record.close("completed")
-    finally:
-        calls.removeHandler(caplog.handler)
-    assert [r.__dict__["record"].ending for r in caplog.records] == ["deadline"]
-
 
 def line_of(person, **fields):
-    record = Record("id-1", "/v1/chat/completions", model="a/b", status=200, ending="completed", total_ms=12.0)
-    for name, value in fields.items():
-        setattr(record, name, value)
+    call = Call("id-1", "/v1/chat/completions", "openai")
+    for name, value in {"model": "a/b", "status": 200, "ending": "completed", "total_ms": 12.0, **fields}.items():
+        setattr(call, name, value)
     log_record = logging.LogRecord("chatapi.calls", logging.INFO, "", 0, "", (), None)
-    log_record.__dict__["record"] = record
-    return _Line(person).format(log_record)
+    log_record.__dict__["call"] = call
+    return CallFormatter(person).format(log_record)
 
 
 def test_the_line_is_json_for_machines_and_short_for_people():
@@ -224,14 +190,16 @@ def test_metrics_of_all_workers_and_the_open_circuits(upstream, gateway_env):
 
 
 def test_callers_cannot_make_labels(monkeypatch):
-    monkeypatch.setattr(telemetry, "_answered", set())
-    for number in range(telemetry.MODELS + 50):
-        Record("id", "/bounded", model=f"asked/{number}").close("refused")
-        Record("id", "/bounded", model="a/b", served=f"answered/{number}").close("completed")
+    monkeypatch.setattr(metrics, "_answered", set())
+    for number in range(metrics.MODELS + 50):
+        for ending, served in (("refused", None), ("completed", f"answered/{number}")):
+            call = Call("id", "/bounded")
+            call.observers, call.model, call.served = (metrics.record,), f"asked/{number}", served
+            call.end(ending)
     labels = {
-        line for line in numbers(telemetry.metrics({}).decode()) if "chatapi_calls_total" in line and "/bounded" in line
+        line for line in numbers(metrics.metrics({}).decode()) if "chatapi_calls_total" in line and "/bounded" in line
     }
-    assert len(labels) == telemetry.MODELS + 2  # those that answered, and "other" with either ending
+    assert len(labels) == metrics.MODELS + 2  # those that answered, and "other" with either ending
 
 
 def test_metrics_want_a_key_where_calls_do(settings):
@@ -254,7 +222,7 @@ def test_it_does_not_start_on_another_schema(gateway_env, tmp_path, schema, word
 
 
 def test_settings_that_only_a_worker_can_find_wrong_are_told_in_a_line(gateway_env, tmp_path):
-    (tmp_path / "opentelemetry.py").write_text("")  # hides the real one
+    (tmp_path / "openmetrics.py").write_text("")  # hides the real one
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318", "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     with (
         pytest.raises(AssertionError, match=r"pip install -r requirements-otel\.txt") as told,

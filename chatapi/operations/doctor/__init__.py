@@ -7,7 +7,7 @@ outside, through whatever stands before it.
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from ...components import Parts
+from ...components import Components
 from .findings import Finding, Tell, of_mistakes
 from .front import DEFAULT_URL, Front
 from .machine import Machine
@@ -19,7 +19,7 @@ Look = Callable[[], Iterator[Finding]]
 
 
 def check(
-    parts: Parts,
+    parts: Components,
     url: str | None = None,
     key: str | None = None,
     *,
@@ -66,7 +66,7 @@ def _without(secrets: list[str], finding: Finding) -> Finding:
     return finding
 
 
-def _settings(parts: Parts) -> Iterator[Finding]:
+def _settings(parts: Components) -> Iterator[Finding]:
     # They were read already, or nobody would have come here.
     models = len(parts.engine.catalogue.cards)
     yield Finding("settings", True, f"can be used; CHATAPI_AUTH={parts.settings.auth}, {models} models")

@@ -11,11 +11,12 @@ from urllib.parse import urlsplit
 
 from ...accounting import statements
 from ...accounting.access import is_local
-from ...chat import Call, Json, finish
-from ...components import Parts
+from ...call import Call
+from ...chat import Json
+from ...components import Components
 from ...errors import StoreUnavailable, UpstreamError, UpstreamTimeout
 from ...huggingface import Transport
-from ...huggingface.transport import Answer, Head, Request
+from ...huggingface.transport import Answer, Exchange, Request
 from .findings import AGENT, DOCTOR, Finding, Tell, setting
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -30,7 +31,7 @@ NOTED_S = 3.0  # a worker sees at once that its caller has left
 class Front:
     """The gateway at `url`. The Hugging Face token is never sent there, and the gateway key nowhere else."""
 
-    def __init__(self, parts: Parts, url: str | None, key: str | None) -> None:
+    def __init__(self, parts: Components, url: str | None, key: str | None) -> None:
         self._parts = parts
         self._settings = parts.settings
         self._given = url is not None
@@ -58,9 +59,9 @@ class Front:
         yield self._timeouts() if slow else self._no_timeouts()
 
     def _get(self, query: str, seconds: float = QUICK_S, transport: Transport | None = None) -> Answer:
-        call = Call(seconds)
+        call = Call("-", seconds=seconds)
         request = Request(f"{self._url}/v1/probe?{query}")
-        return finish((transport or self._transport).fetch(request, call, call.ends_at))
+        return (transport or self._transport).fetch(request, call, call.deadline)
 
     # --- is it there?
 
@@ -179,15 +180,15 @@ class Front:
         says = f"events sent over {sent_s:.1f} s arrive within {spread_s:.1f} s: something collects them"
         return Finding("streams", False, says, line + gzip)
 
-    def _timed(self, every_s: float) -> tuple[Head, bytes, list[float]]:
+    def _timed(self, every_s: float) -> tuple[Exchange, bytes, list[float]]:
         """A stream, and when each of its events arrived."""
-        call = Call(QUICK_S + EVENTS * every_s)
+        call = Call("-", seconds=QUICK_S + EVENTS * every_s)
         url = f"{self._url}/v1/probe?events={EVENTS}&every_s={every_s}"
         body, arrived = b"", list[float]()
         # gzip is asked for as browsers and SDKs do, or compressing would not show.
-        with closing(self._transport.start(Request(url, headers={"Accept-Encoding": "gzip"}), call)) as exchange:
-            head = finish(exchange.head(call.ends_at))
-            while data := exchange.receive(call.ends_at):
+        asked = Request(url, headers={"Accept-Encoding": "gzip"})
+        with closing(self._transport.open(asked, call, call.deadline)) as head:
+            while data := head.read(call.deadline):
                 body += data
                 arrived += [time.monotonic()] * (body.count(b"data: ") - len(arrived))
         return head, body, arrived
@@ -212,11 +213,10 @@ class Front:
     def _leaves(self, query: str) -> bool:
         """Whether the gateway notices that we leave early, after two events or a moment."""
         note, body = uuid.uuid4().hex, b""
-        call = Call(STAY_S + 2 * self._trip_s)
+        call = Call("-", seconds=STAY_S + 2 * self._trip_s)
         request = Request(f"{self._url}/v1/probe?{query}&note={note}")
-        with closing(self._transport.start(request, call)) as exchange, suppress(UpstreamTimeout):
-            finish(exchange.head(call.ends_at))
-            while body.count(b"data: ") < 2 and (data := exchange.receive(call.ends_at)):
+        with suppress(UpstreamTimeout), closing(self._transport.open(request, call, call.deadline)) as exchange:
+            while body.count(b"data: ") < 2 and (data := exchange.read(call.deadline)):
                 body += data
         return self._was_noted(note)
 
@@ -241,11 +241,9 @@ class Front:
         line = f"nginx: client_max_body_size {math.ceil(most / 2**20 * 1.25)}m;"
         payload = {"doctor": ""}  # no chat request: it is refused before a model is asked
         payload["doctor"] = "x" * (most - len(json.dumps(payload, separators=(",", ":"))))
-        call = Call(BODY_S)
+        call = Call("-", seconds=BODY_S)
         try:
-            answer = finish(
-                self._transport.fetch(Request(f"{self._url}/v1/chat/completions", payload), call, call.ends_at)
-            )
+            answer = self._transport.fetch(Request(f"{self._url}/v1/chat/completions", payload), call, call.deadline)
         except UpstreamError as error:
             return Finding("bodies", False, f"a body of {most} bytes was not taken: {_said(error)}", line)
         if answer.status == 400:

@@ -12,7 +12,7 @@ from typing import Any
 from ...accounting import statements, tables
 from ...accounting.ledger import RedisStates
 from ...accounting.quotas import LEASE_S
-from ...components import Parts
+from ...components import Components
 from ...errors import StoreError
 from .findings import DOCTOR, Finding, setting
 
@@ -26,7 +26,7 @@ UPGRADE = "flask --app wsgi db upgrade"
 class Machine:
     """This machine, as the settings see it."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Components) -> None:
         self._store = parts.store
         self._settings = parts.settings
         self._connections = CONNECTIONS

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from email.utils import parsedate_to_datetime
 
+from ...call import Call
 from ...catalogue import Catalogue
-from ...chat import Call, ChatJob, finish
-from ...components import Parts
+from ...chat import ChatJob
+from ...components import Components
 from ...errors import (
     ChatError,
     ModelLoading,
@@ -33,7 +34,7 @@ TRIED = 3  # of its models, until one tells whether the token is accepted
 class Upstream:
     """The upstream of the settings, or the engine on this machine in its place."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Components) -> None:
         self._engine = parts.engine
         self._catalogue = parts.engine.catalogue
         self._settings = parts.settings
@@ -44,9 +45,9 @@ class Upstream:
 
     def reached(self) -> Iterator[Finding]:
         """Whether it can be reached, and what time it is there. Asked without the token, at no cost."""
-        call = Call(LIST_S)
+        call = Call("-", seconds=LIST_S)
         try:
-            answer = finish(Transport(None, AGENT).fetch(Request(f"{self._url}/v1/models"), call, call.ends_at))
+            answer = Transport(None, AGENT).fetch(Request(f"{self._url}/v1/models"), call, call.deadline)
         except UpstreamError as error:
             yield Finding("upstream", False, f"{self._url}: {error.message}", self._way())
             return
@@ -97,7 +98,9 @@ class Upstream:
         hello = {"role": "user", "content": "Hi"}
         job = ChatJob(model=model, messages=[hello], options={"max_tokens": 1}, max_time_s=MODEL_S, fallbacks=())
         try:
-            finish(self._engine.reply(job, self._engine.call_for(job, {})))
+            call = Call("-")
+            self._engine.begin(job, call)
+            self._engine.reply(job, call)
         except ChatError as error:
             return error
         return None

@@ -2,11 +2,11 @@
 
 from flask import Blueprint, Response
 
-from ..telemetry import metrics
-from . import gate
-from .replies import json_response
+from ..telemetry.metrics import metrics
+from .request import authenticated, components
+from .response import json_response
 
-blueprint = Blueprint("ops", __name__)
+blueprint = Blueprint("operations", __name__)
 
 
 @blueprint.get("/healthz")
@@ -22,7 +22,7 @@ def readyz() -> Response:
     Each of `parts` has `ok`, a `reason` and the age of this finding; `circuit` names the models whose circuit is open,
     while their fallbacks answer.
     """
-    parts = gate.parts()
+    parts = components()
     found = parts.health.look()
     opened = parts.engine.circuit.opened()
     circuit = {"open": {name: {"failed_s_ago": round(ago, 1)} for name, ago in opened.items()}}
@@ -30,7 +30,7 @@ def readyz() -> Response:
 
 
 @blueprint.get("/metrics")
+@authenticated
 def prometheus() -> Response:
     """Counters and times in Prometheus' text format, and the open circuits."""
-    gate.admit()
-    return Response(metrics(gate.parts().engine.circuit.opened()), mimetype="text/plain")
+    return Response(metrics(components().engine.circuit.opened()), mimetype="text/plain")

@@ -1,0 +1,189 @@
+"""Call: who asked for what, until when, what became of it, and its one end."""
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from gevent import get_hub, getcurrent, spawn_later
+
+from .caller import Caller
+from .chat import Usage
+from .errors import (
+    AccessError,
+    BadRequest,
+    ChatError,
+    ClientLeft,
+    InternalError,
+    UpstreamRejected,
+    UpstreamTimeout,
+    WorkerStopped,
+)
+
+T = TypeVar("T")
+MAX_UPSTREAM_REQUESTS = 8  # of one call, whatever its fallbacks
+_FIRST_DAY = 1_767_225_600  # 2026-01-01, in Unix seconds
+
+
+class Call:
+    """One request of a caller, from its head's arrival to the last byte of its answer.
+
+    Whatever works for it runs in one greenlet and blocks. What comes from outside (the caller has left, the worker
+    stops) is `interrupt`, which raises in that greenlet where it waits for an upstream. Times: `began`, `deadline`
+    and `first_byte_at` are monotonic seconds, `started_at` and `lease_ends_at` Unix seconds, the others
+    milliseconds since its arrival.
+    """
+
+    # What an instance starts with. Attributes of the class: each one costs nothing until it is set.
+    key_id: str | None = None
+    caller: Caller | None = None
+    address: str | None = None  # the caller's, as far as proxies are trusted
+    trace_id: str | None = None
+    model: str | None = None
+    served: str | None = None  # the model that answered
+    stream = False
+    deadline: float
+    first_byte_at: float | None = None
+    auth_ms: float | None = None
+    limit_ms: float | None = None
+    upstream_ms = 0.0
+    gateway_ms: float | None = None
+    first_token_ms: float | None = None
+    first_token_model: str | None = None
+    total_ms: float | None = None
+    fallbacks = 0  # models asked in place of the first
+    malformed_events = 0  # of upstreams; no JSON objects, and skipped
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    usage_source: str | None = None
+    status: int | None = None
+    code: str | None = None
+    # completed, client_left, upstream_cut, deadline, refused, worker_lost, failed (a fault of ours)
+    ending: str | None = None
+    shadowed: tuple[str, ...] | None = None
+    decision: Any = None  # of the caller's limits: accounting's, told in RateLimit headers
+    reservation: Any = None  # accounting's own
+    begun = False  # its row is in the ledger
+    left = False
+    more_ready = False  # the stream's next item needs no waiting
+    observers: Sequence[Callable[["Call"], None]] = ()  # of its end
+    drain_s = 0  # how long the answer of a caller who left is still read, for the ledger
+
+    def __init__(
+        self,
+        request_id: str,
+        route: str = "-",
+        dialect: str = "",
+        seconds: float = 120.0,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.request_id = request_id
+        self.route = route
+        self.dialect = dialect
+        self.headers = headers  # that go along to the upstream
+        self.began = time.monotonic()
+        self.started_at = time.time()
+        self.deadline = self.began + seconds
+        self.id = call_id(self.started_at)
+        self.asked: list[str] = []  # the model of each request to an upstream
+        self._interruption: ChatError | None = None
+        self._waiting: Any = None  # the greenlet, while it may be interrupted
+
+    @property
+    def attempts(self) -> int:
+        """Requests to upstreams."""
+        return len(self.asked)
+
+    @property
+    def lease_ends_at(self) -> float:
+        """When it is over at the latest, in Unix seconds."""
+        return self.started_at + self.deadline - self.began
+
+    def elapsed_ms(self) -> float:
+        """Since its arrival."""
+        return round((time.monotonic() - self.began) * 1000, 1)
+
+    # --- waiting, and what ends it
+
+    def wait(self, do: Callable[..., T], *args: Any) -> T:
+        """What `do` returns, which may block; raises what interrupts it."""
+        if self._interruption is not None:
+            raise self._interruption
+        self._waiting = getcurrent()
+        try:
+            return do(*args)
+        finally:
+            self._waiting = None
+
+    def pause(self, seconds: float) -> None:
+        """Wait so long, or until interrupted."""
+        self.wait(time.sleep, seconds)
+
+    def interrupt(self, error: ChatError) -> None:
+        """Raise `error` where this call waits, or will wait next. From the same event loop."""
+        if self._interruption is None and self.total_ms is None:
+            self._interruption = error
+            if self._waiting is not None:
+                get_hub().loop.run_callback(self._throw)
+
+    def _throw(self) -> None:
+        if self._waiting is not None:
+            self._waiting.throw(self._interruption)
+
+    def leave(self) -> None:
+        """The caller has closed the connection."""
+        if self.left:
+            return
+        self.left = True
+        gone = ClientLeft("The caller closed the connection.")
+        if self.drain_s:
+            self.deadline = min(self.deadline, time.monotonic() + self.drain_s)
+            spawn_later(self.drain_s, self.interrupt, gone)
+        else:
+            self.interrupt(gone)
+
+    # --- what becomes of it
+
+    def answered(self, model: str) -> None:
+        """`model` has begun to answer."""
+        self.served = model
+        if self.first_token_ms is None:
+            self.first_token_ms, self.first_token_model = self.elapsed_ms(), model
+
+    def count(self, usage: Usage) -> None:
+        """So many tokens were used."""
+        self.prompt_tokens, self.completion_tokens = usage.prompt_tokens, usage.completion_tokens
+        self.usage_source = usage.source
+
+    def fail(self, error: ChatError) -> None:
+        """It ends with `error`; the first one counts, and none of a call that is only read on for the ledger."""
+        if self.ending is None and not (self.left and not isinstance(error, ClientLeft)):
+            self.code, self.ending = error.code, _ending(error)
+
+    def end(self, ending: str = "completed") -> None:
+        """It is over: those who keep account of calls hear of it, once."""
+        if self.total_ms is not None:
+            return
+        self.ending = "client_left" if self.left else self.ending or ending
+        self.total_ms = self.elapsed_ms()
+        for observe in self.observers:
+            observe(self)
+
+
+def _ending(error: ChatError) -> str:
+    if isinstance(error, BadRequest | AccessError | UpstreamRejected):
+        return "refused"
+    if isinstance(error, ClientLeft):
+        return "client_left"
+    if isinstance(error, UpstreamTimeout):
+        return "deadline"
+    if isinstance(error, WorkerStopped):
+        return "worker_lost"
+    return "failed" if isinstance(error, InternalError) else "upstream_cut"
+
+
+def call_id(at: float, salt: int | None = None) -> int:
+    """An id for a call that begins at `at` (Unix seconds), later ones larger; 63 bits, until the year 2097."""
+    since = min(max(0, int((at - _FIRST_DAY) * 1e6)), 2**51 - 1)
+    return since << 12 | (random.getrandbits(12) if salt is None else salt)

@@ -1,0 +1,161 @@
+"""What comes before a view: the call and its id, the caller behind a key, the body's JSON. A view is a signature:
+
+@blueprint.post(PATH)
+@authenticated
+@body(DIALECT)
+def create(job): …
+"""
+
+import os
+import re
+import time
+import uuid
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, cast
+
+from flask import Flask, Response, current_app, g, request
+
+from ..call import Call
+from ..chat import ChatJob, Json
+from ..components import Components
+from ..errors import UnsupportedMediaType
+from ..languages import _, current, negotiate, use
+from ..schemas import Dialect
+from ..schemas.strict_json import parse_json
+from .connection import too_large
+
+View = Callable[..., Response]
+
+_SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}", re.ASCII)
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})(?P<trace>[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-(?P<flags>[0-9a-f]{2})"
+)
+_SLASHES = re.compile("/{2,}")
+
+
+def init_app(app: Flask) -> None:
+    """Run `begin` before every request, on one spelling of its path."""
+    app.wsgi_app = _one_spelling(app.wsgi_app)  # type: ignore[method-assign]
+    app.before_request(begin)
+
+
+def _one_spelling(app: Any) -> Any:
+    """Clients build URLs by joining strings: a doubled or trailing slash is no other place, and no redirect."""
+
+    def called(environ: dict[str, Any], start_response: Any) -> Any:
+        path = environ["PATH_INFO"]
+        if "//" in path or path[-1:] == "/":
+            environ["PATH_INFO"] = _SLASHES.sub("/", path).rstrip("/") or "/"
+        return app(environ, start_response)
+
+    return called
+
+
+def components() -> Components:
+    """What the application is made of."""
+    return cast(Components, current_app.extensions["chatapi"])
+
+
+def begin() -> None:
+    """Make the call, and with it start the clock; take over the caller's request id if it is sane."""
+    headers = request.headers
+    given = headers.get("X-Request-Id", "")
+    request_id = given if given and _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+    onward = {"X-Request-Id": request_id}
+    # The rule, not the path: a path that leads nowhere is the caller's text.
+    route = request.url_rule.rule if request.url_rule else "-"
+    parts = components()
+    call = Call(request_id, route, request.blueprint or "", parts.settings.max_time_s, onward)
+    if request.method == "POST":
+        call.observers = parts.observers
+    call.address = request.remote_addr
+    g.call = call
+    wanted = headers.get("Accept-Language")
+    language = negotiate(wanted, parts.settings.language) if wanted else parts.settings.language
+    if language != current():
+        use(language)
+    if found := _TRACEPARENT.fullmatch(headers.get("traceparent", "")):
+        _go_on_with(call, onward, found)
+
+
+def _go_on_with(call: Call, onward: dict[str, str], found: re.Match[str]) -> None:
+    """Go on with the caller's trace (W3C Trace Context): our own span is the parent of what upstreams do."""
+    call.trace_id = found["trace"]
+    onward["traceparent"] = f"00-{found['trace']}-{os.urandom(8).hex()}-{found['flags']}"
+    if state := request.headers.get("tracestate"):
+        onward["tracestate"] = state[:512]
+
+
+# --- who
+
+
+def authenticated(view: View) -> View:
+    """The caller is known, and within the limits that need no body. Raises AccessError."""
+
+    @wraps(view)
+    def called(*args: Any, **kwargs: Any) -> Response:
+        authenticate(g.call)
+        return view(*args, **kwargs)
+
+    return called
+
+
+def authenticate(call: Call) -> None:
+    """Find who calls. Raises AccessError."""
+    began = time.perf_counter()
+    parts = components()
+    caller = parts.access.authenticate(request.environ, request.remote_addr)
+    call.caller, call.key_id = caller, caller.key_id
+    call.auth_ms = ms_since(began)
+    if request.method == "POST" or request.endpoint == "probe.probe":
+        began = time.perf_counter()
+        call.observers = (parts.accounts.end, *parts.observers)
+        parts.accounts.admit(call)
+        call.limit_ms = ms_since(began)
+
+
+def ms_since(began: float) -> float:
+    """Milliseconds since `began` (time.perf_counter)."""
+    return round((time.perf_counter() - began) * 1000, 1)
+
+
+# --- what
+
+
+def body(dialect: Dialect) -> Callable[[Callable[[ChatJob], Response]], View]:
+    """The view gets the job in the body, as `dialect` reads it. Raises BadRequest."""
+
+    def decorate(view: Callable[[ChatJob], Response]) -> View:
+        @wraps(view)
+        def called() -> Response:
+            return view(dialect.load(read_json(), components().settings.default_model))
+
+        return called
+
+    return decorate
+
+
+def read_json() -> Json:
+    """The request's JSON object. Raises BadRequest and its kin, before anything is parsed that must not be."""
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise UnsupportedMediaType(_("A compressed body is not accepted. Send it without Content-Encoding."))
+    kind = request.mimetype
+    if kind != "application/json" and not kind.endswith("+json"):
+        raise UnsupportedMediaType(
+            _(
+                "The Content-Type is {given}. Send 'Content-Type: application/json'.",
+                given=repr((kind or "none")[:64]),
+            )
+        )
+    return parse_json(_read_body(request.environ, g.call.deadline))
+
+
+def _read_body(environ: dict[str, Any], deadline: float) -> bytes:
+    limit = components().settings.max_body
+    if (connection := environ.get("chatapi.connection")) is not None:
+        return cast(bytes, connection.read_body(limit, deadline))
+    length = request.content_length or 0  # a test client: the body is all there
+    if length > limit:
+        raise too_large(limit)
+    return cast(bytes, environ["wsgi.input"].read(length))

@@ -1,0 +1,247 @@
+"""A streamed answer: events as they come, heartbeats while nothing comes, and an end that says what it is."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import gevent
+from flask import Flask, Response, current_app, g
+from flask.globals import request_ctx
+
+from ..call import Call
+from ..chat import ChatJob, Chunk, StreamItem, Usage, estimated
+from ..errors import ChatError, ClientLeft, InternalError, without_words
+from ..languages import _
+from ..schemas import Dialect
+from ..telemetry import metrics
+from .request import components
+from .response import name_differences
+
+log = logging.getLogger(__name__)
+
+MAX_WRITE = 65_536  # bytes that are put together for one write
+COMMENT = b": waiting\n\n"
+BYTES_A_TOKEN = 4
+
+
+def event_stream(events: Iterator[bytes]) -> Response:
+    """`events` as they come, kept by nobody on the way; their `close` is called in any case."""
+    response = Response(events, mimetype="text/event-stream", direct_passthrough=True)
+    response.headers["Cache-Control"] = "no-cache, no-store"
+    response.headers["X-Accel-Buffering"] = "no"
+    return response
+
+
+class EventStream:
+    """A response's body.
+
+    An object rather than a generator: a generator that was never started does not run its `finally`, and a caller
+    may leave between the status and the first byte. `close` may be called at any time, and again.
+    """
+
+    def __init__(
+        self, call: Call, job: ChatJob, dialect: Dialect, items: Iterator[StreamItem], connection: Any
+    ) -> None:
+        self._call = call
+        self._job = job
+        self._writer = dialect.events(job)
+        self._items = items
+        self._connection = connection
+        self._heartbeat = Heartbeat(self, connection) if connection is not None else None
+        self._ready: StreamItem | None = None
+        self._ignored: tuple[str, ...] = ()
+        self._begun = False  # the writer's first events have gone out
+        self._tokens = self._size = 0  # of what was delivered: deltas, and their text in bytes
+        self._done = False
+
+    def response(self) -> Response:
+        """The answer, once its first chunk is there or a heartbeat has sent its head. Raises ChatError before that."""
+        try:
+            self._ready = next(self._items)
+        except StopIteration:
+            self._items = iter(())
+        except BaseException as error:
+            if not self.head_sent:
+                self._give_up()
+                raise
+            self._items = _raising(error)
+        if isinstance(self._ready, Chunk):
+            self._call.served, self._ignored = self._ready.model, self._ready.ignored
+        metrics.stream_opened(1)
+        return self.head()
+
+    @property
+    def head_sent(self) -> bool:
+        """Whether a heartbeat has sent the status."""
+        return self._heartbeat is not None and self._heartbeat.head_sent
+
+    def head(self) -> Response:
+        """The answer's status and headers, with this as its body."""
+        response = event_stream(self)
+        model = self._call.served or components().engine.catalogue.find(self._job.model).id
+        name_differences(response, self._job, model, self._ignored)
+        return response
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        """What is to be sent next: one event, and whatever else is already there, in one write."""
+        if self._done:
+            raise StopIteration
+        data = self._next_events()
+        while self._call.more_ready and not self._done and len(data) < MAX_WRITE:
+            data += self._next_events()
+        if not data and self._done:
+            raise StopIteration
+        if self._heartbeat is not None:
+            self._heartbeat.sent_at = time.monotonic()
+        return data
+
+    def _next_events(self) -> bytes:
+        try:
+            if (item := self._ready) is None:
+                item = next(self._items)
+            else:
+                self._ready = None
+            if type(item) is list:
+                self._tokens += len(item)
+                self._size += sum(map(len, item))
+                return self._writer.pieces(item)
+            return self._chunk(item)  # type: ignore[arg-type]
+        except StopIteration:
+            data = self._first() + self._writer.end()
+            self._end("completed")
+            return data
+        except ChatError as error:
+            return self._failed(error)
+        except Exception as error:
+            log.error("request %s: a stream failed: %s", self._call.request_id, without_words(error))
+            return self._failed(InternalError(_("An internal error occurred; the answer is not complete.")))
+
+    def _chunk(self, chunk: Chunk) -> bytes:
+        self._call.answered(chunk.model)
+        if chunk.usage:
+            self._call.count(chunk.usage)
+        for choice in chunk.choices:
+            if said := _said(choice["delta"]):
+                self._tokens += 1
+                self._size += len(said.encode("utf-8", "surrogatepass"))
+        return self._first() + self._writer.chunk(chunk)
+
+    def _first(self) -> bytes:
+        if self._begun:
+            return b""
+        self._begun = True
+        return self._writer.begin()
+
+    def _failed(self, error: ChatError) -> bytes:
+        self._call.fail(error)
+        data = (
+            b"" if isinstance(error, ClientLeft) else self._first() + self._writer.error(error, self._call.request_id)
+        )
+        self._end("failed")
+        return data
+
+    # --- its end
+
+    def close(self) -> None:
+        """End the work for this stream, and the upstream's connection with it; a caller who is gone has left."""
+        if not self._done and self._call.drain_s:
+            self._call.leave()
+            gevent.spawn(self._drain)
+            return
+        self._end("client_left")
+
+    def _drain(self) -> None:
+        """Read on for the ledger, where the model's card says so; nobody reads what is made of it."""
+        with suppress(StopIteration):
+            while True:
+                next(self)
+
+    def _give_up(self) -> None:
+        """The status has not gone out: the failure becomes an ordinary answer, which ends the call."""
+        self._done = True
+        self._release()
+
+    def _end(self, ending: str) -> None:
+        if self._done:
+            return
+        self._done = True
+        metrics.stream_opened(-1)
+        self._release()
+        call = self._call
+        if call.usage_source is None and (self._tokens or call.asked):
+            call.count(self._delivered())
+        call.end(ending)
+
+    def _delivered(self) -> Usage:
+        """Nobody counted: the prompt is owed once it was sent, and of the text what went out, in pieces or by size."""
+        prompt = estimated(self._job.messages, "").prompt_tokens
+        return Usage(prompt, max(self._tokens, -(-self._size // BYTES_A_TOKEN)), "estimate")
+
+    def _release(self) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+            self._connection.unwatch()
+        close = getattr(self._items, "close", None)
+        if close is not None:
+            close()
+
+
+def _said(delta: dict[str, Any]) -> str:
+    """The text of a delta, whatever kind it is of."""
+    return "".join(value for key, value in delta.items() if isinstance(value, str) and key != "role") or (
+        str(delta["tool_calls"]) if delta.get("tool_calls") else ""
+    )
+
+
+def _raising(error: BaseException) -> Iterator[StreamItem]:
+    raise error
+    yield
+
+
+class Heartbeat:
+    """A comment after every silence, so that nothing on the way takes it for the end; the status with the first.
+
+    One timer a stream, which looks when it fires whether anything was sent since: none is set or stopped for a token.
+    """
+
+    def __init__(self, stream: EventStream, connection: Any) -> None:
+        self._stream = stream
+        self._connection = connection
+        self._every_s = components().settings.heartbeat_s
+        self._context: Any = request_ctx._get_current_object()  # type: ignore[attr-defined]
+        self._app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+        self._call: Call = g.call
+        self.head_sent = False
+        self.sent_at = time.monotonic()
+        self._arm(self._every_s)
+
+    def _arm(self, seconds: float) -> None:
+        self._timer = gevent.get_hub().loop.timer(seconds)
+        self._timer.start(self._due)
+
+    def stop(self) -> None:
+        """The stream is over."""
+        self._timer.close()
+
+    def _due(self) -> None:
+        left_s = self.sent_at + self._every_s - time.monotonic()
+        if left_s <= 0.001:
+            self.sent_at, left_s = time.monotonic(), self._every_s
+            gevent.spawn(self._send)
+        self._timer.close()
+        self._arm(left_s)
+
+    def _send(self) -> None:
+        with suppress(OSError):  # nobody is there: the watch over the connection says so too
+            if not self.head_sent:
+                self.head_sent = True
+                with self._context.copy():
+                    g.call = self._call
+                    response = self._app.process_response(self._stream.head())
+                    self._connection.begin(response.status, response.headers.to_wsgi_list())
+            self._connection.write(COMMENT)
