@@ -68,6 +68,7 @@ class Call:
     left = False
     more_ready = False  # the stream's next item needs no waiting
     observers: Sequence[Callable[["Call"], None]] = ()  # of its end
+    waiting_for = "waiting for the model"  # what a heartbeat says
     drain_s = 0  # how long the answer of a caller who left is still read, for the ledger
 
     def __init__(

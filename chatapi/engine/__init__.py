@@ -191,7 +191,9 @@ class Engine:
                 raise failed
             if not chain.is_last and (wait_s > LONG_WAIT_S or attempt.is_open):
                 raise failed
+            call.waiting_for = f"{failed.code.replace('_', ' ')}, about {max(1, round(wait_s))} s"
             call.pause(wait_s)
+            call.waiting_for = Call.waiting_for
         raise InternalError("No attempt was made.")
 
     def _enter(self, card: ModelCard) -> Attempt:

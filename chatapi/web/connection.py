@@ -309,7 +309,8 @@ class Connection:
         """Send the head at once, for what comes before the first event; `start_response` is then ignored."""
         self.start_response(status, headers)
         self._take_turn()
-        self._send(self._head())
+        if not self._started:
+            self._send(self._head())
 
     def write(self, data: bytes) -> None:
         """Send `data` as the next of the body, behind what other greenlets are sending.

@@ -22,7 +22,6 @@ from .response import name_differences
 log = logging.getLogger(__name__)
 
 MAX_WRITE = 65_536  # bytes that are put together for one write
-COMMENT = b": waiting\n\n"
 BYTES_A_TOKEN = 4
 
 
@@ -216,7 +215,7 @@ class Heartbeat:
         self._context: Any = request_ctx._get_current_object()  # type: ignore[attr-defined]
         self._app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
         self._call: Call = g.call
-        self.head_sent = False
+        self.head_sent = self._over = False
         self.sent_at = time.monotonic()
         self._arm(self._every_s)
 
@@ -226,6 +225,7 @@ class Heartbeat:
 
     def stop(self) -> None:
         """The stream is over."""
+        self._over = True
         self._timer.close()
 
     def _due(self) -> None:
@@ -237,6 +237,8 @@ class Heartbeat:
         self._arm(left_s)
 
     def _send(self) -> None:
+        if self._over:  # in the same turn of the loop
+            return
         with suppress(OSError):  # nobody is there: the watch over the connection says so too
             if not self.head_sent:
                 self.head_sent = True
@@ -244,4 +246,4 @@ class Heartbeat:
                     g.call = self._call
                     response = self._app.process_response(self._stream.head())
                     self._connection.begin(response.status, response.headers.to_wsgi_list())
-            self._connection.write(COMMENT)
+            self._connection.write(f": {self._call.waiting_for}\n\n".encode())
