@@ -9,7 +9,7 @@ from ..errors import UpstreamRejected
 from ..languages import _
 from .abilities import asks_for_nothing, check
 from .answers import choices_in, chosen, extra_of, extra_of_choice, is_mute, read_message, whole_choice
-from .failures import unreadable, unreadable_form
+from .failures import cut, unreadable, unreadable_form
 from .finish import ended, finish_of, is_cut
 from .tool_calls import CallPieces, whole_function_call
 from .transport import Request
@@ -189,6 +189,8 @@ class ChatEvents:
 
     def end(self) -> Chunk:
         """The finish chunk. Raises UpstreamError where the stream ended, but not with the answer asked for."""
+        if not self.ended:
+            raise cut(self._model)
         if (given := len(self._active)) < self._wanted:
             raise fewer(self._card, given, self._wanted)
         return self._chunk([self._finished(number, choice) for number, choice in enumerate(self._choices)])
@@ -235,7 +237,8 @@ class ChatEvents:
         choice = self._choices[number]
         delta = self._delta(choice, given, reason)
         if delta.keys() > {"content"} or (delta and "content" not in delta):
-            choice.thought.append(said_in(delta | {"content": None}))
+            if thought := said_in(delta | {"content": None}):
+                choice.thought.append(thought)
             choice.refused = choice.refused or "refusal" in delta
         extra = extra_of_choice(given)
         if reason and not choice.finish:

@@ -20,24 +20,7 @@ MAX_DEPTH = 6  # of wrappings
 MAX_LOOKS = 300  # at values of a failure, nested or side by side
 DEFAULT_STATUS = 502  # of a failure that names none
 
-_SUCCESS: tuple[Any, ...] = (
-    None,
-    "",
-    0,
-    "0",
-    200,
-    "200",
-    "ok",
-    "OK",
-    "success",
-    "Success",
-    "none",
-    "None",
-    "null",
-    False,
-    [],
-    {},
-)
+_SUCCESS: tuple[Any, ...] = (None, "", 0, "0", 200, "200", "ok", "success", "none", "null", False, [], {})
 _WORDS: tuple[str, ...] = (
     "error",
     "errors",
@@ -128,6 +111,13 @@ def said_badly(message: str) -> UpstreamUnavailable:
     return error
 
 
+def cut(model: str) -> UpstreamUnavailable:
+    """The error of a stream that ended before its answer did."""
+    return UpstreamUnavailable(
+        _("The answer of '{model}' was cut: its stream ended before it was finished. Try again.", model=model)
+    )
+
+
 def unreadable(model: str, what: str) -> UpstreamUnavailable:
     """The error of an answer in a form that is not known here."""
     return said_badly(
@@ -168,9 +158,8 @@ def event_failure(data: Any, text: str, secret: str | None = None) -> UpstreamFa
 
 
 def _is_error(given: Any) -> bool:
-    if isinstance(given, dict):
-        return any(value not in _SUCCESS for value in given.values())
-    return given not in _SUCCESS
+    values = given.values() if isinstance(given, dict) else (given,)
+    return any((value.lower() if isinstance(value, str) else value) not in _SUCCESS for value in values)
 
 
 def _error_of_choice(choice: Json) -> Any:
@@ -191,7 +180,7 @@ def _is_keyless_failure(body: Json) -> bool:
         return False
     layers = list(_layers(body))
     codes = [layer[key] for layer in layers for key in _FAILURE_CODES if isinstance(layer.get(key), int | str)]
-    failed = any(code not in _SUCCESS for code in codes) or any(_status(layer.get("status")) for layer in layers)
+    failed = any(map(_is_error, codes)) or any(_status(layer.get("status")) for layer in layers)
     return failed or not (kinds or codes)
 
 

@@ -9,7 +9,7 @@ from ..chat import ChatJob, Choice, Chunk, Json, Reply, Usage
 from ..languages import _
 from .abilities import GENERATE_CAN, check
 from .answers import answer_text, choices_in, extra_of
-from .failures import unreadable
+from .failures import cut, unreadable
 from .finish import finish_of, finish_reason
 from .prompts import Prompt, prompt_for
 from .transport import Request
@@ -132,7 +132,9 @@ class GenerateEvents:
             self._reason = self._reason or "stop"
 
     def end(self) -> Chunk:
-        """The finish chunk, with what was held back of the text."""
+        """The finish chunk, with what was held back of the text. Raises UpstreamUnavailable if it was cut."""
+        if not self.complete:
+            raise cut(self._model)
         piece = self._release()
         return self._chunk({"content": piece} if piece else {}, self._reason)
 

@@ -29,6 +29,8 @@ from itertools import count
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 from urllib.parse import unquote, urlsplit
 
+from support.faults import QUIRKS, REFUSALS, Quirk
+
 Behaviour: TypeAlias = "Callable[[Exchange], None] | Fault"
 
 PIECES = ("Hel", "lo", " from", " up", "stream", ".")
@@ -780,7 +782,7 @@ class Fault(NamedTuple):
 
 
 CHAT, CLASSIC, GENERATE = ("chat",), ("classic",), ("generate",)
-HOSTED, OWN, EVERY = CHAT + CLASSIC, CHAT + GENERATE, CHAT + CLASSIC + GENERATE
+OWN, EVERY = CHAT + GENERATE, CHAT + CLASSIC + GENERATE
 
 
 def fault(
@@ -803,10 +805,6 @@ def model_error(message: str, code: str, param: str | None = "model") -> Fault:
     return fault(400, {"message": message, "type": kind, "param": param, "code": code}, CHAT)
 
 
-def tgi(status: int, error: str, error_type: str, skins: tuple[str, ...] = OWN) -> Fault:
-    return fault(status, error, skins, error_type=error_type)
-
-
 def inference_error(status: int, text: str) -> Fault:
     """The transformers backend says everything twice."""
     return fault(status, text, CLASSIC, warnings=[f"There was an inference error: {text}"])
@@ -824,112 +822,10 @@ def page(title: str) -> str:
 
 INVALID = "Input validation error: `temperature` must be strictly positive"
 FAILED = "Request failed during generation: Server error: out of memory"
-NO_TOKEN = "Invalid username or password."
-CHALLENGE = 'Bearer realm="Authentication required", charset="UTF-8"'
-DEPRECATED = "The requested model is deprecated and no longer supported by provider hf-inference"
-GATED = "Access to model acme/gated is restricted. You must have access to it and be authenticated."
-OLD_HOST = "https://api-inference.huggingface.co is no longer supported. Please use {} instead."
 WINDOW = {"RateLimit": '"api";r=0;t=55', "RateLimit-Policy": '"fixed window";"api";q=500;w=300'}
-PRO = "Model requires a Pro subscription; check out hf.co/pricing to learn more…"
-TOO_LARGE = (
-    "The model acme/x is too large to be loaded automatically (16GB > 10GB). "
-    "Please use Spaces (https://huggingface.co/spaces) or Inference Endpoints (https://huggingface.co/inference-endpoints)."
-)
-NOT_CHAT = "The requested model 'acme/x' is not a chat model."
-NOPE = "The requested model 'acme/Nope' is not supported by any provider you have enabled."
-DEPLETED = (
-    "You have depleted your monthly included credits. Purchase pre-paid credits to continue using Inference "
-    "Providers. Alternatively, subscribe to PRO to get 20x more included usage."
-)
-EXCEEDED = (
-    "You have exceeded your monthly included credits for Inference Providers. Subscribe to PRO to get 20x "
-    "more monthly included credits."
-)
-GROQ = (
-    "You have reached the free monthly usage limit for groq. Add pre-paid credits to your account to "
-    "continue using groq."
-)
-NO_RIGHT = (
-    "This authentication method does not have sufficient permissions to call Inference Providers on behalf "
-    "of user alice"
-)
-TOO_LONG = (
-    "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 1512. "
-    "Given: 2 `inputs` tokens and 10000 `max_new_tokens`"
-)
-TOO_LONG_CHAT = (
-    "This model's maximum context length is 4096 tokens. However, your messages resulted in 5000 tokens. "
-    "Please reduce the length of the messages."
-)
-WRONG_SHAPE = (
-    'Failed to deserialize the JSON body into the target type: messages: invalid type: string "hi", '
-    "expected a sequence at line 1 column 91"
-)
-VLLM_404 = {
-    "message": "The model `x` does not exist.",
-    "type": "NotFoundError",
-    "param": "model",
-    "code": 404,
-}
 
 ERRORS: dict[str, Fault] = {
-    "provider-unsupported": fault(400, "Model not supported by provider hf-inference", CLASSIC),
-    "model-not-supported": model_error(NOPE, "model_not_supported"),
-    "not-a-chat-model": model_error(NOT_CHAT, "model_not_supported"),
-    "model-not-found": model_error("The requested model 'gpt2' does not exist", "model_not_found"),
-    "list-field": fault(400, ["Error in `inputs.context`: field required"], CLASSIC),
-    "list-range": fault(
-        400, ["Input should be less than or equal to 100: received `temperature` in `parameters`"], CLASSIC
-    ),
-    "model-kwargs": model_kwargs(["watermark", "stop"]),
-    "stream-unsupported": fault(400, ["Error in `stream`: `stream` is not supported for this model"], CHAT),
-    "endpoint-paused": fault(
-        400, "Bad Request: The endpoint is paused, ask a maintainer to restart it", OWN, code="BAD_REQUEST"
-    ),
-    "token-invalid-400": fault(400, "Authorization header is correct, but the token seems invalid", CLASSIC),
-    "pro-required": fault(400, PRO, CLASSIC),
-    "bad-json": text_fault(400, "Failed to parse the request body as JSON: EOF while parsing a value", OWN),
-    "no-token": fault(401, NO_TOKEN, HOSTED, {"WWW-Authenticate": CHALLENGE, "X-Error-Message": NO_TOKEN}),
-    "bad-token": fault(401, "Invalid credentials in Authorization header", HOSTED),
-    "endpoint-401": fault(401, "401 Unauthorized", OWN, code="UNAUTHORIZED"),
-    "tgi-401": text_fault(401, "", OWN, ""),
-    "depleted": fault(402, DEPLETED, HOSTED),
-    "exceeded": fault(402, EXCEEDED, HOSTED),
-    "provider-credits": fault(402, GROQ, HOSTED),
-    "no-permission": fault(403, NO_RIGHT, HOSTED),
-    "gated": fault(403, GATED, HOSTED, {"X-Error-Code": "GatedRepo", "X-Error-Message": GATED}),
-    "too-large": fault(403, TOO_LARGE, CLASSIC),
-    "does-not-exist": fault(404, "Model acme/nope does not exist", CLASSIC),
-    "not-found": fault(404, "Not Found: Model not found", HOSTED),
-    "not-found-text": text_fault(404, "Not Found", HOSTED),
-    "vllm-not-found": fault(404, VLLM_404, CHAT),
-    "vllm-not-found-old": Fault(404, JSON, json.dumps({"object": "error", **VLLM_404}), {}, CHAT),
-    "deprecated": fault(410, DEPRECATED, CLASSIC),
-    "old-host": fault(410, OLD_HOST.format("https://router.huggingface.co"), HOSTED),
-    "old-host-variant": fault(410, OLD_HOST.format("https://router.huggingface.co/hf-inference"), CLASSIC),
-    "tgi-413": text_fault(413, "Failed to buffer the request body: length limit exceeded", OWN),
-    "media-type": text_fault(415, "Expected request with `Content-Type: application/json`", OWN),
-    "wrong-shape": text_fault(422, WRONG_SHAPE, OWN),
-    "validation": tgi(422, INVALID, "validation"),
-    "no-template": tgi(422, "Template error: template not found", "template_error", CHAT),
-    "template-variable": tgi(422, "Missing template vatiable: tools", "missing_template_variable", CHAT),
-    "generation": tgi(424, FAILED, "generation"),
-    "overloaded": tgi(429, "Model is overloaded", "overloaded"),
-    "ratelimit": fault(429, "We had to rate limit you, you hit the quota of 500 requests", EVERY, WINDOW),
-    "provider-429": fault(429, {"message": "Rate limit exceeded", "type": "rate_limit_error"}, CHAT),
-    "anonymous-429": fault(429, "Rate limit reached. Please log in or use a HF access token", CLASSIC),
-    "unknown-error": inference_error(500, "unknown error"),
-    "too-busy": fault(500, "Model too busy, unable to get response in less than 60 second(s)", CLASSIC),
-    "incomplete": tgi(500, "Incomplete generation", "incomplete_generation"),
-    "bad-gateway": text_fault(502, page("502 Bad Gateway"), EVERY, HTML),
-    "loading": fault(503, "Model acme/x is currently loading", EVERY, estimated_time=20.0),
-    "overloaded-503": fault(503, "overloaded", CLASSIC),
-    "waking": fault(503, "503 Service Unavailable", OWN, code="SERVICE_UNAVAILABLE"),
-    "unhealthy": tgi(503, "unhealthy", "healthcheck"),
-    "gateway-timeout": text_fault(504, page("504 Gateway Time-out"), EVERY, HTML),
-    "content-filter": model_error("The response was filtered by the content policy.", "content_filter", None),
-    "context-length": model_error(TOO_LONG_CHAT, "context_length_exceeded", "messages"),
-    "context-length-tgi": tgi(422, TOO_LONG, "validation"),
+    name: Fault(row.status, row.type, row.body, row.headers, row.skins) for name, row in REFUSALS.items()
 }
 
 
@@ -1233,6 +1129,23 @@ EDITS: dict[str, Edit] = {
 BEHAVIOURS |= {f"test/{name}": streamed(edit) for name, edit in EDITS.items()}
 FINISHES = {"stop-sequence": "stop_sequence", "eos-token": "eos_token", "finish-length": "length"}
 BEHAVIOURS |= {f"test/{n}": streamed(lambda x, s: s.whole(), word) for n, word in FINISHES.items()}
+
+
+# -- odd forms of chat answers: the rows of the table
+
+
+def odd(quirk: Quirk) -> Behaviour:
+    """A row as it is sent; text models, which it is not about, answer well."""
+
+    def send(x: Exchange) -> None:
+        if x.skin != "chat":
+            return say(x)
+        return play(x, quirk.stream_data()) if x.stream else x.send_raw(200, quirk.whole_body().encode(), JSON)
+
+    return send
+
+
+BEHAVIOURS |= {f"test/quirk-{name}": odd(quirk) for name, quirk in QUIRKS.items()}
 
 
 # -- streams that break after three tokens

@@ -6,10 +6,10 @@ import uuid
 from dataclasses import replace
 
 import pytest
+from support.faults import ATTEMPTED_AGAIN, CODES, REFUSALS
 from support.gateways import serve, side_by_side
 from support.s1 import S1_EXAMPLE_1, S1_EXAMPLE_2, S1_EXAMPLE_3, S1_FORMAT
 from support.upstream import CHAT, CLASSIC, ERRORS, OWN, TEXT, Exchange, fault
-from test_verdicts import ATTEMPTED_AGAIN, CODES, ROWS
 
 from chatapi import create_app
 
@@ -703,7 +703,7 @@ def test_refusals(upstream, wide, slug, model):
     client, stream = wide
     for asked_there in (model, f"test/err-{slug}"):
         upstream.behave(asked_there, final(ERRORS[slug]))
-    code, words = ROWS[slug]
+    code, words = REFUSALS[slug].code, REFUSALS[slug].says
     api_status, v1_status, retryable = CODES[code]
     facts = {"upstream_status": ERRORS[slug].status, "retryable": retryable}
     for route in ROUTES:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatapi.huggingface.sse import MAX_EVENT, Events, EventTooLarge
+from chatapi.huggingface.sse import MAX_EVENT, ErrorEvent, Events, EventTooLarge
 
 
 def read(*packets, end=True):
@@ -35,6 +35,12 @@ def read(*packets, end=True):
         (b":data: no\ndata: a\n: within\ndata: b\n\n", [b"a\nb"]),
         (b"event: token\nid: 7\nretry: 10\ndata: a\n\n", [b"a"]),
         (b"event: ping\n\ndata: a\n\n", [b"a"]),
+        (b"data: a\r\rdata: b\rdata: c\r\r", [b"a", b"b\nc"]),
+        (b"data: a\r\n\rdata: b\n\r", [b"a", b"b"]),
+        (b"data\n\ndata: a\n\n", [b"", b"a"]),
+        (b"\xef\xbb\xbfdata: a\n\n", [b"a"]),
+        (b"\xef\xbb\xbf\xef\xbb\xbfdata: no\ndata: a\n\n", [b"a"]),
+        (b"data: \xef\xbb\xbfa\n\n", [b"\xef\xbb\xbfa"]),
         (b"DATA: no\ndatas: no\n data: no\ndata: a\n\n", [b"a"]),
         (b"\n\n\ndata: a\n\n\n\n", [b"a"]),
         (
@@ -78,6 +84,21 @@ def test_crlf_may_be_cut_between_packets():
     assert read(b"data: a\r", b"\n\r", b"\ndata: b\r", b"\n", b"\r", b"\n") == [b"a", b"b"]
 
 
+def test_an_event_goes_out_at_its_cr():
+    """The LF that may belong to it is not waited for."""
+    events = Events()
+    assert list(events.feed(b"data: a\r\r")) == [b"a"]
+    assert list(events.feed(b"\ndata: b\r")) == []
+    assert list(events.feed(b"\n\r")) == [b"b"]
+    assert list(events.feed(b"\n\n")) == []
+
+
+def test_errors_are_known_by_their_name():
+    events = Events()
+    found = list(events.feed(b"event: error\ndata: no\n\ndata: a\n\nevent:error\n\ndata: b\n\n"))
+    assert [(data, isinstance(data, ErrorEvent)) for data in found] == [(b"no", True), (b"a", False), (b"b", False)]
+
+
 def test_a_character_may_be_cut_between_packets():
     text = "data: ação 😀\n\n".encode()
     for at in range(len(text)):
@@ -89,13 +110,14 @@ def test_a_character_may_be_cut_between_packets():
         st.lists(st.text(max_size=8).filter(lambda text: not set("\r\n") & set(text)), min_size=1, max_size=3),
         max_size=5,
     ),
-    end=st.sampled_from(["\n", "\r\n"]),
+    end=st.sampled_from(["\n", "\r\n", "\r"]),
+    mark=st.booleans(),
     space=st.booleans(),
     comments=st.lists(st.sampled_from([": keep-alive", ":", "event: token", "id: 1"]), max_size=2),
     cuts=st.lists(st.integers(0, 200), max_size=8),
     closed=st.booleans(),
 )
-def test_any_split_gives_the_same_events(events, end, space, comments, cuts, closed):
+def test_any_split_gives_the_same_events(events, end, mark, space, comments, cuts, closed):
     lines = []
     for event in events:
         lines += comments
@@ -104,6 +126,7 @@ def test_any_split_gives_the_same_events(events, end, space, comments, cuts, clo
     stream = "".join(line + end for line in lines).encode()
     if not closed:
         stream = stream[: -len(end)] if stream else stream
+    stream = b"\xef\xbb\xbf" + stream if mark else stream
     at = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     packets = [stream[low:high] for low, high in itertools.pairwise(at)]
     assert read(*packets) == ["\n".join(event).encode() for event in events]

@@ -1,6 +1,7 @@
 """Every refusal of HF§3.2, in Hugging Face's own words, becomes the contract's error and says what to do."""
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -8,134 +9,59 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from requests.structures import CaseInsensitiveDict
-from support.upstream import CHAT, CLASSIC, ERRORS, EVERY, GENERATE, OWN, TOO_LONG, fault, model_error, text_fault
+from support.faults import ATTEMPTED_AGAIN, CODES, REFUSALS
+from support.upstream import CHAT, CLASSIC, EVERY, GENERATE, OWN, fault, model_error, text_fault
 
 from chatapi.catalogue import ModelCard
 from chatapi.errors import UpstreamError
-from chatapi.huggingface.classify import classify as verdict
-from chatapi.huggingface.failures import UpstreamFailure as Refusal
-from chatapi.huggingface.failures import failure_in as error_in
+from chatapi.huggingface.classify import classify
+from chatapi.huggingface.failures import UpstreamFailure, event_failure, failure_in
 from chatapi.huggingface.values import retry_after
 
+TOO_LONG = json.loads(REFUSALS["context-length-tgi"].body)["error"]
 ROUTED = ModelCard(id="acme/x")
 CLASSIC_CARD = ModelCard(id="acme/x", task="text-generation")
 OWN_CARD = ModelCard(id="acme/x", url="http://tgi.test")
 GENERATE_CARD = ModelCard(id="acme/x", task="text-generation", url="http://tgi.test")
 
-# The contract's table (§3): code → status on /api, status on /v1, retryable.
-CODES = {
-    "model_not_found": (500, 404, False),
-    "upstream_auth": (500, 502, False),
-    "upstream_quota": (500, 502, False),
-    "upstream_rejected": (400, 400, False),
-    "context_length_exceeded": (400, 400, False),
-    "content_filter": (400, 400, False),
-    "upstream_rate_limited": (500, 429, True),
-    "model_loading": (500, 503, True),
-    "upstream_unavailable": (500, 502, True),
-    "upstream_timeout": (500, 504, True),
-}
 
-# ERRORS' row → our code, and words of the message: what to do, or what the upstream objects to.
-ROWS = {
-    "provider-unsupported": ("model_not_found", "model id"),
-    "model-not-supported": ("model_not_found", "model id"),
-    "not-a-chat-model": ("model_not_found", "not a chat model"),
-    "model-not-found": ("model_not_found", "model id"),
-    "list-field": ("upstream_rejected", "`inputs.context`: field required"),
-    "list-range": ("upstream_rejected", "less than or equal to 100: received `temperature`"),
-    "model-kwargs": ("upstream_rejected", "'watermark', 'stop'"),
-    "stream-unsupported": ("upstream_rejected", "`stream` is not supported"),
-    "endpoint-paused": ("model_not_found", "resume"),
-    "token-invalid-400": ("upstream_auth", "HUGGINGFACE_API_KEY"),
-    "pro-required": ("upstream_quota", "plan"),
-    "bad-json": ("upstream_rejected", "Failed to parse the request body as JSON"),
-    "no-token": ("upstream_auth", "HUGGINGFACE_API_KEY"),
-    "bad-token": ("upstream_auth", "HUGGINGFACE_API_KEY"),
-    "endpoint-401": ("upstream_auth", "HUGGINGFACE_API_KEY"),
-    "tgi-401": ("upstream_auth", "HUGGINGFACE_API_KEY"),
-    "depleted": ("upstream_quota", "credits"),
-    "exceeded": ("upstream_quota", "credits"),
-    "provider-credits": ("upstream_quota", "credits"),
-    "no-permission": ("upstream_auth", "permission 'Make calls to Inference Providers'"),
-    "gated": ("upstream_auth", "accept its terms"),
-    "too-large": ("model_not_found", "Inference Endpoints"),
-    "does-not-exist": ("model_not_found", "model id"),
-    "not-found": ("model_not_found", "model id"),
-    "not-found-text": ("model_not_found", "model id"),
-    "vllm-not-found": ("model_not_found", "model id"),
-    "vllm-not-found-old": ("model_not_found", "model id"),
-    "deprecated": ("model_not_found", "model id"),
-    "old-host": ("model_not_found", "HUGGINGFACE_BASE_URL"),
-    "old-host-variant": ("model_not_found", "HUGGINGFACE_BASE_URL"),
-    "tgi-413": ("upstream_rejected", "length limit exceeded"),
-    "media-type": ("upstream_rejected", "Content-Type"),
-    "wrong-shape": ("upstream_rejected", "expected a sequence"),
-    "validation": ("upstream_rejected", "`temperature` must be strictly positive"),
-    "no-template": ("upstream_rejected", 'task = "text-generation"'),
-    "template-variable": ("upstream_rejected", "Missing template vatiable: tools"),
-    "generation": ("upstream_unavailable", "again"),
-    "overloaded": ("upstream_rate_limited", "later"),
-    "ratelimit": ("upstream_rate_limited", "later"),
-    "provider-429": ("upstream_rate_limited", "later"),
-    "anonymous-429": ("upstream_rate_limited", "HUGGINGFACE_API_KEY"),
-    "unknown-error": ("upstream_unavailable", "again"),
-    "too-busy": ("upstream_unavailable", "again"),
-    "incomplete": ("upstream_unavailable", "again"),
-    "bad-gateway": ("upstream_unavailable", "again"),
-    "loading": ("model_loading", "asleep"),
-    "overloaded-503": ("upstream_unavailable", "again"),
-    "waking": ("model_loading", "asleep"),
-    "unhealthy": ("upstream_unavailable", "again"),
-    "gateway-timeout": ("upstream_unavailable", "again"),
-    "content-filter": ("content_filter", "filter"),
-    "context-length": ("context_length_exceeded", "Shorten"),
-    "context-length-tgi": ("context_length_exceeded", "Shorten"),
-}
-ATTEMPTED_AGAIN = {429, 500, 502, 503, 504}  # contract §4
-
-
-def cards_for(fault):
-    """The kinds of model at which this fault was seen."""
-    if fault.skins == CHAT:
+def cards_for(refusal):
+    """The kinds of model at which this refusal was seen."""
+    if refusal.skins == CHAT:
         return [ROUTED, OWN_CARD]
     by_skins = {CLASSIC: [CLASSIC_CARD], GENERATE: [GENERATE_CARD], OWN: [OWN_CARD, GENERATE_CARD]}
-    return by_skins.get(fault.skins, [ROUTED, CLASSIC_CARD] + [OWN_CARD] * (fault.skins == EVERY))
+    return by_skins.get(refusal.skins, [ROUTED, CLASSIC_CARD] + [OWN_CARD] * (refusal.skins == EVERY))
 
 
-def judged(fault, card=ROUTED):
-    headers = CaseInsensitiveDict(fault.headers)
-    return verdict(card, Refusal.of(fault.status, headers, fault.body.encode()))
+def judged(refusal, card=ROUTED):
+    headers = CaseInsensitiveDict(refusal.headers)
+    return classify(card, UpstreamFailure.of(refusal.status, headers, refusal.body.encode()))
 
 
 def outcome(error):
     return error.code, (error.api_status, error.status, error.retryable)
 
 
-SEEN = [(slug, card) for slug, row in ERRORS.items() for card in cards_for(row)]
+SEEN = [(slug, card) for slug, row in REFUSALS.items() for card in cards_for(row)]
 NAMES = [f"{slug}-{card.task}-{'own' if card.url else 'hf'}" for slug, card in SEEN]
-
-
-def test_the_table_is_whole():
-    assert ROWS.keys() == ERRORS.keys()
 
 
 @pytest.mark.parametrize("slug, card", SEEN, ids=NAMES)
 def test_refusals(slug, card):
-    code, word = ROWS[slug]
-    error = judged(ERRORS[slug], card)
-    assert outcome(error) == (code, CODES[code])
-    assert error.upstream_status == ERRORS[slug].status
-    assert word in error.message
+    row = REFUSALS[slug]
+    error = judged(row, card)
+    assert outcome(error) == (row.code, CODES[row.code])
+    assert error.upstream_status == row.status
+    assert row.says in error.message
     assert "<h" not in error.message, "a page is no message"
     assert isinstance(error, UpstreamError)
 
 
-@pytest.mark.parametrize("slug", ERRORS)
+@pytest.mark.parametrize("slug", REFUSALS)
 def test_what_is_attempted_again(slug):
     # HF§3.2: anonymous callers are not let in by waiting.
-    expected = ERRORS[slug].status in ATTEMPTED_AGAIN and slug != "anonymous-429"
-    assert judged(ERRORS[slug], OWN_CARD).transient is expected
+    expected = REFUSALS[slug].status in ATTEMPTED_AGAIN and slug != "anonymous-429"
+    assert judged(REFUSALS[slug], OWN_CARD).transient is expected
 
 
 def test_the_upstreams_words_are_kept_and_cut():
@@ -223,8 +149,8 @@ def test_a_model_named_like_a_verdict_is_just_not_found():
 
 
 def test_an_overloaded_server_is_loading_only_where_it_may_sleep():
-    assert judged(ERRORS["waking"], GENERATE_CARD).code == "model_loading"
-    assert judged(ERRORS["waking"], ROUTED).code == "upstream_unavailable"
+    assert judged(REFUSALS["waking"], GENERATE_CARD).code == "model_loading"
+    assert judged(REFUSALS["waking"], ROUTED).code == "upstream_unavailable"
 
 
 # ---------------------------------------------------------------- when to come back
@@ -252,6 +178,13 @@ HINTS = {
     "empty": ({"Retry-After": ""}, None),
     "impossible-date": ({"Retry-After": "Wed, 99 Oct 99999 07:28:00 GMT"}, None),
     "no-window": ({"RateLimit": '"api";r=0'}, None),
+    "milliseconds": ({"retry-after-ms": "1600"}, 1.6),
+    "milliseconds-first": ({"Retry-After": "2", "retry-after-ms": "1600"}, 1.6),
+    "a-duration": ({"Retry-After": "1m2.5s"}, 62.5),
+    "a-reset": ({"RateLimit-Reset": "3"}, 3),
+    "absurd": ({"Retry-After": "9" * 15}, 86_400),
+    "longer-than-any-number": ({"Retry-After": "9" * 5000}, None),
+    "a-date-beyond-time": ({"Retry-After": "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"}, None),
     "nothing": ({}, None),
 }
 
@@ -259,6 +192,25 @@ HINTS = {
 @pytest.mark.parametrize("headers, seconds", HINTS.values(), ids=HINTS)
 def test_retry_after(headers, seconds):
     assert retry_after(CaseInsensitiveDict(headers)) == seconds
+
+
+BODIES = {
+    "seconds": ({"error": {"message": "slow down", "retry_after": 12}}, 12),
+    "milliseconds": ({"retry_after_ms": "1500"}, 1.5),
+    "gemini": ({"error": {"details": [{"@type": "…/google.rpc.RetryInfo", "retryDelay": "34.5s"}]}}, 34.5),
+    "too-deep": ({"a": {"b": {"c": {"d": {"e": {"retry_after": 1}}}}}}, None),
+    "huge": ({"retry_after": 10**400}, 86_400),
+    "no-number": ({"retry_after": [5], "retryDelay": "soon"}, None),
+}
+
+
+@pytest.mark.parametrize("body, seconds", BODIES.values(), ids=BODIES)
+def test_a_wait_in_a_body(body, seconds):
+    assert retry_after({}, body) == seconds
+
+
+def test_a_wait_in_a_body_reaches_the_error():
+    assert other(429, "slow down", retry_after=12).retry_after_s == 12
 
 
 @pytest.mark.parametrize("given", [2, 60, 3600])
@@ -280,7 +232,7 @@ def test_only_retryable_errors_say_when(status, kept):
 
 @pytest.mark.parametrize("slug, seconds", [("ratelimit", 56), ("provider-429", None), ("loading", 20)])
 def test_rows_that_say_when(slug, seconds):
-    assert judged(ERRORS[slug]).retry_after_s == seconds
+    assert judged(REFUSALS[slug]).retry_after_s == seconds
 
 
 ESTIMATES = {
@@ -290,6 +242,8 @@ ESTIMATES = {
     "unreliable": (1809.0, "model_loading", 300),
     "zero": (0, "model_loading", 0),
     "below-zero": (-3.5, "model_loading", 0),
+    "of-401-digits": (10**401, "model_loading", 300),
+    "digits": ("20.5", "model_loading", 20.5),
     "null": (None, "upstream_unavailable", None),
     "words": ("soon", "upstream_unavailable", None),
     "bool": (True, "upstream_unavailable", None),
@@ -309,7 +263,7 @@ def test_loading_says_when_to_come_back():
 
 
 def test_waking_says_when_to_come_back():
-    error = judged(ERRORS["waking"], OWN_CARD)
+    error = judged(REFUSALS["waking"], OWN_CARD)
     assert error.retry_after_s > 0
     assert other(503, "", {"Retry-After": "9"}, OWN_CARD, code="SERVICE_UNAVAILABLE").retry_after_s == 9
 
@@ -348,16 +302,121 @@ INSIDE = {
 
 @pytest.mark.parametrize("body, status, code", INSIDE.values(), ids=INSIDE)
 def test_errors_inside_an_answer(body, status, code):
-    refusal = error_in(body)
+    refusal = failure_in(body)
     assert refusal is not None
     assert refusal.status == status
-    error = verdict(ROUTED, refusal)
+    error = classify(ROUTED, refusal)
     assert (error.code, error.upstream_status) == (code, status)
 
 
-@pytest.mark.parametrize("body", [{}, {"error": None}, {"choices": []}, [], "error", None, 3, {"errors": []}])
+SUCCESSES = [
+    {},
+    [],
+    "error",
+    None,
+    3,
+    {"errors": []},
+    {"error": None},
+    {"error": {}},
+    {"error": {"code": 0, "message": ""}},
+    {"error": "none"},
+    {"choices": []},
+    {"choices": [], "code": 400, "message": "beside choices"},
+    {"choices": [{"delta": {}, "error": None}]},
+    {"code": 0, "message": "ok", "data": {}},
+    {"status": "processing", "message": "in the queue"},
+    {"type": "ping"},
+    {"usage": {"prompt_tokens": 1}},
+    {"generated_text": "x", "warnings": ["slow"]},
+]
+
+
+@pytest.mark.parametrize("body", SUCCESSES, ids=json.dumps)
 def test_answers_without_an_error(body):
-    assert error_in(body) is None
+    assert failure_in(body) is None
+
+
+# What the caller got wrong is not "try again", whoever wraps it.
+WRAPPED = {
+    "a-400-in-a-500": (500, {"error": {"message": "m", "code": 400}}, "upstream_rejected"),
+    "by-its-type": (500, {"error": {"message": "m", "type": "BadRequestError"}}, "upstream_rejected"),
+    "of-another-proxy": (
+        502,
+        {"error": {"message": '{"error": {"message": "m", "code": "422"}}'}},
+        "upstream_rejected",
+    ),
+    "a-limit": (503, {"error": {"type": "rate_limit_error", "message": "m"}}, "upstream_rate_limited"),
+    "its-own": (500, {"error": {"message": "m", "type": "server_error", "code": 500}}, "upstream_unavailable"),
+    "too-long": (500, {"detail": "maximum context length is 4096"}, "context_length_exceeded"),
+}
+
+
+@pytest.mark.parametrize("status, body, code", WRAPPED.values(), ids=WRAPPED)
+def test_refusals_in_a_wrapping(status, body, code):
+    error = judged(text_fault(status, json.dumps(body)))
+    assert (error.code, error.upstream_status) == (code, status)
+    assert error.blames_upstream is (code == "upstream_unavailable")
+    assert "m" in error.message
+
+
+@pytest.mark.parametrize(
+    "status, blamed", [(302, True), (408, False), (409, False), (424, True), (500, True), (429, False)]
+)
+def test_what_the_circuit_counts(status, blamed):
+    assert other(status, "x").blames_upstream is blamed
+
+
+@pytest.mark.parametrize(
+    "data, text, code, words",
+    [
+        ({"message": "gone wrong"}, "", "upstream_unavailable", "gone wrong"),
+        ({"error": {"message": "no", "code": 400}}, "", "upstream_rejected", "no"),
+        (None, "gone wrong", "upstream_unavailable", "gone wrong"),
+        ({"choices": []}, "", "upstream_unavailable", ""),
+    ],
+)
+def test_an_event_called_error(data, text, code, words):
+    error = classify(ROUTED, event_failure(data, text))
+    assert error.code == code
+    assert words in error.message
+
+
+# ---------------------------------------------------------------- nothing of ours is told
+
+SECRET = "hf_abcdefghijklmnopqrstuvwxyz012345"
+TELLING = [
+    {"error": f"the token {SECRET} is not valid"},
+    {"error": {"message": f"Bearer {SECRET}", "code": 401}},
+    {"error": "no", "warnings": [f"{'x' * 450} {SECRET}"]},
+    {"detail": [{"loc": [SECRET], "msg": SECRET}]},
+    {"error": json.dumps({"error": SECRET})},
+    {"error": " " * 4090 + SECRET},
+]
+
+
+@pytest.mark.parametrize("body", TELLING, ids=range(len(TELLING)))
+@pytest.mark.parametrize("status", [200, 401, 500])
+def test_our_token_is_not_told(body, status):
+    raw = json.dumps(body).encode()
+    failure = failure_in(body, SECRET) if status == 200 else UpstreamFailure.of(status, {}, raw, SECRET)
+    message = classify(ROUTED, failure).message
+    assert SECRET[:12] not in message
+    assert UpstreamFailure.of(500, {"X-Error-Message": SECRET}, b"", SECRET).words == "***"
+    assert UpstreamFailure.of(500, {}, SECRET.encode(), SECRET).words == "***"
+
+
+def test_warnings_are_words_too():
+    warnings = ["There was an inference error: CUDA out of memory"]
+    assert "CUDA out of memory" in other(500, "unknown error", warnings=warnings).message
+
+
+def test_a_failure_of_many_values_is_read_fast():
+    wide = [[[[["x"] * 20] * 20] * 20] * 20] * 20
+    began = time.perf_counter()
+    for body in ({"error": wide}, {"detail": wide}, wide, {"message": "x" * 10_000_000}):
+        classify(ROUTED, UpstreamFailure.of(400, {}, json.dumps(body).encode()))
+        failure_in(body)
+    assert time.perf_counter() - began < 5
 
 
 KEYS = ("error", "errors", "message", "detail", "code", "type", "status", "error_type", "estimated_time")
@@ -369,18 +428,18 @@ JSON_VALUES = st.recursive(
 
 
 @given(st.integers(300, 599), JSON_VALUES)
-def test_no_body_breaks_the_verdict(status, body):
-    error = verdict(OWN_CARD, Refusal.of(status, CaseInsensitiveDict(), json.dumps(body).encode()))
+def test_no_body_breaks_the_classification(status, body):
+    error = classify(OWN_CARD, UpstreamFailure.of(status, CaseInsensitiveDict(), json.dumps(body).encode()))
     assert outcome(error) == (error.code, CODES[error.code])
 
 
 @given(st.dictionaries(st.just("error"), JSON_VALUES))
 def test_no_answer_breaks_the_search_for_an_error(body):
-    if refusal := error_in(body):
+    if refusal := failure_in(body):
         assert 400 <= refusal.status < 600
-        assert verdict(ROUTED, refusal).code in CODES
+        assert classify(ROUTED, refusal).code in CODES
 
 
 @given(st.binary(max_size=200))
-def test_no_bytes_break_the_verdict(raw):
-    assert verdict(ROUTED, Refusal.of(502, CaseInsensitiveDict(), raw)).code in CODES
+def test_no_bytes_break_the_classification(raw):
+    assert classify(ROUTED, UpstreamFailure.of(502, CaseInsensitiveDict(), raw)).code in CODES

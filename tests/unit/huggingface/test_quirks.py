@@ -1,0 +1,104 @@
+"""Odd forms of answers, whole and streamed, are read alike: each row of the table, without a network."""
+
+import json
+
+import pytest
+from support.faults import QUIRKS
+
+from chatapi.catalogue import ModelCard
+from chatapi.chat import ChatJob
+from chatapi.errors import UpstreamError
+from chatapi.huggingface.classify import classify
+from chatapi.huggingface.failures import failure_in
+from chatapi.huggingface.tasks import task_for
+
+CARD = ModelCard(id="acme/chat")
+CASES = [(name, mode) for name, quirk in QUIRKS.items() for mode in quirk.modes]
+
+
+def job_for(quirk):
+    return ChatJob(model=CARD.id, messages=[{"role": "user", "content": "Oi?"}], options=quirk.ask)
+
+
+def refused(value):
+    if failure := failure_in(value):
+        raise classify(CARD, failure)
+
+
+def whole(quirk):
+    """The choices and the usage of a whole answer."""
+    body = json.loads(quirk.whole_body())
+    refused(body)
+    reply = task_for(CARD).reply(CARD, job_for(quirk), body, {})
+    return list(reply.choices), reply.usage
+
+
+def streamed(quirk):
+    """The same of a stream, its deltas joined as SDKs join them."""
+    reader = task_for(CARD).events(CARD, job_for(quirk))
+    chunks = []
+    for data in quirk.stream_data():
+        if data == "[DONE]":
+            reader.done()
+            break
+        event = json.loads(data)
+        refused(event)
+        chunks += [chunk] if (chunk := reader.feed(event)) else []
+    chunks.append(reader.end())
+    return joined(chunk.choices for chunk in chunks), reader.usage
+
+
+def joined(chunks):
+    """As the OpenAI SDKs do it: lists by `index`, strings one after another."""
+    choices = {}
+    for choice in (choice for choices_of_one in chunks for choice in choices_of_one):
+        known = choices.setdefault(choice["index"], {"index": choice["index"], "message": {}})
+        known["finish_reason"] = choice["finish_reason"]
+        add(known["message"], choice["delta"])
+    return [choices[index] for index in sorted(choices)]
+
+
+def add(into, delta):
+    for key, value in delta.items():
+        if key == "tool_calls":
+            for call in value:
+                calls = into.setdefault("tool_calls", [])
+                assert call["index"] <= len(calls), "calls are numbered without a gap"
+                if call["index"] == len(calls):
+                    calls.append({})
+                add(calls[call["index"]], {k: v for k, v in call.items() if k != "index"})
+        elif isinstance(value, dict):
+            add(into.setdefault(key, {}), value)
+        else:
+            into[key] = into[key] + value if isinstance(into.get(key), str) else value
+
+
+@pytest.mark.parametrize("name, mode", CASES)
+def test_quirks(name, mode):
+    quirk = QUIRKS[name]
+    read = whole if mode == "whole" else streamed
+    if quirk.code_of(mode) is not None:
+        with pytest.raises(UpstreamError) as caught:
+            read(quirk)
+        assert caught.value.code == quirk.code_of(mode)
+        assert quirk.says in caught.value.message
+        assert caught.value.blames_upstream is quirk.blames
+        return
+    choices, usage = read(quirk)
+    messages = [choice["message"] for choice in choices]
+    assert [message.get("content") or "" for message in messages] == quirk.says_in_all
+    assert choices[0]["finish_reason"] == quirk.ends_with
+    assert messages[0]["role"] == "assistant"
+    assert messages[0].get("refusal") == quirk.refusal
+    check_calls(messages[0].get("tool_calls") or [], quirk)
+    assert [choice["index"] for choice in choices] == list(range(len(choices)))
+    if quirk.usage:
+        assert (usage.prompt_tokens, usage.completion_tokens, usage.source) == (*quirk.usage, "upstream")
+
+
+def check_calls(calls, quirk):
+    assert [(call["function"]["name"], call["function"]["arguments"]) for call in calls] == list(quirk.calls)
+    ids = [call["id"] for call in calls]
+    assert all(isinstance(id, str) and id for id in ids)
+    assert len(set(ids)) == len(ids)
+    assert all(call["type"] == "function" for call in calls)
