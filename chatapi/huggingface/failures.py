@@ -176,7 +176,7 @@ def _is_keyless_failure(body: Json) -> bool:
         return False
     if "choices" in body and body["choices"] is not None:
         return False  # the prelude of a stream
-    if not words_of(body):
+    if not words_of({key: value for key, value in body.items() if key not in _WORDS[:2]}):
         return False
     layers = list(_layers(body))
     codes = [layer[key] for layer in layers for key in _FAILURE_CODES if isinstance(layer.get(key), int | str)]
