@@ -373,8 +373,14 @@ def test_a_caller_in_a_hurry_for_a_whole_answer_counts_as_none(upstream, gateway
 
 def test_silence_within_the_limits_of_the_operator_counts(upstream, gateway, lines):
     upstream.behave("ill/silent", "silent")
-    all_at_once(lambda _: hear(gateway, NEW, "ill/silent", stream=True, fallbacks=["test/ok"]), range(FAILURES))
+    all_at_once(lambda _: hear(gateway, NEW, "ill/silent", stream=True), range(FAILURES))
     check_open(upstream, lines, "ill/silent")
+
+
+def test_a_limit_that_the_callers_own_fallbacks_brought_in_shows_nothing(upstream, gateway, lines):
+    upstream.behave("well/slow", "silent")
+    all_at_once(lambda _: hear(gateway, NEW, "well/slow", stream=True, fallbacks=["test/ok"]), range(FAILURES))
+    check_closed(upstream, lines, "well/slow")
 
 
 def test_a_rescue_knows_of_the_circuit(upstream, gateway, lines):
