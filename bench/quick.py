@@ -6,7 +6,8 @@ from functools import partial
 import servers
 from load import Measured, calls, fast_streams, paced_streams
 from profiler import profiled
-from rounds import Subjects, in_turns, medians
+from report import ratio
+from rounds import Subjects, Values, in_turns, medians
 from servers import Server
 
 
@@ -38,11 +39,12 @@ def _only(subjects: Subjects, rounds: int) -> Measured:
     return medians(in_turns(subjects, rounds)["gateway"])
 
 
-def whole(clients: int, found: dict[str, dict[str, list[float]]]) -> str:
+def whole(clients: int, found: dict[str, Values]) -> str:
     """What a whole call costs beside hello's."""
     ours, bare = medians(found["gateway"]), medians(found["hello"])
+    share = ratio(found["gateway"], found["hello"], "calls_per_s")
     return (
-        f"whole calls, {clients:2} clients: {ours['calls_per_s'] / bare['calls_per_s']:.3f} of hello's calls/s;"
+        f"whole calls, {clients:2} clients: {share:.3f} of hello's calls/s;"
         f" CPU {ours['cpu_us']:.0f} µs a call, hello {bare['cpu_us']:.0f}: {bare['cpu_us'] / ours['cpu_us']:.3f}"
     )
 
