@@ -11,7 +11,8 @@ from .call import Call
 from .catalogue import Catalogue, ModelCard
 from .chat import ChatJob
 from .embedded import CONTEXT_TOKENS, check_health, model_id
-from .engine import Engine, TimeLimits, circuit
+from .engine import circuit
+from .engine.engine import Engine, TimeLimits
 from .huggingface import HuggingFace, Transport
 from .huggingface.tokenizers import Tokenizers
 from .migration.route import LegacyRoute

@@ -75,7 +75,6 @@ CHOICE = thing(
         "logprobs": nullable(LOGPROBS),
         "finish_reason": {"enum": FINISH_REASONS},
     },
-    closed=True,
 )
 DELTA = thing(
     {},
@@ -94,7 +93,6 @@ CHUNK_CHOICE = thing(
         "logprobs": nullable(LOGPROBS),
         "finish_reason": {"enum": [*FINISH_REASONS, None]},
     },
-    closed=True,
 )
 
 
@@ -102,7 +100,8 @@ def completion_object(kind: str, choices: Schema, usage: Schema, usage_needed: b
     head = {"id": {"type": "string", "pattern": "^chatcmpl-.+"}, "object": {"const": kind}, "created": COUNT}
     needed = {**head, "model": {"type": "string", "minLength": 1}, "choices": choices}
     more = {"system_fingerprint": TEXT_OR_NULL, "service_tier": TEXT_OR_NULL, "usage": usage}
-    return thing({**needed, "usage": usage} if usage_needed else needed, more, closed=True)
+    # Open, at every level: what an upstream adds to its answer reaches the caller.
+    return thing({**needed, "usage": usage} if usage_needed else needed, more)
 
 
 COMPLETION = completion_object("chat.completion", array(CHOICE, minItems=1), USAGE, True)

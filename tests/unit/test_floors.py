@@ -23,12 +23,14 @@ def test_the_settings_alone_read_the_environment():
     assert readers == ["settings.py"]
 
 
-@pytest.mark.parametrize("module", ["chatapi", "chatapi.settings", "chatapi.embedded", "chatapi.operations.worker"])
-def test_gunicorns_master_loads_no_library_that_gevent_has_to_patch(module):
-    """The master reads settings and worker class before a worker has patched the standard library."""
-    patched = {"flask", "requests", "urllib3", "marshmallow", "ssl"}
-    before = "import gunicorn.workers.ggevent, sys; before = set(sys.modules);" if "worker" in module else ""
-    script = f"{before}import sys, {module}; print(*({patched} & set(sys.modules)) - {'before' if before else 'set()'})"
+MASTER = "runpy.run_path('gunicorn.conf.py')"
+
+
+@pytest.mark.parametrize("what", ["import chatapi", "import chatapi.settings", MASTER])
+def test_gunicorns_master_loads_no_library_that_gevent_has_to_patch(what):
+    """The master reads settings, and makes what workers share, before a worker has patched the standard library."""
+    patched = {"flask", "requests", "urllib3", "marshmallow", "ssl", "gevent"}
+    script = f"import runpy, sys; {what}; print(*{patched} & set(sys.modules))"
     loaded = subprocess.run(
         [sys.executable, "-c", script], cwd=HOUSE.parent, capture_output=True, text=True, check=True
     )

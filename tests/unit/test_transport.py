@@ -19,8 +19,8 @@ from chatapi import create_app
 from chatapi.call import Call
 from chatapi.catalogue import Catalogue, ModelCard
 from chatapi.chat import ChatJob, Chunk
-from chatapi.engine import Engine, TimeLimits
 from chatapi.engine.circuit import Board, Circuit
+from chatapi.engine.engine import Engine, TimeLimits
 from chatapi.errors import ChatError, ClientLeft, UpstreamError
 from chatapi.huggingface import HuggingFace, Transport
 from chatapi.huggingface.transport import Request

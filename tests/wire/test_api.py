@@ -580,7 +580,9 @@ def test_no_such_route(client, method, path):
     check_error(client.open(path, method=method, json={}), 404, "not_found", retryable=False)
 
 
-@pytest.mark.parametrize("path", [NEW + "/", "/api//chat/completions", "/v1//chat/completions", "/v1/chat/completions/"])
+@pytest.mark.parametrize(
+    "path", [NEW + "/", "/api//chat/completions", "/v1//chat/completions", "/v1/chat/completions/"]
+)
 def test_a_doubled_or_trailing_slash_is_no_other_place(client, path):
     assert client.post(path, **typed(GOOD)).status_code == 200
 

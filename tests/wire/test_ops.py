@@ -34,7 +34,7 @@ def test_it_is_alive_and_ready(client):
 def test_readyz_names_the_open_circuits(app, client):
     circuit = app.extensions["chatapi"].engine.circuit
     for _ in range(5):
-        circuit.failed("acme/ill")
+        circuit.enter("acme/ill").failed()
     ready = client.get("/readyz")
     assert list(ready.json["circuit"]["open"]) == ["acme/ill"]
     assert (ready.status_code, ready.json["status"]) == (200, "degraded"), "other models answer, and fallbacks"

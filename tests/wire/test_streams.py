@@ -240,7 +240,8 @@ def test_streams_that_never_began(patient, answers, case):
     status, code, upstream_status = REFUSED[case[2]]
     assert answers[case].headers["Content-Type"] == "application/json"
     error = check_error(answers[case], status, code)
-    if upstream_status != 200:
+    # Two routes ask those on servers of their own, three times each: the last attempts find the circuit open.
+    if upstream_status != 200 and not (case[1] == "tgi" and "is left alone" in error["message"]):
         assert error.get("upstream_status") == upstream_status
 
 
