@@ -3,7 +3,7 @@
 from itertools import islice
 from typing import Any, NamedTuple
 
-from marshmallow import Schema, ValidationError, validates_schema
+from marshmallow import Schema, ValidationError
 
 from ..chat import ChatJob, Json, Reply, has_image, text_of
 from ..errors import ChatError
@@ -35,7 +35,7 @@ class CompletionsSchema(OpenAIFields):
 class LegacySchema(Schema):
     """`POST /api/huggingface-chat`: one message; sampling fields at the top level or in `parameters`."""
 
-    message = Text(required=True)
+    message = Text(required=True, blank=False)
     model = ModelId()
     stream = Flag()
     temperature = Number(0, 2)
@@ -45,12 +45,6 @@ class LegacySchema(Schema):
     repetition_penalty = Number(0.1, 2)
     max_time = Integer(1, 120)
     fallbacks = ModelIds(allow_none=True)
-
-    @validates_schema(skip_on_field_errors=False)
-    def check_message(self, data: Json, **kwargs: Any) -> None:
-        """A message has text."""
-        if isinstance(data.get("message"), str) and not data["message"].strip():
-            raise ValidationError(_("must have text"), "message")
 
 
 def check_user_turn(messages: list[Json]) -> None:

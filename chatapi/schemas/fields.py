@@ -49,10 +49,17 @@ class Flag(Strict):
 
 
 class Text(Strict):
-    """A string."""
+    """A string; with `blank` False one that has text."""
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, blank: bool = True, **kwargs: Any) -> None:
         super().__init__(N_("a string"), str, **kwargs)
+        self.blank = blank
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        text: str = super()._deserialize(value, attr, data, **kwargs)
+        if not self.blank and not text.strip():
+            raise ValidationError(_("must have text"))
+        return text
 
 
 class Object(Strict):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from itertools import islice
 from typing import Any, Protocol
 
@@ -56,11 +56,9 @@ class Dialect:
     headers: Callable[[ChatError], dict[str, str]]
 
 
-@lru_cache(512)
-def _narrowed(schema: type[Schema], names: frozenset[str]) -> Schema:
-    """`schema` with the fields `names` and those it requires: a body has four of thirty as a rule."""
-    required = {name for name, field in schema._declared_fields.items() if field.required}
-    return schema(only=names | required)
+@cache
+def _required(schema: type[Schema]) -> tuple[str, ...]:
+    return tuple(name for name, field in schema._declared_fields.items() if field.required)
 
 
 def load(
@@ -77,18 +75,23 @@ def load(
     found before.
     """
     errors = errors or {}
-    known = {name: value for name, value in body.items() if name in schema._declared_fields}
-    narrowed = _narrowed(schema, frozenset(known))
     data: Json = {}
-    try:
-        data = narrowed.load(known)
-    except ValidationError as error:
-        errors |= error.messages_dict
-    try:
-        if check and "messages" not in errors:
-            check(data.get("messages") or narrowed.fields["messages"].deserialize(body["messages"]))
-    except ValidationError as error:
-        errors["messages"] = error.messages
+    fields = schema._declared_fields
+    # By hand, field by field: a body has four of thirty, and marshmallow's own load looks at all, at twice the time.
+    for name, value in body.items():
+        if (field := fields.get(name)) is not None:
+            try:
+                data[name] = field.deserialize(value, name, body)
+            except ValidationError as error:
+                errors[name] = error.messages
+    for name in _required(schema):
+        if name not in body:
+            errors[name] = [_("is required")]
+    if check and "messages" in data:
+        try:
+            check(data["messages"])
+        except ValidationError as error:
+            errors["messages"] = error.messages
     if errors:
         raise invalid({(paths or {}).get(top, top): inner for top, inner in errors.items()})
     return data

@@ -1,10 +1,10 @@
 """OpenAI's chat completions, in and out: `POST /v1/chat/completions`."""
 
+import os
 import time
-import uuid
 from typing import Any
 
-from marshmallow import Schema, ValidationError, validates_schema
+from marshmallow import Schema, ValidationError
 
 from ..chat import ChatJob, Chunk, Json, Reply
 from ..errors import ChatError
@@ -14,6 +14,16 @@ from .loading import Dialect, job_of, load
 from .strict_json import dumps
 
 ROLES = ("user", "assistant", "system", "developer", "tool", "function")
+
+
+class StreamOptions(Object):
+    """`include_usage` is true or false; what else is in it is for the model to judge."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Json:
+        options: Json = super()._deserialize(value, attr, data, **kwargs)
+        if not isinstance(options.get("include_usage"), bool | None):
+            raise ValidationError({"include_usage": [_("must be true or false")]})
+        return options
 
 
 class OpenAIFields(Schema):
@@ -33,7 +43,7 @@ class OpenAIFields(Schema):
     tool_choice = TextOrObject(allow_none=True)
     parallel_tool_calls = Flag(allow_none=True)
     response_format = Object(allow_none=True)
-    stream_options = Object(allow_none=True)
+    stream_options = StreamOptions(allow_none=True)
     user = Text(allow_none=True)
     reasoning_effort = Text(allow_none=True)
     metadata = Object(allow_none=True)
@@ -53,12 +63,6 @@ class OpenAISchema(OpenAIFields):
     top_k = Integer(1, allow_none=True)
     repetition_penalty = Number(above=0, allow_none=True)
     max_time = Integer(1, 120, allow_none=True)
-
-    @validates_schema(skip_on_field_errors=False)
-    def check_stream_options(self, data: Json, **kwargs: Any) -> None:
-        """`include_usage` is a JSON boolean."""
-        if not isinstance((data.get("stream_options") or {}).get("include_usage"), bool | None):
-            raise ValidationError({"stream_options": {"include_usage": [_("must be true or false")]}})
 
 
 def load_job(body: Json, default_model: str = "") -> ChatJob:
@@ -81,7 +85,7 @@ def dump_reply(reply: Reply, job: ChatJob) -> Json:
     }
     if reply.system_fingerprint:
         body["system_fingerprint"] = reply.system_fingerprint
-    return {**reply.extra, **body}
+    return {**reply.extra, **body} if reply.extra else body
 
 
 def dump_error(error: ChatError, request_id: str) -> Json:
@@ -105,7 +109,7 @@ def error_headers(error: ChatError) -> dict[str, str]:
 
 def completion_id() -> str:
     """A new id, of our own."""
-    return f"chatcmpl-{uuid.uuid4().hex}"
+    return f"chatcmpl-{os.urandom(16).hex()}"
 
 
 class ChunkWriter:

@@ -93,7 +93,9 @@ def _check_surrogates(value: Any) -> None:
 
 # --- JSON → bytes
 
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+# What JSONEncoder.encode makes anew for every value, with a look for circles that nothing read from JSON can have.
+_encoder: Any = json.encoder.c_make_encoder  # type: ignore[attr-defined]
+_chunks = _encoder(None, None, json.encoder.encode_basestring, None, ":", ",", False, False, True)
 _encode_ascii = json.JSONEncoder(separators=(",", ":")).encode
 # Half the clients split lines at these, of which JSON knows nothing: they go out escaped.
 _LINE_ENDS = re.compile("[\u0085\u2028\u2029]")
@@ -101,7 +103,7 @@ _LINE_ENDS = re.compile("[\u0085\u2028\u2029]")
 
 def dumps(value: Any) -> bytes:
     """Compact JSON in UTF-8; line ends of Unicode, and half a character that a token left open, are escapes."""
-    text = _encode(value)
+    text = "".join(_chunks(value, 0))
     if not text.isascii() and _LINE_ENDS.search(text):
         text = _LINE_ENDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     try:

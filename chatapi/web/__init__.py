@@ -1,16 +1,38 @@
 """HTTP in and out: the blueprints, what comes before their views (request) and after (response, stream, errors)."""
 
-from flask import Flask
+from copy import copy
+
+from flask import Flask, Request
 from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.routing import MapAdapter
 
 from ..components import Components
 from ..telemetry import tracing
 from . import completions, errors, layout, legacy, openai, operations, pages, playground, probe, request, response
 
 
+class Gateway(Flask):
+    """The WSGI application."""
+
+    _adapter: MapAdapter | None = None
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """One adapter for all requests, but for path and method: no route depends on host or scheme."""
+        if request is None:
+            return None
+        if self._adapter is None:
+            self._adapter = self.url_map.bind("localhost")
+        adapter = copy(self._adapter)
+        adapter.path_info, adapter.default_method = (
+            request.environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace"),
+            request.method,
+        )
+        return adapter
+
+
 def create(parts: Components) -> Flask:
     """The Flask application over `parts`."""
-    app = Flask("chatapi", static_folder=None)
+    app = Gateway("chatapi", static_folder=None)
     app.extensions["chatapi"] = parts
     if proxies := parts.settings.trusted_proxies:
         # Only so many entries of X-Forwarded-For count, from its end: the rest is what a caller may have made up.
