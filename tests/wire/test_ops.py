@@ -222,7 +222,7 @@ def test_it_does_not_start_on_another_schema(gateway_env, tmp_path, schema, word
 
 
 def test_settings_that_only_a_worker_can_find_wrong_are_told_in_a_line(gateway_env, tmp_path):
-    (tmp_path / "openmetrics.py").write_text("")  # hides the real one
+    (tmp_path / "opentelemetry.py").write_text("")  # hides the real one
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318", "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     with (
         pytest.raises(AssertionError, match=r"pip install -r requirements-otel\.txt") as told,
