@@ -78,6 +78,7 @@ class Caller:
     limits: Limits = NO_LIMITS
     models: tuple[str, ...] = ()  # patterns; none: all models
     admin: bool = False  # may see what all keys do
+    key_name: str | None = None
 
     def may_use(self, model: str) -> bool:
         """Whether the key's patterns allow `model`."""

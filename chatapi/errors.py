@@ -2,7 +2,7 @@
 
 ChatError
 ├── BadRequest            the caller's body or path
-│   ├── InvalidJSON  UnsupportedMediaType  PayloadTooLarge  NotFound  MethodNotAllowed
+│   ├── InvalidJSON  UnsupportedMediaType  PayloadTooLarge  NotFound  MethodNotAllowed  RouteRetired
 ├── AccessError           our own keys and limits
 │   ├── MissingApiKey  InvalidApiKey  ForbiddenModel  RateLimited
 ├── UpstreamError         Hugging Face, or a server that speaks like it
@@ -17,6 +17,7 @@ ChatError
 
 import traceback
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .languages import _
 
@@ -135,6 +136,20 @@ class MethodNotAllowed(BadRequest):
     """The route exists, the method does not."""
 
     code, status, api_status = "method_not_allowed", 405, 405
+
+
+class RouteRetired(BadRequest):
+    """The legacy route in a brownout (`retry_after_s` says when it is served again) or after its sunset.
+
+    `migration` leads to the routes that take its place: the guide, and the same request for them.
+    """
+
+    code, status, api_status = "route_retired", 410, 410
+
+    def __init__(self, message: str, migration: Mapping[str, Any], retry_after_s: float | None = None) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.migration = migration
+        self.retryable = retry_after_s is not None
 
 
 class AccessError(ChatError):

@@ -179,7 +179,7 @@ def _opens_until(row: Row, digest: str) -> float:
 
 def _caller(row: Row) -> Caller:
     limits = Limits(**{**row["limits"], "shadow": tuple(row["limits"].get("shadow", ()))})
-    return Caller(row["id"], key_subject(row["id"]), limits, tuple(row["models"]), bool(row["admin"]))
+    return Caller(row["id"], key_subject(row["id"]), limits, tuple(row["models"]), bool(row["admin"]), row["name"])
 
 
 def _random(length: int) -> str:

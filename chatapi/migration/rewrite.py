@@ -64,7 +64,11 @@ def _asked(job: ChatJob) -> tuple[Any, ...]:
 
 def preview(body: Json, default_model: str, base_url: str) -> Json:
     """What a team needs to move one request to the new routes. Raises BadRequest."""
-    found = rewrite(body, default_model)
+    return described(rewrite(body, default_model), base_url)
+
+
+def described(found: Rewritten, base_url: str) -> Json:
+    """Both new requests of a rewritten one, how to send them, and what changes."""
     requests = {"completions": (COMPLETIONS, found.completions), "openai": (OPENAI, found.openai)}
     return {
         name: {"path": path, "body": new, **snippets(path, new, base_url)} for name, (path, new) in requests.items()

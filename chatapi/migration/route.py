@@ -9,8 +9,11 @@ from datetime import UTC, datetime, timedelta
 from ..accounting import legacy
 from ..accounting.statements import Tx
 from ..accounting.store import Store
+from ..caller import Caller
 from ..errors import StoreUnavailable
+from ..telemetry import metrics
 from .callers import CLIENTS, NONE, OTHER, Callers, Count, Place
+from .rewrite import Rewritten
 from .schedule import Interval, Stage, stage_at
 
 log = logging.getLogger(__name__)
@@ -37,6 +40,7 @@ class LegacyRoute:
         self._extensions: Mapping[str, float] = {}
         self._check_at = 0.0
         self.callers = Callers(self._save, clock)
+        metrics.legacy_sunset(sunset)
 
     def stage(self, key_id: str | None, at: float | None = None) -> Stage:
         """Where the route stands for a key, now or `at` another moment."""
@@ -73,6 +77,11 @@ class LegacyRoute:
         self._check_at = 0.0
 
     # --- who calls
+
+    def count(self, caller: Caller, user_agent: str | None, stage: Stage, rewritten: Rewritten | None) -> None:
+        """One more call; `rewritten` is None where its body could not be read."""
+        metrics.legacy_called(caller.key_name)
+        self.callers.count(caller.key_id, user_agent, stage.name != "announced", rewritten)
 
     def _save(self, counts: Mapping[Place, Count]) -> None:
         rows = [

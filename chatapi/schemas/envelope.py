@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from marshmallow import Schema, ValidationError
 
 from ..chat import ChatJob, Json, Reply, has_image, text_of
-from ..errors import ChatError
+from ..errors import ChatError, RouteRetired
 from ..languages import _
 from .fields import Flag, Integer, Messages, ModelId, ModelIds, Number, Text
 from .loading import Dialect, job_of, load
@@ -147,6 +147,8 @@ def dump_error(error: ChatError, request_id: str) -> Json:
     body |= {"retryable": error.retryable, "request_id": request_id}
     if error.upstream_status is not None:
         body["upstream_status"] = error.upstream_status
+    if isinstance(error, RouteRetired):
+        body["migration"] = error.migration
     return {"success": False, "error": body}
 
 

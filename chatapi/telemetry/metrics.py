@@ -30,8 +30,20 @@ _LEDGER = Counter("chatapi_ledger_errors", "Ends of calls that could not be writ
 _PENDING = Gauge("chatapi_ledger_pending", "Ends not yet written", multiprocess_mode="livesum", registry=_registry)
 _LAG = Gauge("chatapi_ledger_lag_seconds", "Age of the oldest of them", multiprocess_mode="livemax", registry=_registry)
 
+_LEGACY = Counter(
+    "chatapi_legacy_calls", "Calls of the legacy route by the name of their key", ["key"], registry=_registry
+)
+_SUNSET = Gauge(
+    "chatapi_legacy_sunset_timestamp_seconds",
+    "The day the legacy route goes, as Unix time; 0 where none is set",
+    multiprocess_mode="livemax",
+    registry=_registry,
+)
+
 # Callers name models as they like: labels are for those of the catalogue, and the first so many others that answered.
 MODELS = 200
+KEYS = 200  # names of keys that are labels, likewise
+_keys: set[str] = set()
 _known: set[str] = set()
 _answered: set[str] = set()
 
@@ -46,6 +58,18 @@ def limit_decided(refused: str | None, shadowed: Iterable[str]) -> None:
     _LIMITS.labels(refused or "", "refused" if refused else "admitted").inc()
     for name in shadowed:
         _LIMITS.labels(name, "shadowed").inc()
+
+
+def legacy_sunset(at: float | None) -> None:
+    """When the legacy route goes (Unix seconds)."""
+    _SUNSET.set(at or 0)
+
+
+def legacy_called(key: str | None) -> None:
+    """A call of the legacy route, with the key of that name."""
+    if key and key not in _keys and len(_keys) < KEYS:
+        _keys.add(key)
+    _LEGACY.labels((key if key in _keys else "other") if key else "").inc()
 
 
 def limit_store_error() -> None:

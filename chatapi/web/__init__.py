@@ -8,7 +8,20 @@ from werkzeug.routing import MapAdapter
 
 from ..components import Components
 from ..telemetry import tracing
-from . import completions, errors, layout, legacy, openai, operations, pages, playground, probe, request, response
+from . import (
+    completions,
+    errors,
+    layout,
+    legacy,
+    migrate,
+    openai,
+    operations,
+    pages,
+    playground,
+    probe,
+    request,
+    response,
+)
 
 
 class Gateway(Flask):
@@ -40,7 +53,7 @@ def create(parts: Components) -> Flask:
     request.init_app(app)
     response.init_app(app)
     errors.init_app(app)
-    for module in (completions, layout, legacy, openai, operations, pages, playground, probe):
+    for module in (completions, layout, legacy, migrate, openai, operations, pages, playground, probe):
         app.register_blueprint(module.blueprint)
     if endpoint := parts.settings.otlp_endpoint:
         tracing.start(app, endpoint)

@@ -1,26 +1,72 @@
-"""The old route: one message in, envelope out, with headers that lead its clients to the new one."""
+"""The old route: one message in, envelope out, until its sunset; its headers lead its clients to the new ones."""
 
 from datetime import UTC, datetime
+from email.utils import format_datetime
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 
-from ..chat import ChatJob
+from ..call import Call
+from ..chat import Json
+from ..errors import BadRequest, RouteRetired
+from ..languages import N_, _
+from ..migration.rewrite import Rewritten, described, rewrite
+from ..migration.schedule import Stage
 from ..schemas import LEGACY
 from .calls import answer
-from .request import authenticated, body, components
+from .request import authenticated, components, read_json
 
 blueprint = Blueprint("legacy", __name__)
 
-PATH = "/api/huggingface-chat"
+PATH, SUCCESSOR, GUIDE = "/api/huggingface-chat", "/api/chat/completions", "/docs/migration"
 DEPRECATED_AT = int(datetime(2026, 11, 22, tzinfo=UTC).timestamp())
 
 
 @blueprint.post(PATH)
 @authenticated
-@body(LEGACY)
-def chat(job: ChatJob) -> Response:
-    """Answer one `message`. Deprecated: use `POST /api/chat/completions`."""
-    return answer(job, LEGACY)
+def chat() -> Response:
+    """Answer one `message`. Deprecated: use `POST /api/chat/completions`.
+
+    In a brownout and after its sunset it answers 410 `route_retired`, and `error.migration` has the same request for
+    the routes that take its place.
+    """
+    call: Call = g.call
+    parts = components()
+    assert call.caller is not None
+    stage = parts.legacy.stage(call.key_id)
+    rewritten = None
+    try:
+        rewritten = rewrite(read_json(), parts.settings.default_model)
+    except BadRequest:
+        if stage.name == "announced":
+            raise
+    finally:
+        parts.legacy.count(call.caller, request.headers.get("User-Agent"), stage, rewritten)
+    if rewritten is None or stage.name != "announced":
+        raise _retired(stage, rewritten)
+    return answer(rewritten.job, LEGACY)
+
+
+_BROWNOUT = N_(
+    "{route} is switched off until {until}, as a warning: it goes on {sunset}. Send this request to {successor}; "
+    "{guide} says how."
+)
+_RETIRED = N_("{route} is retired. Send this request to {successor}; {guide} says how.")
+
+
+def _retired(stage: Stage, rewritten: Rewritten | None) -> RouteRetired:
+    base = request.host_url.rstrip("/")
+    migration: Json = {"guide": base + GUIDE}
+    if rewritten is not None:
+        migration = described(rewritten, base) | migration
+    words = {"route": PATH, "successor": SUCCESSOR, "guide": base + GUIDE}
+    if stage.until is None or stage.sunset is None:
+        return RouteRetired(_(_RETIRED, **words), migration)
+    text = _(_BROWNOUT, until=_moment(stage.until), sunset=_moment(stage.sunset)[:10], **words)
+    return RouteRetired(text, migration, retry_after_s=stage.until - components().legacy.clock())
+
+
+def _moment(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 @blueprint.after_app_request
@@ -28,10 +74,11 @@ def announce(response: Response) -> Response:
     """Deprecation (RFC 9745), Sunset (RFC 8594) and where to go, on every answer of the old route."""
     if request.path != PATH:
         return response
+    links = [f'<{SUCCESSOR}>; rel="successor-version"', f'<{GUIDE}>; rel="deprecation"; type="text/html"']
     response.headers["Deprecation"] = f"@{DEPRECATED_AT}"
-    if sunset := components().settings.legacy_sunset:
-        at = datetime.fromtimestamp(sunset, UTC)
-        response.headers["Sunset"] = at.strftime("%a, %d %b %Y %H:%M:%S GMT")
-    response.headers.add("Link", '</api/chat/completions>; rel="successor-version"')
-    response.headers.add("Link", '</docs/migration>; rel="deprecation"; type="text/html"')
+    if sunset := components().legacy.stage(g.call.key_id).sunset:
+        response.headers["Sunset"] = format_datetime(datetime.fromtimestamp(sunset, UTC), usegmt=True)
+        links.append(f'<{GUIDE}>; rel="sunset"; type="text/html"')
+    for link in links:
+        response.headers.add("Link", link)
     return response
