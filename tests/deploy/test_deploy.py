@@ -720,6 +720,8 @@ QUIET = {
     'chatapi_ledger_pending{instance="a"}': "3+0x60",
     'chatapi_ledger_lag_seconds{instance="a"}': "1+0x60",
     'chatapi_open_streams{instance="a"}': "500+0x60",
+    'chatapi_legacy_calls_total{instance="a",key="billing"}': "0+1x60",
+    'chatapi_legacy_sunset_timestamp_seconds{instance="a"}': "1000000+0x60",
     'chatapi_gateway_seconds_bucket{instance="a",le="0.005"}': "0+60x60",
     'chatapi_gateway_seconds_bucket{instance="a",le="+Inf"}': "0+60x60",
 }
@@ -743,6 +745,8 @@ ALL_WRONG = {
     'chatapi_attempts_total{model="m"}': "0+60x60",
     "chatapi_malformed_events_total": "0+5x60",
     "chatapi_open_streams": "1900+0x60",
+    'chatapi_legacy_calls_total{key="billing"}': "0+1x60",
+    "chatapi_legacy_sunset_timestamp_seconds": "86400+0x60",
     "chatapi_limit_store_errors_total": "0+1x60",
     "chatapi_ledger_errors_total": "0+1x60",
     "chatapi_ledger_lag_seconds": "300+0x60",

@@ -1,15 +1,20 @@
 """The legacy route's life on the wire: its headers, brownouts, extensions, 410s, and previews of what it becomes."""
 
 import json
+import re
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from support.gateways import serve
+from support.gateways import ROOT, clean_environment, serve
 
 from chatapi import create_app
 from chatapi.caller import NO_LIMITS, Limits
 from chatapi.migration.schedule import DAY_S, parse_brownouts
+from chatapi.telemetry import metrics
 
 LEGACY, CHAT, V1, PREVIEW = (
     "/api/huggingface-chat",
@@ -270,7 +275,7 @@ def test_a_body_that_cannot_be_translated_gets_the_legacy_routes_own_error(gatew
 
 
 def test_the_host_that_was_asked_is_in_the_snippets(gateway):
-    response = gateway.post(PREVIEW, BODY, Host="chat.example.com:8443")
+    response = gateway.post(PREVIEW, BODY, key="billing", Host="chat.example.com:8443")
     assert "http://chat.example.com:8443/v1" in response.json["data"]["openai"]["python"]
 
 
@@ -323,7 +328,7 @@ def test_a_year_of_three_clients_from_the_announcement_to_the_end(gateway):
             client.call()
         if day % 30 == 0 or day == 363:
             gateway.parts.legacy.callers.flush()
-            rehearsed[day] = [one["client"] for one in gateway.run("rehearse")]
+            rehearsed[day] = sorted(one["client"] for one in gateway.run("rehearse"))
         if day == 355:  # ten days before
             gateway.run("extend", gateway.ids["stubborn"], "--until", "2027-07-21")
 
@@ -354,12 +359,6 @@ def test_a_year_of_three_clients_from_the_announcement_to_the_end(gateway):
 
 
 def test_operators_reach_every_worker_within_five_seconds(gateway_env, tmp_path):
-    import subprocess
-    import sys
-    import time
-
-    from support.gateways import ROOT, clean_environment
-
     env = {**gateway_env, "DATABASE_URL": f"sqlite:///{tmp_path}/chatapi.db"}
     with serve(env, "-w", "3") as running:
 
@@ -378,3 +377,22 @@ def test_operators_reach_every_worker_within_five_seconds(gateway_env, tmp_path)
                 assert time.monotonic() < deadline
             assert statuses() == wanted
         assert 'chatapi_legacy_calls_total{key=""}' in running.request("GET", "/metrics").text
+
+
+# --- counters
+
+
+def test_a_counter_names_keys_and_only_so_many(gateway):
+    gateway.post(LEGACY, BODY, key="billing")
+    gateway.post(LEGACY, {}, key="billing")
+    gateway.post(LEGACY, BODY)
+    for number in range(metrics.KEYS + 50):
+        metrics.legacy_called(f"key {number}")
+    text = gateway.app.test_client().get("/metrics").text
+    counted = {
+        match[1]: float(match[2])
+        for match in re.finditer(r'^chatapi_legacy_calls_total{key="(.*)"} (\S+)$', text, re.M)
+    }
+    assert counted["billing"] >= 2 and counted[""] >= 1 and counted["other"] >= 50
+    assert len(counted) == metrics.KEYS + 2
+    assert f"chatapi_legacy_sunset_timestamp_seconds {SUNSET}" in text
