@@ -93,7 +93,7 @@ ODD_HEADERS = {
     "X-Api-Key": CANARY,
     "Api-Key": CANARY,
     "Proxy-Authorization": f"Bearer {CANARY}",
-    "User-Agent": CANARY,
+    "User-Agent": f"client/{CANARY} ({CANARY})",  # of the old route's callers the name alone is kept
     "Referer": f"https://{CANARY}.example/{CANARY}?{CANARY}",
     "Origin": f"https://{CANARY}.example",
     "X-Forwarded-For": f"{CANARY}, 10.0.0.1",
