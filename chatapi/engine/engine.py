@@ -88,6 +88,8 @@ class Engine:
         known = listed.get(answers.id.partition(":")[0], {}) if answers.url is None else {}
         shown: Json = {"id": card.id, "object": "model", "created": SINCE, "owned_by": card.id.split("/")[0]}
         shown |= {"task": answers.task, "context_length": answers.context_tokens or known.get("context_length")}
+        if card.shutdown_date:
+            shown["shutdown_date"] = card.shutdown_date
         return known | shown | ({"served_by": answers.id} if answers.id != card.id else {})
 
     # --- answers

@@ -342,20 +342,25 @@ def _word(context: click.Context, option: click.Parameter, text: str | None) -> 
 
 
 @click.command("doctor")
+@click.argument("part", type=click.Choice(list(doctor.PARTS)), required=False)
 @click.option("--url", callback=_url, help=f"The public URL, through nginx; otherwise {doctor.DEFAULT_URL}.")
 @click.option("--key", callback=_word, help="A gateway key, where the URL wants one.")
 @click.option("--no-calls", is_flag=True, help="Ask no model: nothing that costs tokens.")
 @click.option("--slow", is_flag=True, help="Wait as long as CHATAPI_MAX_TIME, to find timeouts that are too short.")
 @as_json
 @with_appcontext
-def examine(url: str | None, key: str | None, no_calls: bool, slow: bool, as_json: bool) -> None:
-    """Try everything that production needs, and say what is wrong and the line to change. Status 1: something is."""
+def examine(part: str | None, url: str | None, key: str | None, no_calls: bool, slow: bool, as_json: bool) -> None:
+    """Try everything that production needs, and say what is wrong and the line to change. Status 1: something is.
+
+    With `models`: which models of the catalogue answer, and what can take the place of those that do not.
+    """
     parts = current_app.extensions["chatapi"]
     person = sys.stderr.isatty() and not as_json
     if isinstance(parts, SettingsError):
         findings = doctor.of_mistakes(parts)
     else:
-        findings = doctor.check(parts, url, key, calls=not no_calls, slow=slow, tell=_tell if person else _say_nothing)
+        tell = _tell if person else _say_nothing
+        findings = doctor.check(parts, url, key, calls=not no_calls, slow=slow, only=part, tell=tell)
     found = []
     for finding in findings:
         found.append(finding)

@@ -182,7 +182,7 @@ MODELS = (
     ("conversation/flan-t5-small", TEXT2TEXT, CONVERSATION),
     ("conversation/gpt-neo-125m", GENERATION, CONVERSATION, 'url = "{url}/at/test/ok"'),
     ("conversation/tiny-context", GENERATION, CONVERSATION, "context_tokens = 60"),
-    ("old/retired", 'serve_as = "test/ok"'),
+    ("old/retired", 'serve_as = "test/ok"', "shutdown_date = 2026-06-30"),
     ("old/retired-text", 'serve_as = "tgi/ok"'),
     ("own/no-images", 'task = "chat-completion"', "images = false", 'url = "{url}/at/test/ok"'),
 )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from contextlib import contextmanager
 from dataclasses import replace
 from email.utils import formatdate
@@ -210,6 +211,26 @@ def test_the_default_model_has_to_be_served(settings, upstream):
     found = examined(replace(settings, default_model="microsoft/DialoGPT-medium", catalogue=None))
     assert wrong(found) == {"model microsoft/DialoGPT-medium"}
     assert "serve_as" in found["model microsoft/DialoGPT-medium"].do
+
+
+def test_a_model_that_is_gone_gets_successors_with_what_they_cost(settings, upstream):
+    upstream.behave("test/err-not-found", "err-not-found")
+    settings.catalogue.write_text(
+        entry("test/ok", 'task = "chat-completion"', "shutdown_date = 2027-06-30")
+        + entry("test/err-not-found", 'task = "chat-completion"')
+        + entry("test/moved", 'serve_as = "test/ok"', "shutdown_date = 2027-06-30")
+    )
+    found = examined(settings, only="models")
+    assert {name.split()[0] for name in found} <= {"upstream", "clock", "token", "model"}
+    gone = found["model test/err-not-found"]
+    head, best, *others = gone.do.splitlines()
+    assert head.endswith('[models."test/err-not-found"]')
+    assert best.startswith('serve_as = "test/') and "per million tokens" in best and "tokens of context" in best
+    assert len(others) == 2 and all(line.startswith('# serve_as = "test/') for line in others)
+    assert tomllib.loads(best)["serve_as"] in best
+    going = found["model test/ok"]
+    assert going.ok is None and "2027-06-30" in going.says and "serve_as" in going.do
+    assert found["model test/moved"].ok is True
 
 
 def test_without_calls_no_model_is_asked(settings, upstream):

@@ -372,6 +372,12 @@ def test_ids_are_unique_and_times_are_now(gateway, model):
     assert {body["model"] for body in bodies} == {model}
 
 
+def test_a_retired_model_is_listed_with_its_successor_and_its_last_day(gateway):
+    model = gateway.request("GET", "/v1/models/old/retired").json()
+    assert (model["served_by"], model["shutdown_date"]) == ("test/ok", "2026-06-30")
+    assert "shutdown_date" not in gateway.request("GET", "/v1/models/tgi/ok").json()
+
+
 def test_a_retired_model_names_its_heir(gateway):
     response = ask(gateway, "old/retired")
     assert check(COMPLETION, response.json())["model"] == "test/ok"

@@ -13,9 +13,10 @@ from .front import DEFAULT_URL, Front
 from .machine import Machine
 from .upstream import Upstream
 
-__all__ = ["DEFAULT_URL", "Finding", "check", "of_mistakes"]
+__all__ = ["DEFAULT_URL", "PARTS", "Finding", "check", "of_mistakes"]
 
 Look = Callable[[], Iterator[Finding]]
+PARTS = {"models": ("upstream", "token", "models")}
 
 
 def check(
@@ -25,11 +26,13 @@ def check(
     *,
     calls: bool = True,
     slow: bool = False,
+    only: str | None = None,
     tell: Tell = lambda text: None,
 ) -> Iterator[Finding]:
     """Look at everything; findings as they come. `url` is the public one, `key` a gateway key for it.
 
-    Without `calls` no model is asked; only `slow` waits as long as the longest call. `tell` hears what is being tried.
+    `only` names one of PARTS, to look at no more than that. Without `calls` no model is asked; only `slow` waits as
+    long as the longest call. `tell` hears what is being tried.
     """
     machine, upstream, front = Machine(parts), Upstream(parts), Front(parts, url, key)
     looks: tuple[tuple[str, Look], ...] = (
@@ -45,6 +48,8 @@ def check(
     )
     secrets = [secret for secret in (parts.settings.huggingface_api_key, key) if secret]
     for name, look in looks:
+        if only and name not in PARTS[only]:
+            continue
         tell(name)
         for finding in _looked(name, look):
             yield _without(secrets, finding)

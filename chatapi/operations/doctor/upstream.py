@@ -1,7 +1,7 @@
 """Those whom the gateway asks: the upstream, the token it is given, each model of the catalogue."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from email.utils import parsedate_to_datetime
 
@@ -20,7 +20,9 @@ from ...errors import (
     UpstreamRejected,
 )
 from ...huggingface import Transport
+from ...huggingface.successors import successors
 from ...huggingface.transport import Request
+from ...languages import _
 from ...settings import ROUTER_URL
 from .findings import AGENT, CREDIT, DOCTOR, TOKEN, Finding, Tell, setting
 from .machine import clock
@@ -28,6 +30,7 @@ from .machine import clock
 MODEL_S = 20.0  # for one model to say one token
 SIDE_BY_SIDE = 8
 LIST_S = 5.0  # for the upstream's list of models
+SUCCESSORS = 3  # proposed for a model that is gone
 TRIED = 3  # of its models, until one tells whether the token is accepted
 
 
@@ -144,7 +147,7 @@ class Upstream:
     def _diagnosis(self, id: str, error: ChatError | None) -> Finding:
         name = f"model {id}"
         if error is None:
-            return Finding(name, True, "answers")
+            return self._answering(id, name)
         said = f"{error.code}: {error.message}"
         if isinstance(error, ModelLoading | UpstreamRateLimited):
             return Finding(name, None, said, DOCTOR)
@@ -154,6 +157,13 @@ class Upstream:
             name, None if unused and isinstance(error, ModelNotFound) else False, said, self._mend(id, error)
         )
 
+    def _answering(self, id: str, name: str) -> Finding:
+        card = self._catalogue.cards.get(id)
+        if card is None or not card.shutdown_date or card.serve_as:
+            return Finding(name, True, _("answers"))
+        says = _("answers, until {day}", day=card.shutdown_date)
+        return Finding(name, None, says, self._in_the_catalogue(id, self._successors(id)))
+
     def _mend(self, id: str, error: ChatError) -> str:
         """The lines of the catalogue, or the setting."""
         if isinstance(error, UpstreamAuth):
@@ -162,8 +172,12 @@ class Upstream:
             return CREDIT
         if self._catalogue.embedded and isinstance(error, ModelNotFound):
             return setting("CHATAPI_DEFAULT_MODEL", self._catalogue.embedded.id)
-        file = self._settings.catalogue or setting("CHATAPI_CATALOGUE", "catalogue.toml") + ", and in that file"
-        return "\n".join((f'{file}: [models."{id}"]', *self._entry(id, error)))
+        return self._in_the_catalogue(id, self._entry(id, error))
+
+    def _in_the_catalogue(self, id: str, lines: Iterable[str]) -> str:
+        own = _("{line}, and in that file", line=setting("CHATAPI_CATALOGUE", "catalogue.toml"))
+        file = self._settings.catalogue or own
+        return "\n".join((f'{file}: [models."{id}"]', *lines))
 
     def _entry(self, id: str, error: ChatError) -> tuple[str, ...]:
         card = self._catalogue.find(id)
@@ -171,7 +185,13 @@ class Upstream:
         if card.url and (isinstance(error, ModelNotFound) or getattr(error, "upstream_status", None) is None):
             return task, 'url = "https://…"'
         if isinstance(error, ModelNotFound):
-            return (f'serve_as = "{self._stand_in}"',)
+            return self._successors(id)
         if isinstance(error, UpstreamRejected):
             return (f'task = "{"text-generation" if card.is_chat else "chat-completion"}"',)
         return task, f'fallbacks = ["{self._stand_in}"]'
+
+    def _successors(self, id: str) -> tuple[str, ...]:
+        """The best of the listed models in its place, and the next ones as comments."""
+        offers = successors(id, self._engine.models().values())[:SUCCESSORS]
+        lines = [f'serve_as = "{offer.model}"  # {offer}' for offer in offers] or [f'serve_as = "{self._stand_in}"']
+        return lines[0], *(f"# {line}" for line in lines[1:])
