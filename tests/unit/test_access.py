@@ -441,7 +441,7 @@ def test_a_new_key_opens_with_its_limits_and_models(keys):
     limits = Limits(rpm=5, tpd=1000, shadow=("tpd",))
     id, text = made(keys, limits=limits, models=["test/*"])
     assert re.fullmatch(r"chatapi_[a-z2-7]{10}_[a-z2-7]{42}", text)
-    assert holder(keys, text) == Caller(id, f"key:{id}", limits, ("test/*",))
+    assert holder(keys, text) == Caller(id, f"key:{id}", limits, ("test/*",), key_name="a")
 
 
 def swapped(text, place):

@@ -12,7 +12,7 @@ import pytest
 from support.gateways import ROOT, clean_environment, serve
 
 from chatapi import create_app
-from chatapi.caller import NO_LIMITS, Limits
+from chatapi.caller import NO_LIMITS
 from chatapi.migration.schedule import DAY_S, parse_brownouts
 from chatapi.telemetry import metrics
 
@@ -205,25 +205,6 @@ def test_the_switch_is_for_everybody(gateway):
 
 
 # --- what is kept of calls
-
-
-def test_a_410_is_a_refused_call_and_counts_against_the_requests_per_minute(gateway, upstream):
-    gateway.now = SUNSET
-    gateway.key("billing", Limits(rpm=3))
-    statuses = [gateway.post(LEGACY, BODY, key="billing").status_code for _time in range(4)]
-    assert statuses == [410, 410, 410, 429]
-    (row,) = [row for row in gateway.ledger() if row["key_id"] == gateway.ids["billing"]]
-    assert row["endings"]["refused"] >= 3
-
-
-def test_a_preview_is_no_call_but_counts_against_the_requests_per_minute(gateway, upstream):
-    gateway.key("billing", Limits(rpm=3))
-    statuses = [gateway.post(PREVIEW, BODY, key="billing").status_code for _time in range(4)]
-    assert statuses == [200, 200, 200, 429]
-    assert [
-        row for row in gateway.ledger() if row["key_id"] == gateway.ids["billing"] and "completed" in row["endings"]
-    ] == []
-    assert upstream.calls == []
 
 
 def test_calls_are_reported_by_key_and_client(gateway):
