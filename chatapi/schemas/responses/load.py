@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any
 
-from marshmallow import Schema, ValidationError, validates_schema
+from marshmallow import Schema, ValidationError
 
 from ...chat import ChatJob, Json
 from ...languages import N_, _
@@ -163,11 +163,6 @@ class ResponsesSchema(Schema):
         bool,
     )
 
-    @validates_schema(skip_on_field_errors=True)
-    def check_allowed_tools(self, data: Json, **kwargs: Any) -> None:
-        """What `allowed_tools` names is there."""
-        check_choice(data.get("tool_choice"), data.get("tools"))
-
 
 # Fields that an upstream is sent under the same name, and those under another.
 SAME = (
@@ -179,6 +174,10 @@ SAME = (
 def load_job(body: Json, default_model: str = "") -> ChatJob:
     """The job. Raises BadRequest naming every faulty field; fields that nobody here knows are named in `ignored`."""
     data = {name: value for name, value in load(ResponsesSchema, body).items() if value is not None}
+    try:
+        check_choice(data.get("tool_choice"), data.get("tools"))  # what `allowed_tools` names is there
+    except ValidationError as error:
+        raise invalid(error.messages_dict) from None
     messages, _places = conversation(data["input"], data.get("instructions"))
     if not messages:
         raise invalid({"input": [_("must have at least one message")]})
