@@ -94,7 +94,7 @@ def _check_allowed(given: Json) -> None:
 def check_choice(choice: str | Json | None, tools: Sequence[Json] | None) -> None:
     """Raises ValidationError where none of the tools that `choice` allows is there."""
     if isinstance(choice, dict) and choice["type"] == "allowed_tools" and not _chosen(choice, tools or ()):
-        raise ValidationError(_("must allow at least one of the functions in tools"), "tool_choice")
+        raise ValidationError({"tool_choice": [_("must allow at least one of the functions in tools")]})
 
 
 def _chosen(choice: str | Json | None, tools: Sequence[Json]) -> list[Json]:
