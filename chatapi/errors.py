@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .languages import _
+from .languages import N_, _
 
 Details = Mapping[str, Sequence[str]]
 
@@ -36,6 +36,7 @@ class ChatError(Exception):
     status = 500
     api_status = 500
     retryable = False
+    cause = cure = ""  # for the reference: when a caller meets it, and what to do
 
     def __init__(
         self,
@@ -62,6 +63,9 @@ class ChatError(Exception):
 class InternalError(ChatError):
     """A fault of ours; its message never carries the cause, the log does."""
 
+    cause = N_("A fault of the gateway's own.")
+    cure = N_("Report it with the request id; the operator finds the place in the log.")
+
 
 def without_words(error: BaseException) -> str:
     """Where `error` and its causes were raised, for the log; not what they say, which may be a caller's text."""
@@ -81,6 +85,9 @@ class StoreError(Exception):
 
 class StoreUnavailable(InternalError, StoreError):
     """The database is away, locked, full or read-only: no call can begin that could not be written down."""
+
+    cause = N_("The gateway's database does not answer, so no call can begin.")
+    cure = N_("Wait for `Retry-After` and try again.")
 
     code, status, api_status, retryable = "store_unavailable", 503, 503, True
     RETRY_AFTER_S = 2.0
@@ -105,11 +112,17 @@ class SchemaError(StoreError):
 class BadRequest(ChatError):
     """A body that fails validation."""
 
+    cause = N_("The body breaks a rule; `details` names every field.")
+    cure = N_("Correct the fields that the message names.")
+
     code, type, status, api_status = "invalid_request", "invalid_request_error", 400, 400
 
 
 class InvalidJSON(BadRequest):
     """A body that is not JSON (RFC 8259)."""
+
+    cause = N_("The body is not JSON (RFC 8259): empty, cut, not UTF-8, a name twice, NaN, too deep.")
+    cure = N_("Serialise the body with a JSON library.")
 
     code = "invalid_json"
 
@@ -117,11 +130,17 @@ class InvalidJSON(BadRequest):
 class UnsupportedMediaType(BadRequest):
     """A body that does not say it is JSON, or is compressed."""
 
+    cause = N_("The body does not say that it is JSON, or is compressed.")
+    cure = N_("Send `Content-Type: application/json`, without `Content-Encoding`.")
+
     code, status, api_status = "unsupported_media_type", 415, 415
 
 
 class PayloadTooLarge(BadRequest):
     """A body above `CHATAPI_MAX_BODY`."""
+
+    cause = N_("The body is larger than `CHATAPI_MAX_BODY`.")
+    cure = N_("Shorten the messages, or send smaller images.")
 
     code, status, api_status = "payload_too_large", 413, 413
 
@@ -129,11 +148,17 @@ class PayloadTooLarge(BadRequest):
 class NotFound(BadRequest):
     """No such route."""
 
+    cause = N_("There is no such route.")
+    cure = N_("Check the path; the base URL of OpenAI SDKs ends in `/v1`.")
+
     code, status, api_status = "not_found", 404, 404
 
 
 class MethodNotAllowed(BadRequest):
     """The route exists, the method does not."""
+
+    cause = N_("The route exists, the method does not.")
+    cure = N_("Use a method that `Allow` names.")
 
     code, status, api_status = "method_not_allowed", 405, 405
 
@@ -143,6 +168,9 @@ class RouteRetired(BadRequest):
 
     `migration` leads to the routes that take its place: the guide, and the same request for them.
     """
+
+    cause = N_("The legacy route is in a brownout, or retired for good.")
+    cure = N_("Move to the request in `error.migration`; during a brownout, `Retry-After` says when the route is back.")
 
     code, status, api_status = "route_retired", 410, 410
 
@@ -161,11 +189,17 @@ class AccessError(ChatError):
 class MissingApiKey(AccessError):
     """No key came, and one is needed."""
 
+    cause = N_("No key came, and one is needed.")
+    cure = N_("Send `Authorization: Bearer YOUR_KEY`.")
+
     code, status, api_status = "missing_api_key", 401, 401
 
 
 class InvalidApiKey(AccessError):
     """A key came that we do not know."""
+
+    cause = N_("The key is not known here: mistyped, expired or revoked.")
+    cure = N_("Check the key, or ask the operator for a new one.")
 
     code, status, api_status = "invalid_api_key", 401, 401
 
@@ -173,11 +207,17 @@ class InvalidApiKey(AccessError):
 class ForbiddenModel(AccessError):
     """The key may not use this model."""
 
+    cause = N_("The key may not use this model.")
+    cure = N_("Ask one of the models that the message names.")
+
     code, type, status, api_status = "forbidden_model", "permission_error", 403, 403
 
 
 class RateLimited(AccessError):
     """Our own limits; `retry_after_s` says when to come back, and None that such a call can never be made."""
+
+    cause = N_("The key has reached one of its limits.")
+    cure = N_("Wait for `Retry-After`; `RateLimit-*` tells what is left.")
 
     code, type, status, api_status, retryable = "rate_limited", "rate_limit_error", 429, 429, True
 
@@ -198,11 +238,17 @@ class UpstreamError(ChatError):
 class ModelNotFound(UpstreamError):
     """The model is not served."""
 
+    cause = N_("Nobody serves this model: mistyped, retired, or not at this upstream.")
+    cure = N_("Check the id; `GET /v1/models` lists what is served.")
+
     code, type, status, fallback = "model_not_found", "invalid_request_error", 404, True
 
 
 class UpstreamAuth(UpstreamError):
     """The upstream refused our token."""
+
+    cause = N_("The upstream refused the gateway's own token.")
+    cure = N_("The operator checks `HUGGINGFACE_API_KEY` and its permissions.")
 
     code = "upstream_auth"
 
@@ -210,11 +256,17 @@ class UpstreamAuth(UpstreamError):
 class UpstreamQuota(UpstreamError):
     """The account behind our token has no credit left."""
 
+    cause = N_("The Hugging Face account has no credit left.")
+    cure = N_("The operator adds credit, or waits for the next month.")
+
     code, fallback = "upstream_quota", True
 
 
 class UpstreamRejected(UpstreamError):
     """The upstream refused what the caller sent."""
+
+    cause = N_("The upstream refused what was sent; its words are in the message.")
+    cure = N_("Change what it names.")
 
     code, type, status, api_status = "upstream_rejected", "invalid_request_error", 400, 400
 
@@ -222,17 +274,26 @@ class UpstreamRejected(UpstreamError):
 class ContextLengthExceeded(UpstreamRejected):
     """The prompt, or prompt and answer together, do not fit the model; only a larger one can help."""
 
+    cause = N_("Prompt and answer together do not fit the model.")
+    cure = N_("Shorten the messages, lower `max_tokens`, or ask a larger model.")
+
     code, fallback = "context_length_exceeded", True
 
 
 class ContentFiltered(UpstreamRejected):
     """The upstream's content filter refused; its verdict is final."""
 
+    cause = N_("The upstream's content filter refused the text.")
+    cure = N_("Change the text; the verdict is final.")
+
     code = "content_filter"
 
 
 class UpstreamRateLimited(UpstreamError):
     """The upstream limits us (429)."""
+
+    cause = N_("The upstream limits how often the gateway asks it.")
+    cure = N_("Wait for `Retry-After`, or name `fallbacks`.")
 
     code, type, status = "upstream_rate_limited", "rate_limit_error", 429
     retryable = transient = fallback = True
@@ -241,6 +302,9 @@ class UpstreamRateLimited(UpstreamError):
 class ModelLoading(UpstreamError):
     """The model is asleep and being woken; `retry_after_s` is when to come back."""
 
+    cause = N_("The model was asleep and is being loaded.")
+    cure = N_("Come back after `Retry-After`.")
+
     code, status = "model_loading", 503
     retryable = transient = fallback = True
 
@@ -248,11 +312,17 @@ class ModelLoading(UpstreamError):
 class UpstreamUnavailable(UpstreamError):
     """5xx, a reset, a cut, an unreadable answer."""
 
+    cause = N_("The upstream failed: 5xx, a reset, a cut or an unreadable answer.")
+    cure = N_("Try again in a moment, or name `fallbacks`.")
+
     retryable = fallback = blames_upstream = True
 
 
 class UpstreamTimeout(UpstreamError):
     """A limit of ours passed while the upstream was silent."""
+
+    cause = N_("The upstream did not answer in time.")
+    cure = N_("Try again, or allow more time with `max_time`.")
 
     code, status = "upstream_timeout", 504
     retryable = fallback = blames_upstream = True
