@@ -344,7 +344,7 @@ def test_operators_reach_every_worker_within_five_seconds(gateway_env, tmp_path)
     with serve(env, "-w", "3") as running:
 
         def statuses():
-            return {running.post(LEGACY, BODY).status_code for _time in range(20)}
+            return {running.post(LEGACY, BODY).status_code for _time in range(30)}
 
         def migrate(*args):
             command = [sys.executable, "-m", "flask", "--app", "wsgi", "migrate", *args]
@@ -353,10 +353,8 @@ def test_operators_reach_every_worker_within_five_seconds(gateway_env, tmp_path)
         assert statuses() == {200}
         for command, wanted in (("switch-off", {410}), ("switch-on", {200})):
             migrate(command)
-            deadline = time.monotonic() + 5
-            while statuses() != wanted:
-                assert time.monotonic() < deadline
-            assert statuses() == wanted
+            time.sleep(5)
+            assert statuses() == wanted, command
         assert 'chatapi_legacy_calls_total{key=""}' in running.request("GET", "/metrics").text
 
 
