@@ -1,7 +1,7 @@
 """Values: what is asked (ChatJob) and what comes back (Reply, Chunk, Usage), in OpenAI's words."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -34,6 +34,8 @@ class ChatJob:
     strict: bool = False
     ignored: tuple[str, ...] = ()
     echo: Mapping[str, Any] = field(default_factory=dict)  # what its dialect keeps for the answer; nobody else's
+    # A field's path here → the path under which its dialect's callers write it.
+    written: Callable[[str], str] = field(default=str, repr=False, compare=False)
     prefill: bool = False  # the last message is the beginning of the answer, to be continued
 
     @property

@@ -15,13 +15,16 @@ ChatError
     └── StoreUnavailable  the database does not answer; a StoreError too, as SchemaError is
 """
 
+import re
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .languages import N_, _
 
 Details = Mapping[str, Sequence[str]]
+
+_PATH = re.compile(r"(?<![\w./'`-])[a-z_]+(?:\.\w+)*")  # a field in a sentence; no part of a model's id
 
 
 class ChatError(Exception):
@@ -37,6 +40,7 @@ class ChatError(Exception):
     api_status = 500
     retryable = False
     cause = cure = ""  # for the reference: when a caller meets it, and what to do
+    quoted = ""  # an upstream's own words within the message
 
     def __init__(
         self,
@@ -58,6 +62,13 @@ class ChatError(Exception):
     def param(self) -> str | None:
         """The first faulty field as a dotted path, or None."""
         return next(iter(self.details), None) if self.details else None
+
+    def name_fields(self, written: Callable[[str], str]) -> None:
+        """Name fields as the caller has `written` them; what an upstream said of them stays as it is."""
+        if self.details:
+            self.details = {written(path): said for path, said in self.details.items()}
+        ours = self.message.split(self.quoted, 1) if self.quoted else [self.message]
+        self.message = self.quoted.join(_PATH.sub(lambda found: written(found[0]), text) for text in ours)
 
 
 class InternalError(ChatError):

@@ -148,6 +148,7 @@ def _error(kind: type[UpstreamError], card: ModelCard, failure: UpstreamFailure,
         details={"model": [failure.words or _("not served")]} if kind is ModelNotFound else None,
         retry_after_s=retry_after(failure.headers, failure.body) if kind.retryable else None,
     )
+    error.quoted = words
     error.transient = failure.status in TRANSIENT and "HUGGINGFACE_API_KEY" not in advice
     # A status that an answer does not name is a guess of ours, and 408 and 409 are about one request.
     error.blames_upstream = kind is UpstreamUnavailable and failure.named and failure.status not in (408, 409)

@@ -21,6 +21,7 @@ from . import (
     probe,
     request,
     response,
+    responses,
 )
 
 
@@ -53,7 +54,7 @@ def create(parts: Components) -> Flask:
     request.init_app(app)
     response.init_app(app)
     errors.init_app(app)
-    for module in (completions, layout, legacy, migrate, openai, operations, pages, playground, probe):
+    for module in (completions, layout, legacy, migrate, openai, operations, pages, playground, probe, responses):
         app.register_blueprint(module.blueprint)
     if endpoint := parts.settings.otlp_endpoint:
         tracing.start(app, endpoint)

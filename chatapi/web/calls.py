@@ -6,6 +6,7 @@ from flask import Response, g, request
 
 from ..call import Call
 from ..chat import ChatJob
+from ..errors import ChatError
 from ..schemas import Dialect
 from .request import components, ms_since
 from .response import json_response, name_differences
@@ -16,7 +17,14 @@ LATE_S = 2.0  # how long after a call's deadline its answer may still be being r
 
 def answer(job: ChatJob, dialect: Dialect) -> Response:
     """What `job` is answered with: one body, or a stream of events. Raises ChatError."""
-    call: Call = g.call
+    try:
+        return _answer(g.call, job, dialect)
+    except ChatError as error:
+        error.name_fields(job.written)
+        raise
+
+
+def _answer(call: Call, job: ChatJob, dialect: Dialect) -> Response:
     job = begin(call, job)
     connection = request.environ.get("chatapi.connection")
     if connection is not None:

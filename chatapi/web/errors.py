@@ -20,6 +20,9 @@ _CHAT_INSTEAD = N_("Send the conversation to POST /v1/chat/completions.")
 _NOT_SERVED = N_("This gateway serves chat models alone.")
 _HELP = {
     "/v1/completions": _CHAT_INSTEAD,
+    "/v1/responses": N_(
+        "This gateway keeps no responses: keep what POST /v1/responses answers, and send its items again in input."
+    ),
     "/v1/engines": N_("GET /v1/models lists the models."),
     "/v1/embeddings": _NOT_SERVED,
     "/v1/moderations": _NOT_SERVED,

@@ -46,7 +46,7 @@ def name_differences(response: Response, job: ChatJob, model: str, ignored: tupl
     """Say in headers where the answer is not exactly what was asked for."""
     if model != job.model:
         response.headers["X-Requested-Model"] = job.model
-    if names := (*job.ignored, *ignored):
+    if names := (*job.ignored, *map(job.written, ignored)):
         response.headers["X-Ignored-Fields"] = ", ".join(map(_in_header, dict.fromkeys(names[:MAX_NAMED])))
 
 

@@ -138,6 +138,7 @@ class EventStream:
 
     def _failed(self, error: ChatError) -> bytes:
         self._call.fail(error)
+        error.name_fields(self._job.written)
         data = (
             b"" if isinstance(error, ClientLeft) else self._first() + self._writer.error(error, self._call.request_id)
         )

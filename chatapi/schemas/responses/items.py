@@ -13,6 +13,8 @@ ROLES = ("user", "assistant", "system", "developer")
 # Part type → the key of its text.
 TEXT_PARTS = {"input_text": "text", "output_text": "text", "refusal": "refusal"}
 
+Place = tuple[str, str]  # the path of an item, or of a field, and the key of the item's content
+
 
 class Input(Strict):
     """A string, or an array of items; as it was given, for `conversation` to read."""
@@ -110,40 +112,51 @@ ITEMS = ("message", "function_call", "function_call_output", "reasoning")
 # --- checked items → messages
 
 
-def conversation(given: str | Sequence[Json], instructions: str | None) -> tuple[list[Message], list[str]]:
-    """The messages, and for each of them the path of the field that it was made from."""
-    pairs: list[tuple[Message, str]] = []
+def conversation(given: str | Sequence[Json], instructions: str | None) -> tuple[list[Message], list[Place]]:
+    """The messages, and for each of them where the caller wrote it."""
+    pairs: list[tuple[Message, Place]] = []
     if instructions:
-        pairs.append(({"role": "system", "content": instructions}, "instructions"))
+        pairs.append(({"role": "system", "content": instructions}, ("instructions", "")))
     if isinstance(given, str):
-        pairs.append(({"role": "user", "content": given}, "input"))
+        pairs.append(({"role": "user", "content": given}, ("input", "")))
     else:
         pairs += _messages(given)
-    return [message for message, path in pairs], [path for message, path in pairs]
+    return [message for message, place in pairs], [place for message, place in pairs]
 
 
-def _messages(items: Sequence[Json]) -> Iterator[tuple[Message, str]]:
+def _messages(items: Sequence[Json]) -> Iterator[tuple[Message, Place]]:
     # What a model said and the functions it called in one go are one message to it, thoughts between them or not.
     turn: Message | None = None
-    for place, item in enumerate(items):
+    for number, item in enumerate(items):
         kind = _kind(item)
         if kind == "reasoning":
             continue
         if kind == "function_call":
             if turn is None:
                 turn = {"role": "assistant", "content": None}
-                yield turn, f"input.{place}"
+                yield turn, (f"input.{number}", "content")
             turn.setdefault("tool_calls", []).append(_tool_call(item))
         elif kind == "function_call_output":
             turn = None
             content = _content(item["output"])
-            yield {"role": "tool", "tool_call_id": item["call_id"], "content": content}, f"input.{place}"
+            yield {"role": "tool", "tool_call_id": item["call_id"], "content": content}, (f"input.{number}", "output")
         elif item["role"] == "assistant" and turn is not None and turn["content"] is None:
             turn["content"] = _content(item["content"])
         else:
             message = {"role": item["role"], "content": _content(item["content"])}
             turn = message if item["role"] == "assistant" else None
-            yield message, f"input.{place}"
+            yield message, (f"input.{number}", "content")
+
+
+def path_in_input(path: str, places: Sequence[Place]) -> str:
+    """`messages…` as the caller wrote it: `input`, an item, or a place within an item's content."""
+    number, _, within = path.removeprefix("messages").removeprefix(".").partition(".")
+    if not number.isdigit() or int(number) >= len(places):
+        return "input"
+    item, content = places[int(number)]
+    if not within or not content:
+        return item
+    return f"{item}.{content}{within.removeprefix('content')}" if within.startswith("content") else f"{item}.{within}"
 
 
 def _tool_call(item: Json) -> Json:

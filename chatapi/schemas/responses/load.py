@@ -11,7 +11,7 @@ from ...chat import ChatJob, Json
 from ...languages import N_, _
 from ..fields import Flag, Integer, ModelId, ModelIds, Number, Object, Stop, Strict, Text, faults
 from ..loading import invalid, job_of, load
-from .items import Input, conversation
+from .items import Input, conversation, path_in_input
 from .tools import ToolChoice, Tools, check_choice, echoed_tools, left_out, tool_fields
 
 MAX_NAMED = 50  # fields without effect that an answer names
@@ -170,6 +170,16 @@ SAME = (
     *("repetition_penalty", "metadata", "user", "service_tier", "model", "stream", "fallbacks", "max_time"),
 )
 
+# What chat's fields are called here.
+NAMES = {
+    "max_tokens": "max_output_tokens",
+    "max_completion_tokens": "max_output_tokens",
+    "response_format": "text.format",
+    "verbosity": "text.verbosity",
+    "reasoning_effort": "reasoning.effort",
+    "logprobs": "include",
+}
+
 
 def load_job(body: Json, default_model: str = "") -> ChatJob:
     """The job. Raises BadRequest naming every faulty field; fields that nobody here knows are named in `ignored`."""
@@ -178,7 +188,7 @@ def load_job(body: Json, default_model: str = "") -> ChatJob:
         check_choice(data.get("tool_choice"), data.get("tools"))  # what `allowed_tools` names is there
     except ValidationError as error:
         raise invalid(error.messages_dict) from None
-    messages, _places = conversation(data["input"], data.get("instructions"))
+    messages, places = conversation(data["input"], data.get("instructions"))
     if not messages:
         raise invalid({"input": [_("must have at least one message")]})
     fields = {name: data[name] for name in SAME if data.get(name) not in (None, [], {})}
@@ -195,6 +205,7 @@ def load_job(body: Json, default_model: str = "") -> ChatJob:
         strict=True,
         ignored=tuple(_ignored(body, data)),
         echo=echo,
+        written=lambda path: path_in_input(path, places) if path.startswith("messages") else NAMES.get(path, path),
     )
 
 
