@@ -17,7 +17,6 @@ worker_connections = 2000  # connections open at once in each worker; a stream w
 timeout = 60  # a worker whose event loop has not moved for so long is replaced; open streams do not count
 graceful_timeout = 60  # how long a stop or reload waits for open calls; then they end with an event
 keepalive = 75  # longer than nginx keeps its idle connections, so that it never finds one closed
-forwarder_headers = ""  # no header moves a path: gunicorn would believe SCRIPT_NAME and PATH_INFO of a local proxy
 backlog = 2048
 forwarder_headers = ""  # no header moves a path: neither SCRIPT_NAME nor PATH_INFO, whoever sends it
 control_socket_disable = True  # its default path in the home directory would be shared by every gateway of a user
