@@ -15,6 +15,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import gevent
+from gevent.threadpool import ThreadPool
 from gunicorn.arbiter import Arbiter
 from gunicorn.http.errors import NoMoreData
 from gunicorn.http.message import Request
@@ -208,9 +209,11 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def run(self) -> None:
         """Serve until told to stop; what is still read for the books then is closed, and recorded."""
         from ..huggingface import tokenizers as tokens  # here, for the master loads this file
+        from ..schemas import strict_json
         from ..web.connection import HangUps
 
         tokens.apart = gevent.get_hub().threadpool.apply
+        strict_json.apart = ThreadPool(1).apply  # one large body at a time: memory is bounded, too
         self.hang_ups = HangUps()
         self._names = {sock: sock.getsockname() for sock in self.sockets}
         self._environ = base_environ(self.cfg) | {"wsgi.multithread": True, "SCRIPT_NAME": ""}

@@ -20,6 +20,7 @@ from gevent.event import Event
 from gevent.monkey import get_original
 
 from ..errors import BadRequest, PayloadTooLarge
+from ..languages import _
 
 READ_SIZE = 65_536
 TURN_S = 0.01  # so long one connection may keep the worker busy with what has already arrived
@@ -77,7 +78,7 @@ class HangUps:
         self._told.pop(fd, None)
 
     def _tell(self) -> None:
-        for fd, _ in self._epoll.poll(0):
+        for fd, _events in self._epoll.poll(0):
             if left := self._told.get(fd):
                 left()
 
@@ -235,8 +236,8 @@ class Connection:
             self._closing = True  # where the next request would begin is not known
             # gunicorn's classes for bad chunks are known by their module.
             if isinstance(error, OSError) or type(error).__module__ == "gunicorn.http.errors":
-                details = {"body": ["is broken"]}
-                raise BadRequest("The body could not be read to its end.", details=details) from None
+                details = {"body": [_("is broken")]}
+                raise BadRequest(_("The body could not be read to its end."), details=details) from None
             raise
         finally:
             self._read_deadline = None
@@ -251,8 +252,9 @@ class Connection:
             data: bytes = reader.unreader.read(min(READ_SIZE, reader.length))
             reader.length -= len(data)
             if not data:
-                message = f"The body ended after {length - reader.length} of {length} bytes."
-                raise BadRequest(message, details={"body": ["is incomplete"]})
+                got = length - reader.length
+                message = _("The body ended after {got} of {length} bytes.", got=got, length=length)
+                raise BadRequest(message, details={"body": [_("is incomplete")]})
             parts.append(data)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -266,7 +268,8 @@ class Connection:
                 raise too_large(limit)
             framing = self._received - began - size
             if framing > FRAMED and framing * LEAST_SHARE > size:
-                raise BadRequest("The body comes in too small chunks.", details={"body": ["is cut too small"]})
+                said = _("is cut too small")
+                raise BadRequest(_("The body comes in too small chunks. Send larger ones."), details={"body": [said]})
         return b"".join(parts)
 
     # ------------------------------------------------------------ whether the caller is there
@@ -497,7 +500,9 @@ def _server_and_date() -> str:
 
 def too_large(limit: int) -> PayloadTooLarge:
     """What a body over `limit` bytes is refused with."""
-    return PayloadTooLarge(f"The body is larger than {limit} bytes. Shorten the messages, or send smaller images.")
+    return PayloadTooLarge(
+        _("The body is larger than {limit} bytes. Shorten the messages, or send smaller images.", limit=limit)
+    )
 
 
 def environ_of(listener: Any, address: Any, common: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,69 @@
+"""Bodies of 20 MB that cost more than they look, and what reading one costs: `python -m support.bodies NAME`."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+
+SIZE = 20 * 1024 * 1024
+
+
+def message(text: bytes) -> bytes:
+    return b'{"model":"test/ok","messages":[{"role":"user","content":"' + text + b'"}]}'
+
+
+def array(item: bytes, times: int) -> bytes:
+    return b'{"model":"test/ok","tools":[' + item * times + b"1]}"
+
+
+VALID: dict[str, Callable[[], bytes]] = {
+    "one string": lambda: message(b"x" * SIZE),
+    "one string of escapes": lambda: message(b"\\n" * (SIZE // 2)),
+    "one string of backslashes": lambda: message(b"\\\\" * (SIZE // 2)),
+    "one string of quotation marks": lambda: message(b'\\"' * (SIZE // 2)),
+    "one string of escaped pairs": lambda: message(b"\\ud83d\\ude00" * (SIZE // 12)),
+    "one string with one wide character": lambda: message(b"x" * SIZE + "😀".encode()),
+    "JSON in a string": lambda: message(b'{\\"a\\":[1,2,3],\\"b\\":{}},' * (SIZE // 26)),
+    "a string beside 200 arrays": lambda: message(b"x" * SIZE)[:-1] + b',"a":[' + b"[]," * 200 + b"1]}",
+    "a photo among 200 messages": lambda: message(b"A" * SIZE).replace(
+        b"[", b"[" + b'{"role":"user","content":"hi"},' * 200, 1
+    ),
+    "spaces": lambda: message(b"x").replace(b":", b":" + b" " * SIZE, 1),
+    "a long fraction": lambda: b'{"a":1.' + b"1" * SIZE + b"}",
+    "as many messages as are read": lambda: array(b'{"role":"user","content":"hi"},', 83_000),
+    "as many objects as are read": lambda: array(b'{"a":{}},', 83_000),
+    "as many names as are read": lambda: b"{" + b",".join(b'"%d":1' % number for number in range(249_000)) + b"}",
+}
+FAULTY: dict[str, Callable[[], bytes]] = {
+    "arrays": lambda: array(b"[],", SIZE // 3),
+    "deep arrays": lambda: array(b"[" * 120 + b"]" * 120 + b",", SIZE // 241),
+    "numbers": lambda: array(b"1,", SIZE // 2),
+    "strings": lambda: array(b'"a",', SIZE // 4),
+    "objects": lambda: array(b'{"a":1},', SIZE // 8),
+    "one name again and again": lambda: b"{" + b'"a":1,' * 249_000 + b'"b":1}',
+    "halves of characters": lambda: message(b"\\ud800" * (SIZE // 6)),
+    "digits": lambda: b'{"a":' + b"1" * SIZE + b"}",
+    "quotation marks": lambda: b'{"a":' + b'"' * SIZE,
+    "backslashes": lambda: b'{"a":' + b"\\" * SIZE,
+    "commas after a mistake": lambda: b'{"a":x' + b"," * SIZE,
+}
+
+
+def main(name: str) -> None:
+    """Print what became of it, CPU seconds, and MB beyond the body itself."""
+    from chatapi.errors import BadRequest
+    from chatapi.schemas.strict_json import parse_json
+
+    body = (VALID | FAULTY)[name]()
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    try:
+        parse_json(body)
+        outcome = "read"
+    except BadRequest:
+        outcome = "refused"
+    memory_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    print(outcome, time.process_time() - began, memory_mb)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

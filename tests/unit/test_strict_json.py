@@ -1,0 +1,140 @@
+"""Bodies read in time and memory that grow with them only: what is counted before it is built, and what that costs."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.bodies import FAULTY, VALID
+from support.gateways import ROOT
+
+from chatapi.errors import BadRequest, InvalidJSON
+from chatapi.schemas import strict_json
+from chatapi.schemas.strict_json import MAX_DEPTH, MAX_VALUES, parse_json
+
+AWKWARD = st.text(st.sampled_from('"\\[]{},:au\u2028é😀\n'), max_size=12)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | AWKWARD,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(AWKWARD, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+def depth_of(value):
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(depth_of, inner), default=0)
+
+
+def values_in(text):
+    """Commas and opening brackets of `text` outside of its strings, one character after another."""
+    found, inside, escaped = 0, False, False
+    for letter in text:
+        if inside:
+            inside, escaped = escaped or letter != '"', letter == "\\" and not escaped
+        else:
+            inside, found = letter == '"', found + (letter in ",[{")
+    return found
+
+
+@given(st.dictionaries(AWKWARD, JSON, max_size=5), st.booleans(), st.integers(1, 9))
+def test_values_and_depth_are_counted_outside_of_strings(body, ascii_only, at_once):
+    raw = json.dumps(body, ensure_ascii=ascii_only)
+    outside = strict_json._outside_strings(raw.encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(strict_json, "_AT_ONCE", at_once)
+        text = b"".join(outside)
+        assert text.count(b",") + text.count(b"[") + text.count(b"{") == values_in(raw)
+        for most in (depth_of(body) - 1, depth_of(body)):
+            patch.setattr(strict_json, "MAX_DEPTH", most)
+            if most < depth_of(body):
+                with pytest.raises(InvalidJSON, match="nested"):
+                    parse_json(raw.encode())
+            else:
+                assert parse_json(raw.encode()) == body
+
+
+HALVES = st.lists(st.sampled_from(["\\ud83d", "\\ude00", "\\uDBFF", "\\udC00", "\\\\", "\\u0041", "ud83d", '\\"', "d"]))
+
+
+@given(HALVES)
+def test_half_a_character_is_found_wherever_it_is(parts):
+    raw = '{"a": "' + "".join(parts) + '"}'
+    try:
+        json.loads(raw)["a"].encode()
+    except UnicodeEncodeError:
+        with pytest.raises(InvalidJSON, match="surrogate"):
+            parse_json(raw.encode())
+    else:
+        assert parse_json(raw.encode()) == json.loads(raw)
+
+
+@pytest.mark.parametrize("opened, closed", [("[", "]"), ('{"a":', "}")])
+def test_the_deepest_that_is_read(opened, closed):
+    def nested(levels):
+        return f'{{"a":{opened * levels}1{closed * levels}}}'.encode()
+
+    assert parse_json(nested(MAX_DEPTH - 1))
+    with pytest.raises(InvalidJSON, match="nested"):
+        parse_json(nested(MAX_DEPTH))
+
+
+@pytest.mark.parametrize("item", ["1", "[]", "{}", '"a,b"', '{"a":[1,2]}'])
+def test_the_most_values_that_are_read(item):
+    def of(count):
+        return b'{"a":[' + b",".join([item.encode()] * count) + b"]}"
+
+    each = values_in(item) + 1
+    most = (MAX_VALUES - 1) // each
+    assert len(parse_json(of(most))["a"]) == most
+    with pytest.raises(BadRequest, match=f"more than {MAX_VALUES} values") as caught:
+        parse_json(of(most + 1))
+    assert caught.value.code == "invalid_request"
+    assert "body" in caught.value.details
+
+
+# ---------------------------------------------------------------- what 20 MB cost
+
+CPU_S, MEMORY_MB = 3.0, 300  # of a valid one; of a faulty one half as long, and 200
+
+
+@pytest.mark.parametrize("name", VALID)
+def test_any_20_mb_are_read_cheaply(name):
+    outcome, cpu_s, memory_mb = cost_of(name)
+    assert outcome == "read"
+    assert cpu_s < CPU_S
+    assert memory_mb < MEMORY_MB
+
+
+@pytest.mark.parametrize("name", FAULTY)
+def test_faults_by_the_million_are_refused_cheaply(name):
+    outcome, cpu_s, memory_mb = cost_of(name)
+    assert outcome == "refused"
+    assert cpu_s < CPU_S / 2
+    assert memory_mb < 200
+
+
+def cost_of(name):
+    """What became of it, in a process of its own: CPU seconds and MB beyond the body itself."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "support.bodies", name]
+    told = subprocess.run(command, cwd=ROOT / "tests", env=env, capture_output=True, text=True, check=True)
+    outcome, cpu_s, memory_mb = told.stdout.split()
+    return outcome, float(cpu_s), float(memory_mb)
+
+
+def test_a_large_body_is_read_apart_and_told_in_the_callers_language(monkeypatch):
+    from chatapi.languages import use
+
+    apart = []
+    monkeypatch.setattr(strict_json, "apart", lambda do: apart.append(1) or do())
+    use("pt-BR")
+    try:
+        for size in (10, strict_json.LARGE):
+            with pytest.raises(InvalidJSON, match=r"O corpo não é JSON: falta um valor \(linha 1, coluna 6\)"):
+                parse_json(b'{"a":' + b"x" * size)
+    finally:
+        use("en")
+    assert apart == [1]
