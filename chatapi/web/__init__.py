@@ -15,6 +15,7 @@ from . import (
     legacy,
     migrate,
     openai,
+    openapi,
     operations,
     pages,
     playground,
@@ -54,7 +55,19 @@ def create(parts: Components) -> Flask:
     request.init_app(app)
     response.init_app(app)
     errors.init_app(app)
-    for module in (completions, layout, legacy, migrate, openai, operations, pages, playground, probe, responses):
+    for module in (
+        completions,
+        layout,
+        legacy,
+        migrate,
+        openai,
+        openapi,
+        operations,
+        pages,
+        playground,
+        probe,
+        responses,
+    ):
         app.register_blueprint(module.blueprint)
     if endpoint := parts.settings.otlp_endpoint:
         tracing.start(app, endpoint)

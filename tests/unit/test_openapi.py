@@ -1,0 +1,72 @@
+"""The OpenAPI document: valid, of every route, and true to schemas, views and errors."""
+
+import json
+
+import pytest
+from openapi_spec_validator import validate
+
+from chatapi.schemas.openapi import REQUESTS
+from chatapi.web.openapi import error_classes
+
+PAGES = {"/", "/docs", "/docs/<name>", "/dashboard", "/openapi.json"}
+OURS = ("/static/", "/playground/", "/dashboard/data/", "/v1/responses/", "/v1/probe")  # for our own pages, or refused
+
+
+@pytest.fixture
+def document(client):
+    answer = client.get("/openapi.json")
+    assert answer.status_code == 200
+    return answer.json
+
+
+def test_it_is_valid(document):
+    validate(document)
+    assert document["openapi"] == "3.1.0"
+
+
+def test_it_has_every_route_for_programs(app, document):
+    rules = {rule.rule for rule in app.url_map.iter_rules()} - PAGES
+    routes = {rule.replace("<path:model>", "{model}") for rule in rules if not rule.startswith(OURS)}
+    assert document["paths"].keys() == routes
+
+
+def test_each_status_has_a_number(document):
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            assert all(status.isdigit() for status in operation["responses"]), path
+            assert operation["summary"]
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_a_request_has_the_fields_and_ranges_of_its_schema(document, name):
+    properties = document["components"]["schemas"][name]["properties"]
+    fields = REQUESTS[name]._declared_fields
+    assert properties.keys() == fields.keys()
+    temperature = properties["temperature"]
+    assert (temperature["minimum"], temperature["maximum"]) == (fields["temperature"].low, fields["temperature"].high)
+    assert all("type" in p for p in properties.values())
+
+
+def test_every_code_says_when_it_is_met_and_what_to_do():
+    for kind in error_classes():
+        assert kind.cause.endswith(".") and kind.cure.endswith("."), kind.code
+    codes = [kind.code for kind in error_classes()]
+    assert len(codes) == len(set(codes)) == 23
+
+
+def test_it_speaks_portuguese(client):
+    english = client.get("/openapi.json").json["info"]["description"]
+    portuguese = client.get("/openapi.json", headers={"Accept-Language": "pt"})
+    assert portuguese.headers["Content-Language"] == "pt-BR"
+    assert portuguese.json["info"]["description"] != english
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat/completions"])
+def test_its_examples_are_answered(client, upstream, document, path):
+    example = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["example"]
+    upstream.behave(example["model"], "ok")
+    answer = client.post(path, data=json.dumps(example), content_type="application/json")
+    assert answer.status_code == 200
+    declared = document["paths"][path]["post"]["responses"]["200"]["headers"]
+    standard = {"Content-Type", "Content-Length"}
+    assert {name.lower() for name in answer.headers.keys() - standard} <= {name.lower() for name in declared}
