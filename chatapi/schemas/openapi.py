@@ -97,7 +97,7 @@ def request_schemas() -> dict[str, Any]:
     plugin = MarshmallowPlugin()
     spec = APISpec("chatapi", "1", "3.1.0", plugins=[plugin])
     assert plugin.converter is not None
-    plugin.converter.add_attribute_function(_attributes)
+    plugin.converter.add_attribute_function(_attributes)  # type: ignore[no-untyped-call]
     for name, schema in REQUESTS.items():
         spec.components.schema(name, schema=schema)
     found: dict[str, Any] = spec.to_dict()["components"]["schemas"]
