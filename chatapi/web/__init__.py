@@ -10,6 +10,7 @@ from ..components import Components
 from ..telemetry import tracing
 from . import (
     completions,
+    docs,
     errors,
     layout,
     legacy,
@@ -17,13 +18,14 @@ from . import (
     openai,
     openapi,
     operations,
-    pages,
     playground,
     probe,
     request,
     response,
     responses,
 )
+
+BLUEPRINTS = (completions, docs, layout, legacy, migrate, openai, openapi, operations, playground, probe, responses)
 
 
 class Gateway(Flask):
@@ -55,19 +57,7 @@ def create(parts: Components) -> Flask:
     request.init_app(app)
     response.init_app(app)
     errors.init_app(app)
-    for module in (
-        completions,
-        layout,
-        legacy,
-        migrate,
-        openai,
-        openapi,
-        operations,
-        pages,
-        playground,
-        probe,
-        responses,
-    ):
+    for module in BLUEPRINTS:
         app.register_blueprint(module.blueprint)
     if endpoint := parts.settings.otlp_endpoint:
         tracing.start(app, endpoint)

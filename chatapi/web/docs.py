@@ -1,0 +1,156 @@
+"""For people: the reference, made from the OpenAPI document, and the guides in `docs/`."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flask import Blueprint, Response
+
+from ..chat import Json
+from ..errors import NotFound
+from ..languages import LANGUAGES, N_, _, current
+from . import layout
+from .openapi import document, error_classes
+
+blueprint = Blueprint("docs", __name__)
+
+FOLDER = Path(__file__).resolve().parents[2] / "docs"
+# Those for whoever calls or runs the gateway; what else lies in the folder is for its developers.
+GUIDES = {
+    "chat-completion-api": N_("The chat API"),
+    "migration": N_("Leaving the legacy route"),
+    "clients": N_("Clients and SDKs"),
+    "compatibility": N_("What each upstream takes"),
+    "models": N_("Models"),
+    "errors": N_("Errors"),
+    "settings": N_("Settings"),
+    "operating": N_("Operating"),
+    "performance": N_("Performance"),
+    "licences": N_("Licences"),
+}
+
+
+class Field(NamedTuple):
+    """A field of a request: its type and range in words."""
+
+    name: str
+    type: str
+    range: str
+    required: bool
+    description: str
+
+
+class Operation(NamedTuple):
+    """A route, as the reference shows it."""
+
+    method: str
+    path: str
+    anchor: str
+    summary: str
+    description: str
+    deprecated: bool
+    fields: list[Field]
+    example: str  # JSON; empty for a route without a body
+    runs: bool  # its example can be tried in place
+    statuses: list[tuple[str, str]]
+
+
+@blueprint.get("/docs")
+@layout.in_readers_language
+def docs() -> Response:
+    """The reference: every route, field, status and error, with examples that run in place."""
+    found = document(current())
+    operations = [
+        _operation(path, method, operation, found["components"]["schemas"])
+        for path, methods in found["paths"].items()
+        for method, operation in methods.items()
+    ]
+    return layout.page("docs.html", operations=operations, errors=error_classes(), guides=_guides())
+
+
+@blueprint.get("/docs/<name>")
+@layout.in_readers_language
+def guide(name: str) -> Response:
+    """A guide, in the reader's language."""
+    guides = dict(_guides())
+    if name not in guides:
+        raise NotFound(_("There is no guide of that name. There are: {names}.", names=", ".join(guides)))
+    return layout.page("guide.html", title=guides[name], name=name, text=_rendered(name, current()), guides=_guides())
+
+
+def _guides() -> list[tuple[str, str]]:
+    return [(name, _(title)) for name, title in GUIDES.items() if (FOLDER / f"{name}.md").is_file()]
+
+
+@cache
+def _rendered(name: str, language: str) -> str:
+    """A guide as HTML. What it says of HTML is shown, not done."""
+    from markdown_it import MarkdownIt  # here: for those who read guides
+
+    translated = FOLDER / f"{name}.{language}.md"
+    path = translated if language != LANGUAGES[0] and translated.is_file() else FOLDER / f"{name}.md"
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    markdown.add_render_rule("heading_open", _heading)
+    markdown.add_render_rule("link_open", _link)
+    html: str = markdown.render(path.read_text(encoding="utf-8"))
+    # A wide table scrolls in a frame of its own, which a keyboard reaches.
+    frame = f'<div class="wide" tabindex="0" role="region" aria-label="{_("Table")}"><table>'
+    return html.replace("<table>", frame).replace("</table>", "</table></div>")
+
+
+def _heading(self: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
+    text = tokens[index + 1].content
+    anchor = "".join(c for c in text.lower().replace(" ", "-") if c.isalnum() or c in "-_")
+    return f'<{tokens[index].tag} id="{anchor}">'
+
+
+def _link(self: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
+    """Links between the files lead to the guides' pages."""
+    token = tokens[index]
+    target, _hash, anchor = str(token.attrs.get("href", "")).partition("#")
+    name = target.removesuffix(".md").removesuffix(".pt-BR").rpartition("/")[2]
+    if target.endswith(".md") and name in GUIDES:
+        token.attrs["href"] = f"/docs/{name}" + (f"#{anchor}" if anchor else "")
+    return str(self.renderToken(tokens, index, options, env))
+
+
+# --- the reference
+
+
+def _operation(path: str, method: str, operation: Json, schemas: Json) -> Operation:
+    content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+    schema = schemas[content["schema"]["$ref"].rpartition("/")[2]] if content else {}
+    return Operation(
+        method=method.upper(),
+        path=path,
+        anchor=f"{method}-{path.strip('/').replace('/', '-').replace('{', '').replace('}', '')}",
+        summary=operation["summary"],
+        description=operation.get("description", ""),
+        deprecated=operation.get("deprecated", False),
+        fields=[_field(name, one, name in schema.get("required", ())) for name, one in _properties(schema)],
+        example=json.dumps(content["example"], indent=2, ensure_ascii=False) if content else "",
+        runs="{" not in path,
+        statuses=[(status, response["description"]) for status, response in operation["responses"].items()],
+    )
+
+
+def _properties(schema: Json) -> list[tuple[str, Json]]:
+    """What is required and what has a description first, in this order."""
+    required = schema.get("required", ())
+    return sorted(schema.get("properties", {}).items(), key=lambda one: (one[0] not in required, one[0]))
+
+
+def _field(name: str, schema: Json, required: bool) -> Field:
+    kinds = schema.get("type", [])
+    words = [kind for kind in ([kinds] if isinstance(kinds, str) else kinds) if kind != "null"]
+    return Field(name, " | ".join(words), _range(schema), required, schema.get("description", ""))
+
+
+def _range(schema: Json) -> str:
+    low, above, high = schema.get("minimum"), schema.get("exclusiveMinimum"), schema.get("maximum")
+    if above is not None:
+        return f"> {above:g}"
+    if low is None:
+        return ", ".join(map(str, filter(None, schema.get("enum", ()))))
+    return f"{low:g} – {high:g}" if high is not None else f"≥ {low:g}"
