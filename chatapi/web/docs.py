@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flask import Blueprint, Response
+from markupsafe import Markup, escape
 
 from ..chat import Json
 from ..errors import NotFound
@@ -77,6 +78,13 @@ def guide(name: str) -> Response:
     if name not in guides:
         raise NotFound(_("There is no guide of that name. There are: {names}.", names=", ".join(guides)))
     return layout.page("guide.html", title=guides[name], name=name, text=_rendered(name, current()), guides=_guides())
+
+
+@blueprint.app_template_filter("code")
+def _code(text: str) -> Markup:
+    """What stands between backticks as code."""
+    parts = [escape(part) for part in text.split("`")]
+    return Markup("").join(Markup("<code>{}</code>").format(p) if i % 2 else p for i, p in enumerate(parts))
 
 
 def _guides() -> list[tuple[str, str]]:

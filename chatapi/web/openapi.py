@@ -1,6 +1,5 @@
 """`/openapi.json`: every route for programs, as OpenAPI 3.1 has it; made from the schemas, the views and the errors."""
 
-import inspect
 from functools import cache
 from typing import Any
 
@@ -35,6 +34,39 @@ READ = {
     "/metrics": None,
 }
 OPEN = ("/healthz", "/readyz")  # answer without a key
+
+# Route → what it does, in a line, and what else is to be said.
+SUMMARIES = {
+    "/v1/chat/completions": (
+        N_("Answer a conversation in OpenAI's format."),
+        N_("A `chat.completion` object, or `chat.completion.chunk` events and `[DONE]` where `stream` is true."),
+    ),
+    "/v1/responses": (
+        N_("Answer in OpenAI's Responses format; nothing is kept between calls."),
+        N_("A `response` object, or typed events where `stream` is true."),
+    ),
+    "/api/chat/completions": (
+        N_("Answer a conversation in an envelope."),
+        N_('`{"success": true, "data": {"response", "model", "usage"}}`, or chunks where `stream` is true.'),
+    ),
+    "/api/huggingface-chat": (
+        N_("Answer one message. Deprecated: use `POST /api/chat/completions`."),
+        N_("In a brownout and after its sunset it answers 410, and `error.migration` has the same request rewritten."),
+    ),
+    "/api/migrate/preview": (
+        N_("Translate a request of the legacy route for the routes that take its place."),
+        N_("No model is asked. The answer has both requests as JSON, curl, Python and JavaScript, and what changes."),
+    ),
+    "/v1/models": (N_("List the models."), N_("The catalogue's, and those that the upstream lists.")),
+    "/v1/models/{model}": (N_("One model, by its id."), ""),
+    "/v1/usage": (
+        N_("What your own key has used, by model and day."),
+        N_("`since` and `until` take days like 2026-11-30 (UTC)."),
+    ),
+    "/healthz": (N_("Whether the process is alive."), ""),
+    "/readyz": (N_("Whether it takes calls, with a reason for each part."), ""),
+    "/metrics": (N_("Counters and times for Prometheus."), ""),
+}
 
 HEADERS = {
     "X-Request-Id": N_("The call's id: the caller's own, if it sent a sane one."),
@@ -71,7 +103,10 @@ HEADERS = {
 @in_readers_language
 def openapi() -> Response:
     """The OpenAPI document of this gateway."""
-    return json_response(document(languages.current()))
+    response = json_response(document(languages.current()))
+    response.headers["Content-Language"] = languages.current()
+    response.vary.update(("Accept-Language", "Cookie"))
+    return response
 
 
 @cache
@@ -118,11 +153,10 @@ def _view(path: str) -> Any:
 
 
 def _operation(path: str, responses: Json, body: Json | None = None) -> Json:
-    view = _view(path)
-    summary, _blank, text = (inspect.getdoc(view) or "").partition("\n\n")
-    operation: Json = {"operationId": view.__name__, "summary": summary.replace("\n", " "), "responses": responses}
+    summary, text = SUMMARIES[path]
+    operation: Json = {"operationId": _view(path).__name__, "summary": _(summary), "responses": responses}
     if text:
-        operation["description"] = text
+        operation["description"] = _(text)
     if path == "/api/huggingface-chat":
         operation["deprecated"] = True
     if path in OPEN:
