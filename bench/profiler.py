@@ -1,53 +1,80 @@
-"""Where a worker's CPU time goes while it is under load: py-spy's samples, summed by function."""
+"""Where a worker's CPU time goes while it is under load: py-spy's samples as a tree of calls, in microseconds."""
 
-import contextlib
+import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-SAMPLES_PER_S = 400
-TOP = 45
+from load import Measured
+
+SAMPLES_PER_S = 300
+SMALLEST = 0.01  # of the whole: what is less is not printed
 IDLE = "acquire_with_timeout ("  # gevent's threads that wait for work
-_PREFIX = re.compile(r"^.*/(site-packages|python3\.\d+)/|^.*/(?=chatapi/)")
+_FRAME = re.compile(r"(.*) \((.*?)(?::(\d+))?\)")
+_PREFIX = re.compile(r".*site-packages/|.*/python3\.\d+/|.*/(?=chatapi/)")
+
+Tree = dict[str, "Node"]
 
 
-@contextlib.contextmanager
-def profiled(pid: int, title: str) -> Iterator[None]:
-    """Sample the process while this is open; then print what it did."""
+class Node:
+    """A function, as called from where it stands in the tree."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self.called: Tree = {}
+
+
+def profile(pid: int, title: str, measure: Callable[[], Measured]) -> None:
+    """Sample the process while `measure` puts load on it; then print what a call, or an event, spends where."""
     program = Path(sys.executable).with_name("py-spy")
     with tempfile.NamedTemporaryFile(suffix=".txt") as samples:
         options = ["-p", str(pid), "-r", str(SAMPLES_PER_S), "-d", "600", "-f", "raw", "-o", samples.name]
-        recorder = subprocess.Popen([str(program), "record", *options], stdout=subprocess.DEVNULL)
+        # On any core: on the load's it would wait for the load.
+        anywhere = ["taskset", "-c", f"0-{(os.cpu_count() or 1) - 1}", str(program)]
+        recorder = subprocess.Popen(
+            [*anywhere, "record", *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         try:
-            yield
+            cost_us = measure()["cpu_us"]
         finally:
             recorder.send_signal(2)  # it writes what it has
             recorder.wait()
-        print(f"\n{title}:\n{summary(Path(samples.name).read_text())}")
+        root = tree(Path(samples.name).read_text())
+    print(f"\n{title}: {cost_us:.0f} µs each, {root.samples} samples; µs with all that is called, and (alone)")
+    show(root, cost_us / max(1, root.samples), max(1, root.samples * SMALLEST))
 
 
-def summary(stacks: str) -> str:
-    """Lines and functions by their share of the samples; `stacks` is `frame;frame;frame count` per line."""
-    lines, functions, total = Counter[str](), Counter[str](), 0
+def tree(stacks: str) -> Node:
+    """`stacks` is `frame;frame;frame count` per line."""
+    root = Node()
     for stack, _, count in (line.rpartition(" ") for line in stacks.splitlines()):
         if IDLE in stack:
             continue
-        frames = [_PREFIX.sub("", re.sub(r"\((.*/)", _short, frame)) for frame in stack.split(";")]
-        total += int(count)
-        lines[frames[-1]] += int(count)
-        for function in {re.sub(r":\d+\)$", ")", frame) for frame in frames}:
-            functions[function] += int(count)
-    rows = [f"{total} samples", "", "share  function, with all that it calls"]
-    rows += [f"{n / total:5.1%}  {name}" for name, n in functions.most_common(TOP)]
-    rows += ["", "share  line, alone"]
-    rows += [f"{n / total:5.1%}  {name}" for name, n in lines.most_common(TOP)]
-    return "\n".join(rows)
+        at = root
+        at.samples += int(count)
+        for frame in stack.split(";"):
+            at = at.called.setdefault(_function(frame), Node())
+            at.samples += int(count)
+    return root
 
 
-def _short(found: "re.Match[str]") -> str:
-    """A path from its package on."""
-    return "(" + _PREFIX.sub("", found[1])
+def _function(frame: str) -> str:
+    found = _FRAME.fullmatch(frame)
+    return f"{found[1]} ({_PREFIX.sub('', found[2])})" if found else frame
+
+
+def show(node: Node, us: float, least: float, depth: int = 0) -> None:
+    """Print what `node` calls, the dearest first; a chain of functions that do nothing themselves is one line."""
+    for name, called in sorted(node.called.items(), key=lambda item: -item[1].samples):
+        if called.samples < least:
+            continue
+        at, last = called, name
+        while len(at.called) == 1 and (only := next(iter(at.called.items())))[1].samples >= 0.97 * called.samples:
+            last, at = only
+        alone = called.samples - sum(each.samples for each in at.called.values())
+        chain = f" … {last}" if last != name else ""
+        print(f"{'  ' * depth}{called.samples * us:6.1f} ({alone * us:.1f}) {name}{chain}"[:150])
+        show(at, us, least, depth + 1)

@@ -3,9 +3,9 @@
 import contextlib
 from functools import partial
 
+import profiler
 import servers
 from load import Measured, calls, fast_streams, paced_streams
-from profiler import profiled
 from report import ratio
 from rounds import Subjects, Values, in_turns, medians
 from servers import Server
@@ -23,13 +23,12 @@ def run(rounds: int, profile: bool) -> None:
         fast = {"gateway": partial(fast_streams, gateway, 32, 2)}
         paced = {"gateway": partial(paced_streams, gateway, 300, 100)}
         if profile:
-            for title, subjects in {
-                "whole calls, 32 clients": many,
-                "fast streams": fast,
-                "live streams": paced,
+            for title, measure in {
+                "whole calls": partial(calls, gateway, 32, 8),
+                "fast streams": partial(fast_streams, gateway, 32, 8),
+                "live streams, an event": paced["gateway"],
             }.items():
-                with profiled(gateway.worker().pid, title):
-                    subjects["gateway"]()
+                profiler.profile(gateway.worker().pid, title, measure)
         for clients, subjects in ((32, many), (1, one)):
             print(whole(clients, in_turns(subjects, rounds)))
         print(streams(_only(fast, 2), _only(paced, 1), gateway))
