@@ -12,7 +12,7 @@ from chatapi.catalogue import _RULES, Catalogue
 from chatapi.settings import FIELDS, INTERNAL
 
 ENGLISH, PORTUGUESE = "README.md", "README.pt-BR.md"
-TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in (ENGLISH, PORTUGUESE, "docs/migration.md")}
+TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in (ENGLISH, PORTUGUESE)}
 BLOCK = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 EITHER = pytest.mark.parametrize("readme", [ENGLISH, PORTUGUESE])
 
@@ -127,11 +127,6 @@ def test_both_readmes_have_the_same_sections():
 
 def test_both_readmes_show_the_same_commands_and_outputs():
     assert blocks(ENGLISH) == blocks(PORTUGUESE)
-
-
-def test_both_halves_of_the_migration_guide_show_the_same():
-    shown = blocks("docs/migration.md")
-    assert shown[: len(shown) // 2] == shown[len(shown) // 2 :]
 
 
 def test_the_documented_requests_are_the_documents_own():

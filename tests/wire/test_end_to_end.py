@@ -203,7 +203,7 @@ def test_callers_side_by_side_are_all_answered_each_with_its_own(gateway):
 COMMANDS = re.compile(r"^curl (?P<flags>.*?)http://127\.0\.0\.1:8000(?P<path>/\S*)(?:.*? -d '(?P<body>[^']+)')?", re.M)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/migration.md"])
+@pytest.mark.parametrize("page", ["README.md"])
 def test_the_commands_of_the_pages_work_as_written(gateway, page):
     commands = list(COMMANDS.finditer((ROOT / page).read_text(encoding="utf-8")))
     assert commands
