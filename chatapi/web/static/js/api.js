@@ -13,18 +13,21 @@ export const key = {
 /** A failure as a person reads it: the gateway's own words, wherever it has said some. */
 export class Failure extends Error {
   /** `code` is one of the gateway's; what happened on the way to it, or in the page, has none. */
-  constructor(message, { code = "", requestId = "", retryAfterS = null } = {}) {
+  constructor(message, { code = "", headers = new Headers() } = {}) {
     super(message);
     this.code = code;
-    this.requestId = requestId;
-    this.retryAfterS = retryAfterS;
+    this.headers = headers;
   }
 
   /** Of an error object, as each dialect has it in a body or in the last event of a stream. */
-  static of(error, more = {}) {
-    const code = error.reason ?? error.code ?? "";
-    const message = error.message || _("The gateway gave no reason.");
-    return new Failure(message, { code, requestId: error.request_id, ...more });
+  static of(error, headers) {
+    return new Failure(error.message || _("The gateway gave no reason."), { code: error.reason ?? error.code ?? "", headers });
+  }
+
+  /** When to come back, in seconds; null where that is not known. */
+  get retryAfterS() {
+    const seconds = Number(this.headers.get("Retry-After") ?? NaN);
+    return Number.isFinite(seconds) ? seconds : null;
   }
 
   get needsKey() {
@@ -57,17 +60,10 @@ export function unreachable() {
 }
 
 async function failure(response) {
-  const requestId = response.headers.get("X-Request-Id") ?? "";
-  const retryAfterS = seconds(response.headers.get("Retry-After"));
+  const { status, headers } = response;
   try {
-    return Failure.of((await response.json()).error, { requestId, retryAfterS });
+    return Failure.of((await response.json()).error, headers);
   } catch {
-    const words = _("Something in front of the gateway answered with status {status}.", { status: response.status });
-    return new Failure(words, { requestId, retryAfterS });
+    return new Failure(_("Something in front of the gateway answered with status {status}.", { status }), { headers });
   }
-}
-
-function seconds(header) {
-  const value = Number(header ?? NaN);
-  return Number.isFinite(value) ? value : null;
 }

@@ -67,7 +67,7 @@ function end(answer, error, signal) {
   }
   const known = error instanceof Failure ? error : new Failure(_("The answer cannot be read: {why}", { why: error.message }));
   answer.status = hasBegun(answer) ? "cut" : "failed";
-  answer.requestId ||= known.requestId;
+  if (known.headers.has("X-Request-Id")) readHeaders(answer, known.headers);
   const until = known.retryAfterS === null ? null : Date.now() + known.retryAfterS * 1000;
   answer.error = { message: known.message, code: known.code, until };
 }

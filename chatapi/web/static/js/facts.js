@@ -3,7 +3,8 @@
 import { _, duration, number } from "./texts.js";
 
 const compact = { notation: "compact", maximumSignificantDigits: 3 };
-const money = (usd, digits = 3) => number(usd, { style: "currency", currency: "USD", maximumSignificantDigits: digits });
+const dollars = { style: "currency", currency: "USD", minimumFractionDigits: 2, maximumFractionDigits: 10 };
+const money = (usd) => number(Number(usd.toPrecision(2)), dollars);
 const numbers = (values) => values.filter(Number.isFinite);
 
 /** The providers that serve `row` now; the pinned one alone, where the model's id names it after a colon. */
@@ -49,7 +50,7 @@ export function answerFacts(answer, row) {
   const { usage, firstTokenMs, totalMs, usageSource } = answer;
   const facts = [];
   if (firstTokenMs !== null) facts.push(_("first token after {time}", { time: duration(firstTokenMs) }));
-  else if (totalMs !== null) facts.push(_("whole answer after {time}", { time: duration(totalMs) }));
+  else if (answer.status === "done") facts.push(_("whole answer after {time}", { time: duration(totalMs) }));
   const writingS = (totalMs - firstTokenMs) / 1000;
   if (usage?.completion > 1 && firstTokenMs !== null && writingS > 0) {
     const rate = (usage.completion - 1) / writingS;
@@ -73,6 +74,6 @@ function sourceName(source) {
 function price(row, model, { prompt, completion }) {
   const costs = pricesOf(providersOf(row, model)).map(({ input, output }) => (prompt * input + completion * output) / 1e6);
   if (!costs.length) return "";
-  const [least, most] = [Math.min(...costs), Math.max(...costs)].map((usd) => money(usd, 2));
+  const [least, most] = [Math.min(...costs), Math.max(...costs)].map(money);
   return least === most ? least : `${least} – ${most}`;
 }

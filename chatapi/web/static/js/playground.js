@@ -72,7 +72,7 @@ function start() {
   show(fresh());
   location.hash = "";
   at("message").focus();
-  closeDrawers();
+  closeSides();
 }
 
 function forget(id) {
@@ -305,7 +305,7 @@ at("import").addEventListener("change", async (event) => {
     conversations.save(read);
     show(read);
     location.hash = read.id;
-    closeDrawers();
+    closeSides();
   } catch (error) {
     say(error.message);
   }
@@ -324,27 +324,36 @@ function announce(words) {
   at("announcer").textContent = words;
 }
 
-for (const name of ["history", "settings"]) {
+// On a narrow screen conversations and settings lie beside what is seen, until they are called.
+
+const SIDES = ["history", "settings"];
+
+for (const name of SIDES) {
   at(`show-${name}`).addEventListener("click", () => {
-    const open = !at(name).classList.contains("open");
-    closeDrawers();
-    at(name).classList.toggle("open", open);
-    at(`show-${name}`).setAttribute("aria-expanded", String(open));
+    closeSides();
+    at(name).classList.add("open");
+    at(`show-${name}`).setAttribute("aria-expanded", "true");
+    at(name).querySelector(".close-side").focus();
   });
 }
 
-function closeDrawers() {
-  for (const name of ["history", "settings"]) {
+function closeSides() {
+  for (const name of SIDES.filter((side) => at(side).classList.contains("open"))) {
     at(name).classList.remove("open");
     at(`show-${name}`).setAttribute("aria-expanded", "false");
+    at(`show-${name}`).focus();
   }
 }
 
+for (const close of document.querySelectorAll(".close-side")) close.addEventListener("click", closeSides);
+at("thread").addEventListener("click", closeSides);
+at("welcome").addEventListener("click", closeSides);
+
 addEventListener("keydown", (event) => {
   if (event.key !== "Escape") return;
-  if (asking) asking.abort();
+  if (SIDES.some((name) => at(name).classList.contains("open"))) closeSides();
+  else if (asking) asking.abort();
   else leaveEdit(true);
-  closeDrawers();
 });
 
 for (const suggestion of document.querySelectorAll(".suggestion")) {
@@ -359,7 +368,7 @@ addEventListener("hashchange", () => {
   const next = id && id !== conversation.id && conversations.load(id);
   if (!next) return;
   show(next);
-  closeDrawers();
+  closeSides();
 });
 addEventListener("storage", (event) => conversations.isAbout(event) && drawList());
 addEventListener("pagehide", () => conversations.save(conversation));

@@ -1,8 +1,9 @@
 // The last request as curl, Python and JavaScript, written by the gateway with the code that also migrates requests.
 
-import { key, send } from "./api.js";
-import { at, element } from "./dom.js";
+import { send } from "./api.js";
+import { at, button, element } from "./dom.js";
 import { codeBlock } from "./markdown.js";
+import { _ } from "./texts.js";
 
 const LANGUAGES = { curl: "bash", python: "python", javascript: "javascript" };
 
@@ -13,16 +14,14 @@ export class Snippets {
     this.shown = "";
     this.panel = at("code");
     this.buttons = Object.keys(LANGUAGES).map((name) => at(`show-${name}`));
-    for (const button of this.buttons) {
-      button.addEventListener("click", () => this.toggle(button.value));
-    }
-    at("code-close").addEventListener("click", () => this.toggle(this.shown));
+    for (const show of this.buttons) show.addEventListener("click", () => this.toggle(show.value));
+    this.close = button("×", () => this.toggle(this.shown), { "aria-label": _("Close the code") });
   }
 
   toggle(name) {
     const before = this.shown;
     this.shown = name === before ? "" : name;
-    for (const button of this.buttons) button.setAttribute("aria-expanded", String(button.value === this.shown));
+    for (const show of this.buttons) show.setAttribute("aria-expanded", String(show.value === this.shown));
     this.panel.hidden = !this.shown;
     if (!this.shown) at(`show-${before}`)?.focus();
     return this.refresh();
@@ -32,14 +31,14 @@ export class Snippets {
   async refresh() {
     const name = this.shown;
     if (!name) return;
-    const home = at("code-text");
     let made;
     try {
-      const found = await (await send("/playground/snippets", { ...this.request(), keyed: Boolean(key.get()) })).json();
+      const found = await (await send("/playground/snippets", this.request())).json();
       made = codeBlock(element("code", { class: `language-${LANGUAGES[name]}` }, found[name]));
+      made.querySelector("figcaption").append(this.close);
     } catch (failure) {
-      made = element("p", { class: "error", role: "alert" }, failure.message);
+      made = element("div", { class: "notice" }, element("p", { role: "alert" }, failure.message), this.close);
     }
-    if (name === this.shown) home.replaceChildren(made);
+    if (name === this.shown) this.panel.replaceChildren(made);
   }
 }

@@ -100,8 +100,8 @@ class AnswerView {
     this.facts = element("p", { class: "facts" });
     this.details = element("dl", { class: "details" });
     this.more = element("details", { class: "more", open }, element("summary", {}, _("Details")), this.details);
-    const copy = button(_("Copy"), () => copyText(answer.text, copy));
-    this.tools = element("div", { class: "tools" }, ...tools, copy);
+    this.copy = button(_("Copy"), () => copyText(answer.text, this.copy));
+    this.tools = element("div", { class: "tools" }, ...tools, this.copy);
     this.root = element(
       "section",
       { class: "answer" },
@@ -160,6 +160,7 @@ class AnswerView {
     const { answer } = this;
     this.root.removeAttribute("aria-busy");
     this.tools.hidden = false;
+    this.copy.hidden = !answer.text;
     this.waiting.hidden = true;
     this.showName();
     this.writer.finish(answer.text);
