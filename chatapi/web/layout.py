@@ -16,7 +16,6 @@ from flask import Blueprint, Response, render_template, request
 from .. import languages
 from ..errors import NotFound
 from ..languages import LANGUAGES, N_, _
-from .request import components
 
 P = ParamSpec("P")
 
@@ -44,13 +43,12 @@ PAGES = (("/", N_("Playground")), ("/docs", N_("Docs")), ("/dashboard", N_("Dash
 
 
 def in_readers_language(view: Callable[P, Response]) -> Callable[P, Response]:
-    """A view of a page, in the language that its reader chose on any page, or else in what their browser asks for."""
+    """A view of a page, in the language that its reader chose on any page; it outranks what their browser asks for."""
 
     @wraps(view)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> Response:
-        chosen = request.cookies.get(LANGUAGE_COOKIE)
-        negotiated = languages.negotiate(request.headers.get("Accept-Language"), components().settings.language)
-        languages.use(chosen if chosen in LANGUAGES else negotiated)
+        if (chosen := request.cookies.get(LANGUAGE_COOKIE)) in LANGUAGES:
+            languages.use(chosen)
         return view(*args, **kwargs)
 
     return wrapped
@@ -135,7 +133,7 @@ def static_url(name: str) -> str:
 def static_file(version: str, name: str) -> Response:
     """A style, a script or a picture of the pages."""
     if name not in _names():
-        raise NotFound(f"There is no file {name[:200]!r}.")
+        raise NotFound(_("There is no file {name}.", name=repr(name[:200])))
     file = _file(name)
     response = _compressed(file.body, lambda _body: file.compressed)
     response.mimetype = file.mimetype

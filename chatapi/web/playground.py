@@ -99,7 +99,7 @@ def create_snippets() -> Response:
     path, body = asked.get("path"), asked.get("body")
     if path not in DIALECTS or not isinstance(body, dict):
         raise BadRequest(
-            "Send the path of a chat route and the body of a request to it.",
-            details={"path": ["must be a chat route"], "body": ["must be an object"]},
+            _("Send the path of a chat route and the body of a request to it."),
+            details={"path": [_("must be a chat route")], "body": [_("must be an object")]},
         )
     return json_response(snippets(cast(str, path), body, request.host_url.rstrip("/")))

@@ -90,7 +90,7 @@ def timings(call: Call) -> str:
 
 def _allow_origin(headers: Any, allowed: frozenset[str]) -> None:
     """CORS (WHATWG Fetch) for the configured origins, each named exactly; keys travel in a header, not in cookies."""
-    headers["Vary"] = "Origin"
+    headers.add("Vary", "Origin")
     if (origin := request.headers.get("Origin")) not in allowed:
         return
     headers["Access-Control-Allow-Origin"] = origin
