@@ -8,6 +8,7 @@ import tempfile
 from chatapi.catalogue import Catalogue
 from chatapi.embedded import model_id
 from chatapi.engine import circuit
+from chatapi.operations import master
 from chatapi.settings import ROUTER_URL, Settings, SettingsError
 
 # Loaded by the master, before a worker's gevent has patched anything: neither Flask nor requests may come in here.
@@ -29,13 +30,15 @@ def on_starting(server):
     except SettingsError as error:
         sys.exit(f"chatapi: {error}")
     circuit.shared = circuit.Board()
+    master.guard(server)
     # Not a TemporaryDirectory: a worker that ends would remove it, being a copy of the master with all its duties.
     server.numbers = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="chatapi-metrics-")
 
 
 def on_exit(server):
-    """The master ends."""
-    shutil.rmtree(server.numbers, ignore_errors=True)
+    """The master ends; with systemd's socket before its workers, who still count."""
+    if not server.systemd:  # who removes the /tmp that the unit had
+        shutil.rmtree(server.numbers, ignore_errors=True)
 
 
 def child_exit(server, worker):

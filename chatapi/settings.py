@@ -272,10 +272,6 @@ class Settings:
         """Whether nothing but a model on this machine can answer: the router without a token answers nobody."""
         return not self.huggingface_api_key and self.base_url == ROUTER_URL
 
-    def process_environment(self, embedded_url: str = "", embedded_tools: bool = False) -> dict[str, str]:
-        """The environment for a process that we start, with the address and abilities of the embedded engine."""
-        return {**os.environ, EMBEDDED_URL: embedded_url, EMBEDDED_TOOLS: "yes" if embedded_tools else ""}
-
     def __repr__(self) -> str:
         """As a dataclass prints, without the secrets."""
         shown = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -296,6 +292,11 @@ def _shown(name: str, text: str) -> str:
 def command_language(default: str) -> str:
     """The language of a command that runs in this process's locale; `default` where that one is not spoken."""
     return from_environment(os.environ, default)
+
+
+def process_environment(**changes: str) -> dict[str, str]:
+    """The environment for a process that we start: our own, with `changes`."""
+    return {**os.environ, **changes}
 
 
 def _environment() -> dict[str, str]:

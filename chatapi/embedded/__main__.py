@@ -22,7 +22,7 @@ from urllib.request import ProxyHandler, build_opener
 
 from ..catalogue import Catalogue
 from ..languages import _
-from ..settings import Settings, SettingsError
+from ..settings import EMBEDDED_TOOLS, EMBEDDED_URL, Settings, SettingsError, process_environment
 from . import CONTEXT_TOKENS, MODEL_ID, MULTILINGUAL, EngineError, is_healthy, model_id
 from .weights import weights
 
@@ -83,7 +83,7 @@ def start(settings: Settings) -> dict[str, str]:
     keeper = subprocess.Popen(
         [*_OURSELVES, "--keep", str(port), str(path), name],
         stdin=read_end,
-        env={**settings.process_environment(), **ENVIRONMENT},
+        env=process_environment(**ENVIRONMENT),
         start_new_session=True,  # Ctrl-C is for the gateway, which then finishes what it has begun
     )
     os.close(read_end)
@@ -95,7 +95,8 @@ def start(settings: Settings) -> dict[str, str]:
     if not settings.embedded_model:
         models = ", ".join(f"{repo} ({size})" for repo, size in MULTILINGUAL)
         _say(_("it speaks English only; for Portuguese too: make run MODEL=… with {models}", models=models))
-    return settings.process_environment(f"http://127.0.0.1:{port}", _takes_tools(port))
+    tools = "yes" if _takes_tools(port) else ""
+    return process_environment(**{EMBEDDED_URL: f"http://127.0.0.1:{port}", EMBEDDED_TOOLS: tools})
 
 
 def _say(text: str, before: str = "") -> None:

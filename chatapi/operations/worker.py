@@ -7,6 +7,7 @@ request are not called.
 
 import gc
 import json
+import signal
 import sys
 import time
 import uuid
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # the master loads this file before gevent has patched anythi
 # How long a worker told to stop still reads on a connection after its last answer. Longer than `keepalive_timeout` in
 # deploy/nginx.conf: who closes last cannot close onto a request that is on its way, and nginx sends no POST twice.
 IDLE_S = 2.0
+OVERDUE_S = 30  # beyond the graceful timeout: then a worker whose loop stands still is ended by the system
 
 
 # By gunicorn's names of what it cannot read; anything else is a 400.
@@ -173,7 +175,10 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def notify(self) -> None:
         """Once a second: tell the master that we live, and close who has been idle, or dribbling a head, for long."""
-        super().notify()
+        if self.alive:
+            super().notify()  # which ends us when the master has gone
+        else:
+            self.tmp.notify()  # not so amid the last calls: with systemd's socket it goes first
         longest_s = self.cfg.keepalive or IDLE_S
         now = time.monotonic()
         for connection in list(self._connections):
@@ -183,6 +188,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM: a stop, or the reload of a new configuration."""
         self.alive = False
+        signal.alarm(self.cfg.graceful_timeout + OVERDUE_S)  # the master may be gone, and nobody else would end us
         # Before the application is loaded nobody is served. A failure here would then be one to boot, and gunicorn
         # ends as a whole when a worker fails to.
         if getattr(self, "wsgi", None) is not None:

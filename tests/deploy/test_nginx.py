@@ -46,13 +46,23 @@ class Front:
 
 
 @contextmanager
-def front(gateway_socket):
-    """The shipped file, its gateway at this Unix socket."""
+def front(gateway_socket, hosts=()):
+    """The shipped file, its gateway at this Unix socket, or at these ports."""
     ports = free_port(), free_port(), free_port()
     with TemporaryDirectory(prefix="certificate-") as home:
         certificate = certificate_in(Path(home))
-        with nginx(shipped(gateway_socket, *ports, certificate), ports) as server:
+        text = shipped(gateway_socket, *ports, certificate)
+        with nginx(with_several(text, hosts) if hosts else text, ports) as server:
             yield Front(*ports, certificate, server)
+
+
+def with_several(text, hosts):
+    """With the file's own lines for several hosts, these ports in their places."""
+    text = re.sub(r"server unix:\S+;", "", text)
+    for place, port in enumerate(hosts, 11):
+        text = re.sub(rf"# (server 10\.0\.0\.{place}:8000)", r"\1", text)
+        text = text.replace(f"10.0.0.{place}:8000", f"127.0.0.1:{port}")
+    return text.replace("# least_conn;", "least_conn;")
 
 
 def shipped(gateway_socket, port, tls_port, redirect_port, certificate):

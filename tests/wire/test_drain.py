@@ -5,10 +5,11 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
@@ -16,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
-from support.gateways import CONFIG, Gateway, await_ready, clean_environment, serve, stop
+from support.gateways import CONFIG, Gateway, await_ready, clean_environment, free_port, serve, stop
 from support.heard import all_at_once, hear, wait_until
 from support.servers import needs
 from support.upstream import TEXT, say
@@ -26,6 +27,7 @@ from test_nginx import front, socket_path
 from test_streams import Caller, take_apart
 
 STREAMS = 50
+LONG = 100  # pieces, ten a second: longer than a gateway takes to start
 MOST_WAITING = 1000  # a slow machine may not fill the socket's backlog: nginx answers 502 to those who find it full
 END_OF_STREAM = b"data: [DONE]\n\n\r\n0\r\n\r\n"
 PATIENCE_S = 60
@@ -42,6 +44,7 @@ def models(upstream):
     needs("nginx")
     upstream.behave("drain/short", "ok")
     upstream.behave("drain/stream", lambda x: say(x, ["tok "] * 20, pause=0.1))
+    upstream.behave("drain/long", lambda x: say(x, ["tok "] * LONG, pause=0.1))
     upstream.behave("drain/endless", endless)
 
 
@@ -204,6 +207,91 @@ def test_a_stop_and_a_start_on_the_same_socket_lose_no_call(env):
             finally:
                 with suppress(RuntimeError):  # it was never entered
                     new.__exit__(None, None, None)
+
+
+def test_a_restarted_service_answers_new_callers_while_old_streams_go_on(env):
+    """systemd starts the next gateway when the last one's master has ended; its workers still have their calls."""
+    with socket_unit() as (path, listening), front(path) as nginx, service(env, listening, nginx.port) as old:
+        workers = old.workers()
+        with Caller(nginx, V1, "drain/long") as caller:
+            caller.read_until(b"tok ")
+            began = time.monotonic()
+            old.process.send_signal(signal.SIGTERM)
+            assert old.process.wait(5) == 0
+            with service(env, listening, nginx.port):
+                assert hear(nginx, NEW, "drain/short").status == 200
+                assert time.monotonic() - began < 6, "a new caller has waited for the old stream's end"
+                assert b"[DONE]" not in caller.received
+                caller.sock.settimeout(PATIENCE_S)
+                while not caller.received.endswith(END_OF_STREAM) and (data := caller.sock.recv(65_536)):
+                    caller.received += data
+            assert caller.received.count(b'"tok ') == LONG
+        assert wait_until(lambda: not any(map(psutil.pid_exists, workers)), PATIENCE_S)
+        assert "Traceback" not in old.log_text()
+
+
+# ---------------------------------------------------------------- a slip before a reload
+
+SLIPS = {
+    "a setting": (".env", "CHATAPI_LOG_LEVEL=loud", "CHATAPI_LOG_LEVEL"),
+    "the catalogue": ("catalogue.toml", '[models."a/b"]\ntask = "no-such-task"', "task must be one of"),
+    "the schema": ("schema", "999", "schema 999"),
+    "gunicorn's own": ("gunicorn.conf.py", "workers = one", "one"),
+}
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_a_slip_before_a_reload_is_told_and_changes_nothing(env, tmp_path, slip):
+    name, text, told = SLIPS[slip]
+    database = tmp_path / "chatapi.db"
+    (tmp_path / "gunicorn.conf.py").write_text(CONFIG.read_text())
+    (tmp_path / "catalogue.toml").write_text(Path(env["CHATAPI_CATALOGUE"]).read_text())
+    own = {"CHATAPI_CATALOGUE": str(tmp_path / "catalogue.toml"), "DATABASE_URL": f"sqlite:///{database}"}
+    with serve({**env, **own}, "-c", str(tmp_path / "gunicorn.conf.py")) as gateway:
+        old = gateway.workers()
+        place = gateway.log.parent / "cwd" / name if name == ".env" else tmp_path / name
+        before = set_schema(database, text) if name == "schema" else place.exists() and place.read_text()
+        if name != "schema":
+            place.write_text(text)
+        gateway.process.send_signal(signal.SIGHUP)
+        assert wait_until(lambda: "nothing is reloaded" in gateway.log_text(), PATIENCE_S)
+        assert told in gateway.log_text().split("nothing is reloaded")[1]
+        assert gateway.workers() == old
+        assert hear(gateway, NEW, "drain/short").status == 200
+
+        if name == "schema":
+            set_schema(database, before)
+        else:
+            place.write_text(before or "")
+        gateway.process.send_signal(signal.SIGHUP)
+        assert wait_until(lambda: gateway.workers() and not set(gateway.workers()) & set(old), PATIENCE_S)
+        assert hear(gateway, NEW, "drain/short").status == 200
+
+
+def set_schema(database, version):
+    """Say that the database has this version; what it had."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        [(before,)] = connection.execute("SELECT value FROM meta WHERE name = 'schema'")
+        connection.execute("UPDATE meta SET value = ? WHERE name = 'schema'", (version,))
+    return before
+
+
+def test_two_hosts_restarted_one_right_after_the_other_lose_no_call(env):
+    """nginx still believes that the first is away when the second goes."""
+    hosts = [free_port(), free_port()]
+    with ExitStack() as running, front("unused", hosts) as nginx:
+
+        def start(host):
+            return running.enter_context(serve(env, "-w", "2", "-b", f"127.0.0.1:{host}"))
+
+        def restart():
+            for place, host in enumerate(hosts):
+                gateways[place].process.send_signal(signal.SIGTERM)
+                assert gateways[place].process.wait(PATIENCE_S) == 0
+                gateways[place] = start(host)
+
+        gateways = [start(host) for host in hosts]
+        under_load(nginx.port, 60, restart)
 
 
 def answered_on(connection):
