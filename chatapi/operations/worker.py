@@ -11,11 +11,15 @@ import signal
 import sys
 import time
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import gevent
+import gevent.socket
+from gevent.pool import Group
 from gevent.threadpool import ThreadPool
 from gunicorn.arbiter import Arbiter
 from gunicorn.http.errors import NoMoreData
@@ -94,6 +98,22 @@ class _Request(Request):  # type: ignore[misc]
         return unreader.trusted
 
 
+class _Listening(gevent.socket.socket):  # type: ignore[misc]
+    """A listening socket that takes who still waits before its close: the kernel would reset them, request and all."""
+
+    def __init__(self, sock: Any, take: Callable[[Any, Any, Any], None]) -> None:
+        super().__init__(sock.family, sock.type, sock.proto, sock.detach())
+        self._take = take
+
+    def close(self) -> None:
+        """Close it, when nobody waits any more."""
+        with suppress(OSError):
+            self.setblocking(False)
+            while True:
+                self._take(self, *self.accept())
+        super().close()
+
+
 class Worker(GeventWorker):  # type: ignore[misc]
     """Told to stop, it lets open calls finish, closes connections as they fall idle, and ends the rest with an event.
 
@@ -109,6 +129,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._names: dict[Any, Any] = {}  # of listening sockets, which may be closed before their connections
         self._environ: dict[str, Any] = {}
         self._settings: Any = None
+        self._ends_at = 0.0  # by when the last calls have to, once we are told to stop
+        self._late = Group()  # connections taken while the listening sockets were being closed
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve one connection."""
@@ -197,7 +219,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def _stop_serving(self) -> None:
         self.alive = False
-        gevent.spawn(self._drain, time.monotonic() + self.cfg.graceful_timeout)
+        self._ends_at = time.monotonic() + self.cfg.graceful_timeout
+        gevent.spawn(self._drain, self._ends_at)
 
     def load_wsgi(self) -> None:
         """Load the application; not onto a database whose schema is not ours."""
@@ -221,6 +244,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         tokens.apart = gevent.get_hub().threadpool.apply
         strict_json.apart = ThreadPool(1).apply  # one large body at a time: memory is bounded, too
         self.hang_ups = HangUps()
+        self.sockets: list[Any] = [_Listening(sock, self._take_late) for sock in self.sockets]
         self._names = {sock: sock.getsockname() for sock in self.sockets}
         self._environ = base_environ(self.cfg) | {"wsgi.multithread": True, "SCRIPT_NAME": ""}
         self._settings = _Settings(self.cfg)
@@ -228,9 +252,13 @@ class Worker(GeventWorker):  # type: ignore[misc]
         gc.collect()
         gc.freeze()
         super().run()
+        self._late.join(max(0.0, self._ends_at - time.monotonic()))
         self._parts.engine.stop()
         gevent.sleep(0.1)
         self._parts.books.flush()
+
+    def _take_late(self, listener: Any, client: Any, addr: Any) -> None:
+        self._late.spawn(self.handle, listener, client, addr)
 
     @property
     def _parts(self) -> "Components":

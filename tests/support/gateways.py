@@ -65,8 +65,16 @@ class Gateway:
         return self.log.read_text(errors="replace")
 
     def workers(self) -> list[int]:
-        """The process ids of the workers."""
-        return sorted(child.pid for child in psutil.Process(self.process.pid).children())
+        """The process ids of the workers: the master's other children try a reload out, and end."""
+        children = psutil.Process(self.process.pid).children()
+        return sorted(child.pid for child in children if not _is_rehearsal(child))
+
+
+def _is_rehearsal(process: psutil.Process) -> bool:
+    try:
+        return "chatapi.operations.rehearsal" in process.cmdline()
+    except psutil.NoSuchProcess:
+        return True
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -17,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
-from support.gateways import CONFIG, Gateway, await_ready, clean_environment, free_port, serve, stop
+from support.gateways import CONFIG, LOG_TAIL, Gateway, await_ready, clean_environment, free_port, serve, stop
 from support.heard import all_at_once, hear, wait_until
 from support.servers import needs
 from support.upstream import TEXT, say
@@ -291,7 +292,11 @@ def test_two_hosts_restarted_one_right_after_the_other_lose_no_call(env):
                 gateways[place] = start(host)
 
         gateways = [start(host) for host in hosts]
-        under_load(nginx.port, 60, restart)
+        try:
+            under_load(nginx.port, 60, restart)
+        except AssertionError:
+            print(nginx.log_text()[-LOG_TAIL:])
+            raise
 
 
 def answered_on(connection):
@@ -313,10 +318,12 @@ def test_a_request_that_meets_the_end_on_a_kept_connection_is_answered(env, told
         assert answer.headers["Connection"] == "keep-alive"
         if kept_by == "drain/short":
             answer.read()
+        booted = gateway.log_text().count("Booting worker")
         gateway.process.send_signal(told)
-        assert wait_until(
-            lambda: f"Handling signal: {'term' if told == signal.SIGTERM else 'hup'}" in gateway.log_text()
-        )
+        if told == signal.SIGTERM:
+            assert wait_until(lambda: "Handling signal: term" in gateway.log_text())
+        else:
+            assert wait_until(lambda: gateway.log_text().count("Booting worker") > booted, PATIENCE_S)
         time.sleep(0.3)  # the worker has it from the master
         assert b"[DONE]" in answer.read() or kept_by == "drain/short"
         assert answered_on(connection) == "close"
@@ -327,9 +334,9 @@ def test_a_worker_told_to_stop_while_it_boots_does_not_end_the_gateway(env, afte
     with serve(env) as gateway:
         old = gateway.workers()
         gateway.process.send_signal(signal.SIGHUP)
-        [young] = wait_until(lambda: set(gateway.workers()) - set(old))
+        young = wait_until(lambda: re.findall(r"Booting worker with pid: (\d+)", gateway.log_text())[len(old) :])
         time.sleep(after_s)
-        os.kill(young, signal.SIGTERM)  # gunicorn itself may not hear it so early
+        os.kill(int(young[0]), signal.SIGTERM)  # gunicorn itself may not hear it so early
         assert wait_until(lambda: not set(old) & set(gateway.workers()), PATIENCE_S)
         assert hear(gateway, NEW, "drain/short").status == 200
         assert "failed to boot" not in gateway.log_text()
