@@ -4,7 +4,7 @@ ChatError
 ├── BadRequest            the caller's body or path
 │   ├── InvalidJSON  UnsupportedMediaType  PayloadTooLarge  NotFound  MethodNotAllowed  RouteRetired
 ├── AccessError           our own keys and limits
-│   ├── MissingApiKey  InvalidApiKey  ForbiddenModel  RateLimited
+│   ├── MissingApiKey  InvalidApiKey  ForbiddenModel  AdminRequired  RateLimited
 ├── UpstreamError         Hugging Face, or a server that speaks like it
 │   ├── ModelNotFound  UpstreamAuth  UpstreamQuota
 │   ├── UpstreamRejected ── ContextLengthExceeded  ContentFiltered
@@ -222,6 +222,15 @@ class ForbiddenModel(AccessError):
     cure = N_("Ask one of the models that the message names.")
 
     code, type, status, api_status = "forbidden_model", "permission_error", 403, 403
+
+
+class AdminRequired(AccessError):
+    """The key is not an administrator's."""
+
+    cause = N_("The key may not see what all keys do.")
+    cure = N_("Use a key made with `flask keys create --admin`.")
+
+    code, type, status, api_status = "admin_required", "permission_error", 403, 403
 
 
 class RateLimited(AccessError):

@@ -10,6 +10,7 @@ from ..components import Components
 from ..telemetry import tracing
 from . import (
     completions,
+    dashboard,
     docs,
     errors,
     layout,
@@ -25,7 +26,23 @@ from . import (
     responses,
 )
 
-BLUEPRINTS = (completions, docs, layout, legacy, migrate, openai, openapi, operations, playground, probe, responses)
+BLUEPRINTS = (
+    *(completions, dashboard, docs, layout, legacy, migrate),
+    *(openai, openapi, operations, playground, probe, responses),
+)
+    completions,
+    dashboard,
+    docs,
+    layout,
+    legacy,
+    migrate,
+    openai,
+    openapi,
+    operations,
+    playground,
+    probe,
+    responses,
+)
 
 
 class Gateway(Flask):

@@ -223,6 +223,8 @@ def _errors(path: str) -> Json:
 def _is_possible(kind: type[ChatError], path: str) -> bool:
     if kind is errors.RouteRetired:
         return path == "/api/huggingface-chat"
+    if kind is errors.AdminRequired:  # of the dashboard's data
+        return False
     if kind in (errors.InternalError, errors.MethodNotAllowed):
         return True
     if path in OPEN:
