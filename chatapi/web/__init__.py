@@ -30,19 +30,6 @@ BLUEPRINTS = (
     *(completions, dashboard, docs, layout, legacy, migrate),
     *(openai, openapi, operations, playground, probe, responses),
 )
-    completions,
-    dashboard,
-    docs,
-    layout,
-    legacy,
-    migrate,
-    openai,
-    openapi,
-    operations,
-    playground,
-    probe,
-    responses,
-)
 
 
 class Gateway(Flask):

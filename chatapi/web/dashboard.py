@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flask import Blueprint, Response, g, request
@@ -15,6 +16,7 @@ from ..accounting.tables import day_of
 from ..chat import Json
 from ..errors import AdminRequired, BadRequest, MissingApiKey, NotFound
 from ..languages import _
+from ..migration import callers
 from . import layout
 from .request import authenticated, components
 from .response import json_response
@@ -128,8 +130,17 @@ def _state(since: float, until: float, key: str | None, model: str | None) -> Js
         "open_calls": parts.store.read(charts.open_calls),
         "circuits": [{"model": name, "failed_s_ago": round(ago, 1)} for name, ago in sorted(opened.items())],
         "limits": _near_their_limits(),
-        "legacy": parts.legacy.report(None),
+        "legacy": _legacy_callers(),
     }
+
+
+def _legacy_callers() -> list[Json]:
+    """Who called the legacy route in the last two weeks: what `flask migrate report` has."""
+    parts = components()
+    today = datetime.fromtimestamp(parts.legacy.clock(), UTC).date()
+    first = (today - timedelta(days=13)).isoformat()
+    rows = [row for day in parts.legacy.days(first) for row in parts.legacy.calls_of(day)]
+    return callers.report(rows, today, parts.legacy.key_names(), parts.settings.default_model, first)
 
 
 def _near_their_limits() -> list[Json]:

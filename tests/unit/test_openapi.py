@@ -51,7 +51,7 @@ def test_every_code_says_when_it_is_met_and_what_to_do():
     for kind in error_classes():
         assert kind.cause.endswith(".") and kind.cure.endswith("."), kind.code
     codes = [kind.code for kind in error_classes()]
-    assert len(codes) == len(set(codes)) == 23
+    assert len(codes) == len(set(codes)) == 24
 
 
 def test_it_speaks_portuguese(client):
