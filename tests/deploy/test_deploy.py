@@ -642,7 +642,7 @@ ALWAYS = {"instance", "job", "le"}
 def exported(client):
     """Metric → its labels, or None where a collector of our own makes them up."""
     # Prometheus' library offers no way to ask; its private table is the same in every version that we may meet.
-    table = telemetry._registry._names_to_collectors
+    table = telemetry.metrics._registry._names_to_collectors
     known = {name: set(getattr(collector, "_labelnames", ())) for name, collector in table.items()}
     shown = re.findall(r"^# TYPE (\S+)", client.get("/metrics").text, re.MULTILINE)
     return {**dict.fromkeys(shown), **known}
