@@ -2,7 +2,7 @@
 
 import { key, send } from "./api.js";
 import { at, element } from "./dom.js";
-import { _, duration, number } from "./texts.js";
+import { _, duration, language, number } from "./texts.js";
 
 const EVERY_MS = 5000;
 const CHARTS = {
@@ -103,7 +103,7 @@ function chart(name, { at: times, lines, step_s: stepS }) {
   const { lines: titles, say } = CHARTS[name];
   const figure = at(`chart-${name}`);
   const rows = times.map((time, place) => ({
-    time: new Date(time * 1000).toLocaleString(document.documentElement.lang),
+    time: new Date(time * 1000).toLocaleString(language),
     ...Object.fromEntries(Object.entries(lines).map(([line, values]) => [line, values[place]])),
   }));
   const columns = [[_("Time"), "time"], ...Object.entries(titles).map(([line, title]) => [title, line])];
@@ -135,9 +135,19 @@ function options(figure, titles, say) {
     legend: { live: true },
     cursor: { y: false },
     scales: { y: { range: (_plot, _low, high) => [0, Math.max(1, high * 1.1)] } },
-    axes: [axis, { ...axis, size: 64, values: (_plot, values) => values.map(say) }],
-    series: [{}, ...series],
+    axes: [{ ...axis, values: (_plot, values) => moments(values) }, { ...axis, size: 64, values: (_plot, values) => values.map(say) }],
+    series: [{ label: _("Time"), value: (_plot, value) => (value == null ? "–" : moment(value)) }, ...series],
   };
+}
+
+function moment(seconds) {
+  return new Date(seconds * 1000).toLocaleString(language, { dateStyle: "short", timeStyle: "short" });
+}
+
+/** The marks of a time axis: hours within two days, else days. */
+function moments(seconds) {
+  const short = seconds.at(-1) - seconds[0] < 172_800 ? { timeStyle: "short" } : { dateStyle: "short" };
+  return seconds.map((one) => new Date(one * 1000).toLocaleString(language, short));
 }
 
 /** A colour as a canvas takes it: `light-dark()` is chosen by the browser. */
