@@ -2,7 +2,7 @@
 
 import fnmatch
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from .errors import ForbiddenModel
@@ -29,6 +29,8 @@ class Limits:
     tpd: int | None = None
     tpmonth: int | None = None
     shadow: tuple[str, ...] = ()
+    of_tokens: bool = field(init=False, repr=False, compare=False)  # whether tokens are limited
+    given: bool = field(init=False, repr=False, compare=False)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -47,23 +49,18 @@ class Limits:
                 )
         return cls(**given)
 
+    def __post_init__(self) -> None:
+        # Asked several times in every call.
+        object.__setattr__(self, "of_tokens", any(getattr(self, name) for name in TOKEN_NAMES))
+        object.__setattr__(self, "given", any(getattr(self, name) for name in NAMES))
+
     def __bool__(self) -> bool:
         """Whether there is any."""
-        return any(getattr(self, name) for name in NAMES)
-
-    @property
-    def holds(self) -> bool:
-        """Whether open calls matter: they do for all limits but requests per minute."""
-        return any(getattr(self, name) for name in NAMES if name != "rpm")
-
-    @property
-    def of_tokens(self) -> bool:
-        """Whether tokens are limited."""
-        return any(getattr(self, name) for name in TOKEN_NAMES)
+        return self.given
 
     def as_dict(self) -> dict[str, Any]:
         """For people and for JSON."""
-        return {**asdict(self), "shadow": list(self.shadow)}
+        return {name: getattr(self, name) for name in NAMES} | {"shadow": list(self.shadow)}
 
 
 NO_LIMITS = Limits()

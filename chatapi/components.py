@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .accounting import Accounts
 from .accounting.access import Access
 from .accounting.keys import Keys
-from .accounting.ledger import Books, RedisStates, refusal
 from .accounting.store import Store
 from .call import Call
 from .catalogue import Catalogue, ModelCard
-from .chat import ChatJob
 from .embedded import CONTEXT_TOKENS, check_health, model_id
 from .engine import circuit
 from .engine.engine import Engine, TimeLimits
@@ -29,37 +28,11 @@ class Components:
     store: Store
     keys: Keys
     access: Access
-    books: Books
     engine: Engine
     health: Health
     legacy: LegacyRoute
-    accounts: "Accounts"
+    accounts: Accounts
     observers: tuple[Callable[[Call], None], ...]  # of each call's end
-
-
-class Accounts:
-    """A call's limits and its row in the ledger."""
-
-    def __init__(self, books: Books) -> None:
-        self._books = books
-
-    def admit(self, call: Call) -> None:
-        """Before the body is read."""
-        assert call.caller is not None
-        call.reservation = self._books.entry(call.caller, call)
-
-    def begin(self, call: Call, job: ChatJob) -> ChatJob:
-        """Reserve, and write the row. Raises AccessError, StoreUnavailable."""
-        verdict = call.decision = call.reservation.begin(job, call.deadline - call.began)
-        if verdict is not None:
-            call.shadowed = verdict.shadowed or None
-            if verdict.refused and call.caller:
-                raise refusal(verdict, call.caller.limits)
-        return job
-
-    def end(self, call: Call) -> None:
-        """Complete the row."""
-        call.reservation.end()
 
 
 def build(settings: Settings) -> Components:
@@ -76,18 +49,18 @@ def build(settings: Settings) -> Components:
     store = Store(settings.database_url)
     keys = Keys(store)
     access = Access(settings.auth, settings.keys, keys, settings.anonymous_limits)
-    books = Books(store, RedisStates(settings.redis_url) if settings.redis_url else None)
+    accounts = Accounts(store, settings.redis_url)
     metrics.label_models(catalogue.cards)
-    health = Health(_parts_of_health(settings, store, books, engine))
+    health = Health(_parts_of_health(settings, store, accounts, engine))
     legacy = LegacyRoute(store, settings.legacy_sunset, settings.legacy_brownouts)
     observers = (metrics.record, log.write)
-    return Components(settings, store, keys, access, books, engine, health, legacy, Accounts(books), observers)
+    return Components(settings, store, keys, access, engine, health, legacy, accounts, observers)
 
 
-def _parts_of_health(settings: Settings, store: Store, books: Books, engine: Engine) -> dict[str, Part]:
+def _parts_of_health(settings: Settings, store: Store, accounts: Accounts, engine: Engine) -> dict[str, Part]:
     parts = {
         "database": Part(store.ping),
-        "limits": Part(books.ping, required=False),  # without Redis they are held in the database
+        "limits": Part(accounts.ping, required=False),  # without Redis they are held in the database
         "upstream": Part(engine.reachable, required=False),  # fallbacks answer, and other models
     }
     if settings.embedded_url:

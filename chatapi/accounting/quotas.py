@@ -1,26 +1,54 @@
-"""What a caller may still do: pure arithmetic on a small state, whatever store holds it.
+"""What a caller may still do: arithmetic on the numbers that a store holds for it, whichever store that is.
 
-A call reserves before it is made and settles when it has ended: `reserve` counts it, and holds back the tokens it may
-use at most; `settle` replaces those by the tokens it did use. A minute is any 60 seconds, counted in buckets of one
-second that stay for 61, so that never more than the limit falls into a minute; days and months are those of UTC.
+A call takes a place when it arrives (`admit`), holds back the most tokens that it can cause before it is made
+(`hold`), and gives both up for the tokens that it did use when it has ended (`settle`).
+
+A caller's numbers are `CELLS` integers of 64 bits, read and changed in place. A minute is any 60 seconds, to the
+millisecond; days and months are those of UTC, and a call belongs to those in which it began, as in the ledger.
 """
 
-import json
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import NamedTuple, Self
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import NamedTuple, Protocol
 
-from ..caller import NAMES, TOKEN_NAMES, Limits
+from ..caller import NAMES, TOKEN_NAMES, WHAT, Limits
+from ..chat import ChatJob
+from ..errors import RateLimited
+from ..languages import _
 
-WINDOW_S = 61  # a bucket that begins now has left every minute it can share with a later call after so long
-SKEW_S = 5  # the clocks of two machines; a bucket further in the future was written before a clock was set back
-UNSAIDTOKEN_NAMES = 1024  # held back for an answer whose caller set no max_tokens
+
+class Cells(Protocol):
+    """The numbers of one caller: a list, or memory that several processes share."""
+
+    def __getitem__(self, index: int, /) -> int: ...
+    def __setitem__(self, index: int, value: int, /) -> None: ...
+
+
+MINUTE_S = 60
+SKEW_S = 5  # the clocks of two machines; what is further in the future was counted before a clock was set back
 LEASE_S = 30.0  # a call that was never settled holds its place for so long after its own deadline
+DAY_S = 86_400
+COUNT, HELD = 0, 1  # the cells of open calls: how many, and the tokens held back for them
 
 
-class Room(NamedTuple):
+@dataclass(slots=True)
+class Reservation:
+    """One call's claim on its caller's limits. `store` has it, at `place`, until it is settled there."""
+
+    call: int
+    subject: str
+    key_id: str | None
+    limits: Limits
+    began: float  # Unix seconds
+    until: float  # Unix seconds: its own deadline
+    store: object = None
+    place: int = 0
+    job: ChatJob | None = None  # once it is about to be made
+    completion: int = 10**9  # tokens: what no true count of its answers exceeds
+
+
+class LimitStatus(NamedTuple):
     """What is left of one limit: `reset_s` is when all of it is there again, if nothing more is used."""
 
     name: str
@@ -29,16 +57,16 @@ class Room(NamedTuple):
     reset_s: int
 
 
-class Verdict(NamedTuple):
-    """What became of a reservation. `refused` and `shadowed` name limits; without `refused` the call may be made."""
+class Decision(NamedTuple):
+    """What became of a call. `refused` and `shadowed` name limits; without `refused` the call may go on."""
 
     refused: str | None
     shadowed: tuple[str, ...]
     retry_after_s: float | None  # None: a call like this one can never be admitted
-    rooms: tuple[Room, ...]
+    rooms: tuple[LimitStatus, ...]
 
     @property
-    def tightest(self) -> Room | None:
+    def tightest(self) -> LimitStatus | None:
         """The limit that a caller should look at: the one that refused, or the one with the least left."""
         rooms = [room for room in self.rooms if room.name == (self.refused or room.name)]
         # How many calls are open is no allowance that is used up: it is told where nothing else is.
@@ -46,184 +74,243 @@ class Verdict(NamedTuple):
         return min(rooms, key=lambda room: room.remaining / room.limit, default=None)
 
 
-_NOTHING = '[{},{},["",0],["",0],{}]'
+class SlidingMinute:
+    """What was used in the last 60 seconds: one cell a second, all of it leaving a minute after the last of it came.
 
+    Cells: the first second that still counts, the sum, when the latest came (in milliseconds), and a ring of seconds,
+    each the amount and, in the last ten bits, the millisecond of the latest that was added.
+    """
 
-@dataclass(slots=True)
-class State:
-    """What one caller has used: seconds → amounts, a day's and a month's tokens, and the calls that are open."""
+    RING = MINUTE_S + SKEW_S + 2
+    SIZE = 3 + RING
 
-    requests: dict[int, int] = field(default_factory=dict)
-    tokens: dict[int, int] = field(default_factory=dict)
-    day: tuple[str, int] = ("", 0)
-    month: tuple[str, int] = ("", 0)
-    open: dict[str, tuple[float, int]] = field(default_factory=dict)  # call → end of its lease, tokens held back
+    def __init__(self, at: int, held: bool) -> None:
+        self.at = at
+        self._ring = at + 3
+        self._held = held
 
-    @classmethod
-    def load(cls, text: str | None, now: float) -> Self:
-        """The state as it is at `now` (Unix seconds): what no longer counts is gone, and what cannot be read."""
-        try:
-            requests, tokens, day, month, opened = json.loads(text or _NOTHING)
-            return cls(
-                _within(requests, now),
-                _within(tokens, now),
-                _of_period(day, now, len("2026-11-22")),
-                _of_period(month, now, len("2026-11")),
-                {call: (until, int(held)) for call, (until, held) in opened.items() if until > now},
-            )
-        except (ValueError, TypeError, AttributeError, IndexError):
-            return cls.load(None, now)
+    def roll(self, cells: Cells, now: float) -> None:
+        """Forget what is older than a minute."""
+        at, oldest = self.at, int(now) - MINUTE_S
+        first = cells[at]
+        if not cells[at + 1]:
+            cells[at] = oldest
+        elif oldest - first > self.RING or cells[at + 2] > (now + SKEW_S) * 1000:
+            cells[at], cells[at + 1], cells[at + 2] = oldest, 0, 0
+            for cell in range(self._ring, self._ring + self.RING):
+                cells[cell] = 0
+        else:
+            while first <= oldest:
+                cell = self._ring + first % self.RING
+                if first == oldest and oldest + (cells[cell] & 1023) / 1000 + MINUTE_S > now:
+                    break
+                cells[at + 1] -= cells[cell] >> 10
+                cells[cell] = 0
+                first += 1
+            cells[at] = max(first, cells[at])
 
-    def dump(self) -> str:
-        """As `load` takes it."""
-        return json.dumps([self.requests, self.tokens, self.day, self.month, self.open], separators=(",", ":"))
-
-    def expires_at(self, now: float) -> float:
-        """When nothing of it counts any more."""
-        ends = [now + WINDOW_S, *(until for until, _ in self.open.values())]
-        ends += [_next_day(now + SKEW_S)] * bool(self.day[1]) + [_next_month(now + SKEW_S)] * bool(self.month[1])
-        return max(ends)
-
-    @property
-    def held(self) -> int:
-        """Tokens held back for open calls."""
-        return sum(tokens for _, tokens in self.open.values())
-
-
-class Ask(NamedTuple):
-    """A call that asks to be admitted."""
-
-    call: str
-    until: float  # Unix seconds: its own deadline
-    prompt_tokens: int = 0
-    max_tokens: int | None = None  # of each answer
-    answers: int = 1
-
-    def tokens(self, limits: Limits) -> int:
-        """How many it may use; without max_tokens never more than `limits` allow at all."""
-        if self.max_tokens is not None:
-            return self.prompt_tokens + self.max_tokens * self.answers
-        most: int = min(limit for name in TOKEN_NAMES if (limit := getattr(limits, name)))
-        return max(self.prompt_tokens + 1, min(self.prompt_tokens + UNSAIDTOKEN_NAMES * self.answers, most))
-
-
-def reserve(state: State, limits: Limits, ask: Ask, now: float) -> Verdict:
-    """Count `ask` in `state` if no limit refuses it; a call that is refused leaves no trace."""
-    over = {name: wait for name in NAMES if (wait := _wait(name, state, limits, ask, now)) != 0.0}
-    # A limit that no waiting helps against is the one to hear of.
-    refused = min((name for name in over if name not in limits.shadow), key=lambda n: over[n] is not None, default=None)
-    if refused is None:
+    def add(self, cells: Cells, amount: int, now: float, began: float) -> None:
+        """Count `amount` at `now`."""
         second = int(now)
-        state.requests[second] = state.requests.get(second, 0) + 1
-        if limits.holds:
-            state.open[ask.call] = (ask.until + LEASE_S, ask.tokens(limits) if limits.of_tokens else 0)
-    waits = [wait for name, wait in over.items() if name not in limits.shadow]
-    retry = None if None in waits else max((wait for wait in waits if wait), default=0.0)
-    shadowed = tuple(name for name in over if name in limits.shadow)
-    return Verdict(refused, shadowed, retry, _rooms(state, limits, now))
+        cell = self._ring + second % self.RING
+        cells[cell] = (cells[cell] & ~1023) + (amount << 10) | max(cells[cell] & 1023, int((now - second) * 1000))
+        cells[self.at + 1] += amount
+        cells[self.at + 2] = max(cells[self.at + 2], int(now * 1000))
+
+    def used(self, cells: Cells) -> int:
+        """What counts now, with what is held back for open calls."""
+        return cells[self.at + 1] + (cells[HELD] if self._held else 0)
+
+    def wait_s(self, cells: Cells, excess: int, now: float) -> float:
+        """When `excess` of what is used will have left."""
+        first = cells[self.at]
+        for second in range(first, first + self.RING):
+            cell = cells[self._ring + second % self.RING]
+            excess -= cell >> 10
+            if excess <= 0:
+                return min(second + (cell & 1023) / 1000 + MINUTE_S - now, MINUTE_S)
+        return 1.0  # the rest is held back for calls that are open, and nobody knows when one ends
+
+    def reset_s(self, cells: Cells, now: float) -> float:
+        """When all of it will have left; what is held back is used just now, at the earliest."""
+        if self._held and cells[HELD]:
+            return MINUTE_S
+        return min(cells[self.at + 2] / 1000 + MINUTE_S - now, MINUTE_S) if cells[self.at + 1] else 0.0
 
 
-def settle(state: State, call: str, tokens: int, now: float) -> None:
-    """`call` has ended, and has used `tokens`. A second time changes nothing."""
-    if state.open.pop(call, None) is None or not tokens:
-        return
-    second = int(now)
-    state.tokens[second] = state.tokens.get(second, 0) + tokens
-    state.day = (state.day[0], state.day[1] + tokens)
-    state.month = (state.month[0], state.month[1] + tokens)
+class CalendarPeriod:
+    """Tokens of the calls that began in this day or month. Cells: the period's number, and the sum."""
+
+    SIZE = 2
+
+    def __init__(self, at: int, monthly: bool) -> None:
+        self.at = at
+        self._monthly = monthly
+
+    def number(self, now: float) -> int:
+        """Which day since 1970, or which month since year 0."""
+        day = int(now // DAY_S)
+        return _month(day) if self._monthly else day
+
+    def is_known(self, cells: Cells, now: float) -> bool:
+        """Whether the sum is that of this period, or of the next, which another machine's clock has reached."""
+        return cells[self.at] == self.number(now) or cells[self.at] == self.number(now + SKEW_S)
+
+    def begin(self, cells: Cells, used: int, now: float) -> None:
+        """A period of which `used` is used already."""
+        cells[self.at], cells[self.at + 1] = self.number(now), used
+
+    def roll(self, cells: Cells, now: float) -> None:
+        """Nothing of it passes by itself: whoever asks for its limit begins a period that is not known."""
+
+    def add(self, cells: Cells, amount: int, now: float, began: float) -> None:
+        """Count `amount` of a call that began at `began`; not where another period has begun since."""
+        if cells[self.at] == self.number(began):
+            cells[self.at + 1] += amount
+
+    def used(self, cells: Cells) -> int:
+        """What counts now, with what is held back for open calls."""
+        return cells[self.at + 1] + cells[HELD]
+
+    def wait_s(self, cells: Cells, excess: int, now: float) -> float:
+        """When the next period begins; where that is not enough, nobody knows when open calls end."""
+        return self.reset_s(cells, now) if excess <= cells[self.at + 1] else 1.0
+
+    def reset_s(self, cells: Cells, now: float) -> float:
+        """When the next period begins."""
+        number = self.number(now) + 1
+        return (_month_begins(number) if self._monthly else number * DAY_S) - now
 
 
-def _wait(name: str, state: State, limits: Limits, ask: Ask, now: float) -> float | None:
-    """Seconds until limit `name` lets `ask` through: 0 now, None never."""
-    limit: int | None = getattr(limits, name)
-    if limit is None:
-        return 0.0
-    want = ask.tokens(limits) if name in TOKEN_NAMES else 1
-    if want > limit:
-        return None
-    free = limit - _used(name, state)
-    if want <= free:
-        return 0.0
-    if name == "rpm":
-        return _until_free(state.requests, want - free, now)
-    if name == "tpm":
-        return _until_free(state.tokens, want - free, now)
-    if name == "tpd" and want <= limit - state.held:
-        return _next_day(now) - now
-    if name == "tpmonth" and want <= limit - state.held:
-        return _next_month(now) - now
-    return 1.0  # when an open call ends, and nobody knows when that is
+class Concurrency:
+    """Calls that are open."""
+
+    def roll(self, cells: Cells, now: float) -> None:
+        """Nothing of it passes by itself."""
+
+    def used(self, cells: Cells) -> int:
+        """How many."""
+        return cells[COUNT]
+
+    def wait_s(self, cells: Cells, excess: int, now: float) -> float:
+        """Nobody knows when one ends."""
+        return 1.0
+
+    def reset_s(self, cells: Cells, now: float) -> float:
+        """As soon as they end."""
+        return 1.0 if cells[COUNT] else 0.0
 
 
-def _used(name: str, state: State) -> int:
-    match name:
-        case "rpm":
-            return sum(state.requests.values())
-        case "tpm":
-            return sum(state.tokens.values()) + state.held
-        case "concurrency":
-            return len(state.open)
-        case "tpd":
-            return state.day[1] + state.held
-    return state.month[1] + state.held
+@lru_cache(8)
+def _month(day: int) -> int:
+    date = datetime.fromtimestamp(day * DAY_S, UTC)
+    return date.year * 12 + date.month - 1
 
 
-def _rooms(state: State, limits: Limits, now: float) -> tuple[Room, ...]:
+@lru_cache(8)
+def _month_begins(number: int) -> float:
+    return datetime(number // 12, number % 12 + 1, 1, tzinfo=UTC).timestamp()
+
+
+_DAY, _MONTH = COUNT + 2, COUNT + 4
+_REQUESTS, _TOKENS = COUNT + 6, COUNT + 6 + SlidingMinute.SIZE
+CELLS = _TOKENS + SlidingMinute.SIZE
+REQUESTS = SlidingMinute(_REQUESTS, held=False)
+PERIODS = {"tpd": CalendarPeriod(_DAY, monthly=False), "tpmonth": CalendarPeriod(_MONTH, monthly=True)}
+TOKENS: dict[str, SlidingMinute | CalendarPeriod] = {"tpm": SlidingMinute(_TOKENS, held=True), **PERIODS}
+WINDOWS = {"rpm": REQUESTS, "concurrency": Concurrency(), **TOKENS}
+_ON_ARRIVAL = ("rpm", "concurrency")
+
+
+def unknown(cells: Cells, limits: Limits, now: float) -> list[str]:
+    """The limits of days and months whose sum is not known here: the ledger is (see `CalendarPeriod.begin`)."""
+    return [name for name, period in PERIODS.items() if getattr(limits, name) and not period.is_known(cells, now)]
+
+
+def admit(cells: Cells, limits: Limits, now: float) -> Decision:
+    """A call arrives: it counts, and has a place until it is settled, if no limit refuses it."""
+    refused, shadowed, wait_s = _judge(cells, limits, _ON_ARRIVAL, 1, now)
+    if refused is None:
+        cells[COUNT] += 1
+        if limits.rpm:
+            REQUESTS.add(cells, 1, now, now)
+    # Where tokens are limited too, `hold` tells what is left of all limits.
+    rooms = () if refused is None and limits.of_tokens else _rooms(cells, limits, _ON_ARRIVAL, now)
+    return Decision(refused, shadowed, wait_s, rooms)
+
+
+def hold(cells: Cells, limits: Limits, tokens: int, now: float) -> Decision:
+    """A call that has a place is about to be made: the `tokens` that it can use are held back, if no limit refuses."""
+    refused, shadowed, wait_s = _judge(cells, limits, TOKEN_NAMES, tokens, now)
+    if refused is None:
+        cells[HELD] += tokens
+    elif wait_s is not None:  # whoever comes back is one more request
+        again, _also, until_s = _judge(cells, limits, ("rpm",), 1, now)
+        wait_s = max(wait_s, until_s or 0.0) if again else wait_s
+    return Decision(refused, shadowed, wait_s, _rooms(cells, limits, NAMES, now))
+
+
+def settle(cells: Cells, held: int, tokens: int, now: float, began: float) -> None:
+    """A call has ended: its place and the tokens held back are free, and the `tokens` that it used count."""
+    cells[COUNT] -= 1
+    cells[HELD] -= held
+    if tokens:
+        for window in TOKENS.values():
+            window.roll(cells, now)
+            window.add(cells, tokens, now, began)
+
+
+def expires_at(of: Reservation, now: float) -> float:
+    """When nothing that is used at `now` counts any more, but in a key's days and months: the ledger knows those."""
+    ends = [now + MINUTE_S + SKEW_S]
+    if of.key_id is None:
+        ends += [now + period.reset_s([], now) for name, period in PERIODS.items() if getattr(of.limits, name)]
+    return max(ends)
+
+
+def _judge(
+    cells: Cells, limits: Limits, names: tuple[str, ...], want: int, now: float
+) -> tuple[str | None, tuple[str, ...], float | None]:
+    """Which limit refuses `want`, which ones would, and when (in seconds) none does any more: None is never."""
+    over: dict[str, float | None] = {}
+    for name in names:
+        if limit := getattr(limits, name):
+            window = WINDOWS[name]
+            window.roll(cells, now)
+            if (excess := window.used(cells) + want - limit) > 0:
+                over[name] = None if want > limit else window.wait_s(cells, excess, now)
+    if not over:
+        return None, (), 0.0
+    hard = {name: wait for name, wait in over.items() if name not in limits.shadow}
+    # A limit that no waiting helps against is the one to hear of.
+    refused = min(hard, key=lambda name: hard[name] is not None, default=None)
+    wait_s = None if None in hard.values() else max(filter(None, hard.values()), default=0.0)
+    return refused, tuple(name for name in over if name in limits.shadow), wait_s
+
+
+def _rooms(cells: Cells, limits: Limits, names: tuple[str, ...], now: float) -> tuple[LimitStatus, ...]:
     """What is left of each limit that can refuse."""
     rooms = []
-    for name in NAMES:
-        limit = getattr(limits, name)
-        if limit and name not in limits.shadow:
-            rooms.append(Room(name, limit, max(0, limit - _used(name, state)), _reset_s(name, state, now)))
+    for name in names:
+        if (limit := getattr(limits, name)) and name not in limits.shadow:
+            window = WINDOWS[name]
+            reset_s = -int(-window.reset_s(cells, now) // 1)
+            rooms.append(LimitStatus(name, limit, max(0, limit - window.used(cells)), reset_s))
     return tuple(rooms)
 
 
-def _reset_s(name: str, state: State, now: float) -> int:
-    match name:
-        case "rpm":
-            wait = max(state.requests, default=now - WINDOW_S) + WINDOW_S - now
-        case "tpm":  # what is held back for open calls will be used just now, at the earliest
-            wait = max(state.tokens, default=now if state.held else now - WINDOW_S) + WINDOW_S - now
-        case "concurrency":
-            wait = 1.0 if state.open else 0.0
-        case "tpd":
-            wait = _next_day(now) - now
-        case _:
-            wait = _next_month(now) - now
-    return int(-(-wait // 1)) if wait > 0 else 0
-
-
-def _until_free(buckets: Mapping[int, int], amount: int, now: float) -> float:
-    """When `amount` of what is in `buckets` will have left."""
-    for second in sorted(buckets):
-        amount -= buckets[second]
-        if amount <= 0:
-            return second + WINDOW_S - now
-    return 1.0  # the rest is held back for open calls
-
-
-def _within(buckets: Mapping[str, int], now: float) -> dict[int, int]:
-    return {int(s): amount for s, amount in buckets.items() if now - WINDOW_S < int(s) <= now + SKEW_S}
-
-
-def _of_period(used: tuple[str, int], now: float, length: int) -> tuple[str, int]:
-    """What was used in the day or month of `now`, or in the next one that another machine's clock has reached."""
-    of, amount = used
-    today, soon = _day(now)[:length], _day(now + SKEW_S)[:length]
-    return (of, int(amount)) if of in (today, soon) else (today, 0)
-
-
-def _day(now: float) -> str:
-    return time.strftime("%Y-%m-%d", time.gmtime(now))
-
-
-def _next_day(now: float) -> float:
-    return (_midnight(now) + timedelta(days=1)).timestamp()
-
-
-def _next_month(now: float) -> float:
-    return (_midnight(now).replace(day=1) + timedelta(days=32)).replace(day=1).timestamp()
-
-
-def _midnight(now: float) -> datetime:
-    return datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+def refusal(decision: Decision, limits: Limits) -> RateLimited:
+    """The error of a call that a limit has refused."""
+    name = decision.refused or ""
+    limit = {"limit": getattr(limits, name), "what": _(WHAT[name])}
+    if decision.retry_after_s is None:
+        said = _(
+            "This call alone could pass the limit of {limit} {what}. Lower max_tokens, or shorten the messages.",
+            **limit,
+        )
+        error = RateLimited(said)
+        error.retryable = False
+        return error
+    wait_s = max(1, -int(-decision.retry_after_s // 1))
+    said = _("You have reached the limit of {limit} {what}. Try again in {wait_s} s.", wait_s=wait_s, **limit)
+    return RateLimited(said, retry_after_s=wait_s)

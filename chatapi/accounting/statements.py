@@ -1,13 +1,17 @@
 """The SQL: what is said to the database within `Store.write` or `Store.read`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from .tables import call_id, calls, day_of, keys, limits, meta, usage
+from ..caller import key_subject
+from .tables import call_id, calls, day_of, journals, keys, limits, meta, usage
+
+USED_S = 60.0  # how exact a key's last use is
 
 Row = Mapping[str, Any]
 Tx = Connection
@@ -25,7 +29,7 @@ class _Often:
         self._statement = statement  # from the dialect's `insert`
         self._text: dict[str, str] = {}
 
-    def __call__(self, tx: Tx, **values: Any) -> Any:
+    def __call__(self, tx: Tx, values: Row) -> Any:
         name = tx.dialect.name
         if name not in self._text:
             dialect = sqlite if name == "sqlite" else postgresql
@@ -44,7 +48,7 @@ def upsert(table: sa.Table, tx: Tx) -> Any:
 
 def get_meta(tx: Tx, name: str) -> str | None:
     """A value that the gateway keeps for itself."""
-    return next((row[0] for row in _meta(tx, of=name)), None)
+    return next((row[0] for row in _meta(tx, {"of": name})), None)
 
 
 _meta = _Often(lambda insert: sa.select(meta.c.value).where(meta.c.name == sa.bindparam("of")))
@@ -90,16 +94,23 @@ def all_keys(tx: Tx) -> list[Row]:
 
 
 def use_key(tx: Tx, id: str, at: float) -> None:
-    """Note that a key was used."""
-    tx.execute(_USE_KEY, {"of": id, "at": at})
+    """A key was used at `at` (Unix seconds)."""
+    _use_key(tx, {"of": id, "at": at, "before": at - USED_S})
 
 
-_USE_KEY = keys.update().where(keys.c.id == sa.bindparam("of")).values(last_used_at=sa.bindparam("at"))
+_use_key = _Often(
+    lambda insert: (
+        keys.update()
+        .where(keys.c.id == sa.bindparam("of"))
+        .where(keys.c.last_used_at.is_(None) | (keys.c.last_used_at < sa.bindparam("before")))
+        .values(last_used_at=sa.bindparam("at"))
+    )
+)
 
 
 def get_limits(tx: Tx, subject: str) -> str | None:
     """The state of a caller's limits."""
-    return next((row[0] for row in _limits(tx, of=subject)), None)
+    return next((row[0] for row in _limits(tx, {"of": subject})), None)
 
 
 _limits = _Often(lambda insert: sa.select(limits.c.state).where(limits.c.subject == sa.bindparam("of")))
@@ -107,7 +118,7 @@ _limits = _Often(lambda insert: sa.select(limits.c.state).where(limits.c.subject
 
 def put_limits(tx: Tx, subject: str, state: str, expires_at: float) -> None:
     """Set the state of a caller's limits."""
-    _put_limits(tx, subject=subject, state=state, expires_at=expires_at)
+    _put_limits(tx, {"subject": subject, "state": state, "expires_at": expires_at})
 
 
 def _put(insert: Any, table: sa.Table, primary: Sequence[str], replace: Callable[[str, Any], Any]) -> Any:
@@ -119,32 +130,73 @@ def _put(insert: Any, table: sa.Table, primary: Sequence[str], replace: Callable
 _put_limits = _Often(lambda insert: _put(insert, limits, ["subject"], lambda name, new: new))
 
 
+def limits_with(tx: Tx, key_id: str | None, call: str) -> list[tuple[str, str, float]]:
+    """The states of limits (subject, state, when it expires) in which a call may be open."""
+    of = limits.c.subject == key_subject(key_id) if key_id else limits.c.subject.startswith("address:")
+    found = sa.select(limits.c.subject, limits.c.state, limits.c.expires_at).where(
+        of, limits.c.state.contains(f'"{call}"')
+    )
+    return [(subject, state, expires_at) for subject, state, expires_at in tx.execute(found)]
+
+
 def forget_limits(tx: Tx, before: float) -> None:
     """Forget callers of whom nothing counts any more."""
     tx.execute(limits.delete().where(limits.c.expires_at < before))
 
 
+def record(tx: Tx, rows: Iterable[Row]) -> list[Row]:
+    """Calls as far as they are known: each is one row and counts once, however often it is said, in whatever order.
+
+    Returns those that have ended by this.
+    """
+    ended = []
+    for row in rows:
+        new = _insert_if_new(tx, row).rowcount == 1
+        if row["ending"] is not None and (new or _end_call(tx, _at_its_end(row)).rowcount == 1):
+            ended.append(row)
+    _count(tx, map(_BY_NAME, ended))
+    return ended
+
+
+def take_in(tx: Tx, new: Sequence[Sequence[Any]], others: Sequence[Sequence[Any]]) -> None:
+    """Calls from SQLite's journals, their values in the order of the table's columns: many at once of those of which
+    the ledger has nothing yet, `others` one by one.
+    """
+    execute(tx, "SAVEPOINT new_calls")
+    try:
+        tx.connection.dbapi_connection.executemany(_INSERT_VALUES, new)  # type: ignore[union-attr]
+    except tx.dialect.loaded_dbapi.IntegrityError:  # two ids that are the same by chance
+        execute(tx, "ROLLBACK TO new_calls")
+        new, others = (), [*new, *others]
+    execute(tx, "RELEASE new_calls")
+    _count(tx, (counted for values in new if (counted := _BY_PLACE(values))[3] is not None))
+    record(tx, [dict(zip(calls.columns.keys(), values, strict=True)) for values in others])
+
+
+_INSERT_VALUES = f"INSERT INTO calls VALUES ({', '.join('?' * len(calls.columns))})"
+_COUNTED = ("started_at", "key_id", "served", "ending", "model", "code", "prompt_tokens", "completion_tokens")
+_BY_NAME = itemgetter(*_COUNTED)
+_BY_PLACE = itemgetter(*map(calls.columns.keys().index, _COUNTED))
+
+
 def open_call(tx: Tx, row: Row) -> None:
-    """A row for a call that begins; or for one that ended as it began, which is there once however often it is said."""
-    if row["ending"] is None:
-        _insert_call(tx, **row)
-    elif _insert_if_new(tx, **row).rowcount:
-        _add_usage(tx, row)
-    else:  # it was written as it began, by an attempt whose success nobody heard of
-        close_call(tx, row)
-
-
-_insert_call = _Often(lambda insert: insert(calls))
-_insert_if_new = _Often(lambda insert: insert(calls).on_conflict_do_nothing())
+    """A row for a call that begins; or for one that ended as it began."""
+    record(tx, [row])
 
 
 def close_call(tx: Tx, row: Row) -> bool:
     """The end of the call `row["id"]`; False where it was closed before, and nothing is counted again."""
-    ended = {f"new_{name}": row[name] for name in ENDED}
-    if _end_call(tx, of=row["id"], **ended).rowcount == 0:
+    if _end_call(tx, _at_its_end(row)).rowcount == 0:
         return False
-    _add_usage(tx, row)
+    _count(tx, [_BY_NAME(row)])
     return True
+
+
+_insert_if_new = _Often(lambda insert: insert(calls).on_conflict_do_nothing())
+
+
+def _at_its_end(row: Row) -> Row:
+    return {"of": row["id"], **{f"new_{name}": row[name] for name in ENDED}}
 
 
 ENDED = (  # what is known of a call at its end
@@ -174,17 +226,25 @@ def open_calls(tx: Tx) -> list[Row]:
     return _rows(tx.execute(sa.select(calls).where(calls.c.ending.is_(None))))
 
 
-def _add_usage(tx: Tx, row: Row) -> None:
-    _sum_up(
-        tx,
-        day=day_of(row["started_at"]),
-        key_id=row["key_id"] or "",
-        model=row["served"] or row["model"] or "",
-        ending=row["ending"],
-        calls=1,
-        prompt_tokens=row["prompt_tokens"] or 0,
-        completion_tokens=row["completion_tokens"] or 0,
-    )
+def _count(tx: Tx, ended: Iterable[tuple[Any, ...]]) -> None:
+    """Add calls that have ended, each as _COUNTED says, to what was used."""
+    sums: dict[tuple[str, int, str, str], list[int]] = {}
+    last_used: dict[str, float] = {}
+    for started_at, key_id, served, ending, model, code, prompt, completion in ended:
+        # Not under a name that the caller alone has made up.
+        name = served or ("" if ending == "refused" or code == "model_not_found" else model or "")
+        of = key_id or "", int(started_at // 86_400), name, ending
+        if (sum_ := sums.get(of)) is None:
+            sum_ = sums[of] = [0, 0, 0]
+        sum_[0] += 1
+        sum_[1] += prompt or 0
+        sum_[2] += completion or 0
+        if key_id:
+            last_used[key_id] = started_at
+    for (key_id, day, *names), amounts in sorted(sums.items()):  # in one order, for others wait for the same rows
+        _sum_up(tx, dict(zip(usage.columns.keys(), (key_id, day_of(day * 86_400), *names, *amounts), strict=True)))
+    for key_id, at in sorted(last_used.items()):
+        use_key(tx, key_id, at)
 
 
 _PRIMARY = ["day", "key_id", "model", "ending"]
@@ -202,6 +262,48 @@ def used(tx: Tx, since: str | None = None, until: str | None = None, key_id: str
         query = query.where(usage.c.key_id == key_id)
     order = (usage.c.day, usage.c.key_id, usage.c.model, usage.c.ending)
     return _rows(tx.execute(query.order_by(*order)))
+
+
+def tokens_used(tx: Tx, key_id: str, since: str) -> int:
+    """Tokens of the calls of a key that began on day `since` or later, and have ended."""
+    return int(next(iter(_tokens_used(tx, {"of": key_id, "since": since})))[0])
+
+
+_tokens_used = _Often(
+    lambda insert: sa.select(
+        sa.func.coalesce(sa.func.sum(usage.c.prompt_tokens + usage.c.completion_tokens), sa.literal_column("0"))
+    ).where(usage.c.key_id == sa.bindparam("of"), usage.c.day >= sa.bindparam("since"))
+)
+
+
+def get_folded(tx: Tx, journal: str) -> int:
+    """How many bytes of a journal are in the ledger."""
+    return next((row[0] for row in _folded(tx, {"of": journal})), 0)
+
+
+_folded = _Often(lambda insert: sa.select(journals.c.folded).where(journals.c.name == sa.bindparam("of")))
+
+
+def put_folded(tx: Tx, journal: str, size: int) -> None:
+    """So many bytes of a journal are in the ledger now."""
+    _put_folded(tx, {"name": journal, "folded": size})
+
+
+_put_folded = _Often(lambda insert: _put(insert, journals, ["name"], lambda name, new: new))
+
+
+def drop_journals(tx: Tx, exists: Callable[[str], bool]) -> None:
+    """Forget the journals that are there no more."""
+    for (name,) in tx.execute(sa.select(journals.c.name)).all():
+        if not exists(name):
+            tx.execute(journals.delete().where(journals.c.name == name))
+
+
+def prune_usage(tx: Tx, before: str, most: int) -> int:
+    """Delete up to `most` rows of what was used before the day `before`; how many."""
+    at = sa.tuple_(usage.c.key_id, usage.c.day, usage.c.model, usage.c.ending)
+    old = sa.select(usage.c.key_id, usage.c.day, usage.c.model, usage.c.ending).where(usage.c.day < before)
+    return tx.execute(usage.delete().where(at.in_(old.limit(most)))).rowcount
 
 
 def prune(tx: Tx, before: float, most: int) -> int:

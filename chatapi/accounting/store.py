@@ -20,6 +20,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import SchemaError, StoreUnavailable
 from . import tables
+from .journal import Journal
+from .processes import Seats
 from .statements import Tx, execute, put_meta
 from .tables import create, meta
 
@@ -41,6 +43,11 @@ class Store:
         self._reader = ExclusiveConnection(self._connect, str(self))
         self._engine: sa.Engine | None = None
         self._waiting: deque[_Work[Any]] = deque()
+        self.journal = Journal(self, Seats(self._folder())) if self.is_sqlite else None
+
+    def _folder(self) -> Path:
+        """Where what goes on right now is kept: beside the database."""
+        return Path(f"{self._url.database or ''}-live").absolute()
 
     def __str__(self) -> str:
         """The URL, without its password."""
@@ -73,7 +80,14 @@ class Store:
         return True
 
     def read(self, do: Callable[[Tx], T], *, fresh: bool = True) -> T:
-        """What `do` reads. Raises StoreUnavailable."""
+        """What `do` reads. Raises StoreUnavailable.
+
+        `fresh`: the ledger has every call that has ended by now, in any process on this machine. While the database
+        cannot be written to, it has those from before.
+        """
+        if fresh and self.journal is not None:
+            with suppress(StoreUnavailable):
+                self.journal.fold()
         with self._reader.held(), self._explained(), self._reader.connection() as connection:
             return do(connection)
 
@@ -125,7 +139,7 @@ class Store:
 
     def check(self) -> None:
         """Connect, and create the tables in an empty database. Raises SchemaError or StoreUnavailable."""
-        self.read(lambda tx: None)
+        self.read(lambda tx: None, fresh=False)
 
     def ping(self) -> str:
         """In a few words that it can be written to. Raises StoreUnavailable."""
@@ -219,8 +233,9 @@ class Store:
 
     def close(self) -> None:
         """Close both connections; the next use opens them again."""
-        self._writer.close()
-        self._reader.close()
+        for connection in (self._writer, self._reader):
+            with connection.held():  # what is under way ends first
+                connection.close()
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

@@ -281,9 +281,10 @@ _ENDINGS = ("completed", "client_left", "upstream_cut", "deadline", "refused", "
 @usage.command()
 @click.option("--before", type=click.DateTime(["%Y-%m-%d"]), help="Delete the calls from before this day (UTC).")
 @click.option("--keep-days", type=click.IntRange(1, 36_500), help="Or: keep so many days.")
+@click.option("--usage", "sums", is_flag=True, help="Delete what was used, too: reports forget those days.")
 @as_json
-def prune(before: datetime | None, keep_days: int | None, as_json: bool) -> None:
-    """Delete old rows of the ledger, a few thousand at a time. Reports keep their numbers."""
+def prune(before: datetime | None, keep_days: int | None, sums: bool, as_json: bool) -> None:
+    """Delete old rows of the ledger, a thousand at a time. Reports keep their numbers, but for --usage."""
     if (before is None) == (keep_days is None):
         raise click.UsageError("Say either --before DATE or --keep-days N.")
     at = before.replace(tzinfo=UTC) if before else datetime.now(UTC) - timedelta(days=keep_days or 0)
@@ -294,10 +295,16 @@ def prune(before: datetime | None, keep_days: int | None, as_json: bool) -> None
         while count := books.write(lambda tx: statements.prune(tx, at.timestamp(), PRUNE_AT_ONCE)):
             deleted += count
             bar.update(count)
+    told: dict[str, Any] = {"deleted": deleted, "before": at.isoformat()}
+    day = f"{at:%Y-%m-%d}"
+    while sums and (count := books.write(lambda tx: statements.prune_usage(tx, day, PRUNE_AT_ONCE))):
+        told["usage_deleted"] = told.get("usage_deleted", 0) + count
     if as_json:
-        _print_json({"deleted": deleted, "before": at.isoformat()})
-    else:
-        click.echo(f"Deleted {deleted} calls from before {at:%Y-%m-%d %H:%M} UTC.")
+        _print_json(told)
+        return
+    click.echo(f"Deleted {deleted} calls from before {at:%Y-%m-%d %H:%M} UTC.")
+    if sums:
+        click.echo(f"Deleted {told.get('usage_deleted', 0)} rows of what was used before {day}.")
 
 
 # --- the database

@@ -227,7 +227,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         try:
             super().load_wsgi()
             self._parts.store.check()
-            self._parts.books.sweep()
+            self._parts.accounts.sweep()
         except (SettingsError, SchemaError) as error:
             print(f"chatapi: {error}", file=sys.stderr, flush=True)
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
@@ -255,7 +255,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._late.join(max(0.0, self._ends_at - time.monotonic()))
         self._parts.engine.stop()
         gevent.sleep(0.1)
-        self._parts.books.flush()
+        self._parts.accounts.flush()
 
     def _take_late(self, listener: Any, client: Any, addr: Any) -> None:
         self._late.spawn(self.handle, listener, client, addr)

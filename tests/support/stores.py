@@ -7,20 +7,24 @@
 """
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from signal import SIGINT, SIGQUIT
 from typing import Any
 
+import psutil
 import pytest
 import sqlalchemy as sa
 
 from support.gateways import clean_environment
-from support.servers import postgres, redis
+from support.servers import Server, answers, listens, needs, postgres, redis
 
 _numbers = count(1)
 ADVISORY_LOCK = 0x63686174
@@ -36,6 +40,16 @@ def postgres_server():
 def redis_server():
     with redis() as server:
         yield server
+
+
+@pytest.fixture
+def redis_url(redis_server):
+    """The URL of an empty Redis."""
+    from redis import Redis
+
+    with Redis.from_url(redis_server.url) as client:
+        client.flushall()
+    return redis_server.url
 
 
 @pytest.fixture
@@ -84,6 +98,52 @@ def path_of(url: str) -> Path:
     return Path(sa.make_url(url).database or "")
 
 
+class Restartable:
+    """A PostgreSQL of its own that can be stopped and started."""
+
+    def __init__(self, url):
+        self.url = url
+        self._port = sa.make_url(url).port
+        self._data = Path(sql(url, "SHOW data_directory")[0][0])
+        self._server = None
+
+    def stop(self):
+        pid = int(self._data.joinpath("postmaster.pid").read_text().split()[0])
+        os.kill(pid, SIGINT)
+        if self._server:
+            self._server.stop(SIGINT)
+        deadline = time.monotonic() + 15
+        while alive(pid) or listens(self._port):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def start(self):
+        command = [needs("postgres"), "-D", str(self._data), "-p", str(self._port), "-h", "127.0.0.1"]
+        home, isready = self._data.parent, needs("pg_isready")
+        command += ["-k", str(home)]
+        user = home.owner() if os.geteuid() == 0 else None
+        self._server = Server(command, home, lambda: answers(isready, self._port), user, SIGQUIT)
+        self._server.start()
+
+
+def alive(pid):
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+@contextmanager
+def restartable():
+    """A PostgreSQL of its own that can be stopped and started."""
+    with postgres() as url:
+        server = Restartable(url)
+        try:
+            yield server
+        finally:
+            if server._server:
+                server._server.stop(SIGINT)
+
+
 PROCESSES = """
 import json, os, sys
 number, arguments = json.loads(sys.argv[1])
@@ -104,13 +164,14 @@ for me in range(number):
 for _ in range(number):
     os.read(ready[0], 1)
 os.close(go[1])
-print(json.dumps([json.loads(os.fdopen(answer).read()) for answer in answers]))
+print(json.dumps([json.loads(os.fdopen(answer).read() or 'null') for answer in answers]))
 """
 
 
 def side_by_side_processes(code: str, number: int, *arguments: Any, within_s: float = 60) -> list[Any]:
-    """What `code` sets `result` to in each of `number` processes; it finds `me` (0…) and `arguments`.
+    """What `code` sets `result` to in each of `number` processes; None of one that died.
 
+    It finds `me` (0…) and `arguments`.
     What stands before a line `# each` is done once for all, in the process they are forked from, which has no thread
     and no connection yet; what stands before `# go` is done by each before all begin.
     """

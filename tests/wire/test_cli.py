@@ -321,7 +321,7 @@ def test_the_report(spent, tell):
         [
             ("2026-10-30", ANA, "test/ok", 3, 35),
             ("2026-10-31", ANA, "own/ok", 1, 100),
-            ("2026-10-31", BIA, "test/ok", 1, 0),
+            ("2026-10-31", BIA, None, 1, 0),  # who is refused leaves no name
             ("2026-11-01", BIA, "test/ok", 1, 1000),
             ("2026-11-01", None, "test/ok", 1, 3),
         ],
@@ -342,7 +342,7 @@ def test_an_empty_report(say, tell):
     "by, wanted",
     [
         (["key"], {(None, ANA, None, 4, 135), (None, BIA, None, 2, 1000), (None, None, None, 1, 3)}),
-        (["model"], {(None, None, "test/ok", 6, 1038), (None, None, "own/ok", 1, 100)}),
+        (["model"], {(None, None, "test/ok", 5, 1038), (None, None, None, 1, 0), (None, None, "own/ok", 1, 100)}),
         (
             ["day"],
             {
@@ -356,7 +356,8 @@ def test_an_empty_report(say, tell):
             {
                 (None, ANA, "test/ok", 3, 35),
                 (None, ANA, "own/ok", 1, 100),
-                (None, BIA, "test/ok", 2, 1000),
+                (None, BIA, "test/ok", 1, 1000),
+                (None, BIA, None, 1, 0),
                 (None, None, "test/ok", 1, 3),
             },
         ),
@@ -415,7 +416,8 @@ def test_the_report_for_people_leaves_out_what_there_is_not(spent, say):
     assert head.split() == ["model", *NUMBERS, "completed", "client_left", "refused"]
     assert {tuple(line.split()) for line in lines} == {
         ("own/ok", "1", "100", "7", *"100"),
-        ("test/ok", "6", "1038", "56", *"411"),
+        ("test/ok", "5", "1038", "56", *"410"),
+        ("-", "1", "0", "0", *"001"),
     }
 
 
@@ -482,6 +484,13 @@ def test_prune_deletes_old_calls_and_no_number(spent, parts, tell, say, database
     assert count(database, "model = 'test/new'") == 1
     assert tell("usage", "report") == before
     assert say("usage", "prune", *words).startswith("Deleted 0 calls from before 20")
+
+
+def test_prune_can_delete_what_was_used_too(spent, tell, say):
+    told = tell("usage", "prune", "--before", "2026-10-31", "--usage")
+    assert (told["deleted"], told["usage_deleted"]) == (3, 2)
+    assert {row["day"] for row in tell("usage", "report")} == {"2026-10-31", "2026-11-01"}
+    assert "Deleted 0 rows of what was used" in say("usage", "prune", "--before", "2026-10-31", "--usage")
 
 
 def test_prune_for_people(spent, run):

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ...accounting import statements, tables
-from ...accounting.ledger import RedisStates
 from ...accounting.quotas import LEASE_S
+from ...accounting.redis import RedisLimits
 from ...components import Components
 from ...errors import StoreError
 from .findings import DOCTOR, Finding, setting
@@ -69,7 +69,7 @@ class Machine:
         if not self._settings.redis_url:
             return
         try:
-            policy, now = RedisStates(self._settings.redis_url).look()
+            policy, now = RedisLimits(self._settings.redis_url, lambda *of: 0).look()
         except ConnectionError as error:
             says = f"{error}: limits are held in the database"
             yield Finding("redis", False, says, setting("REDIS_URL", "redis://HOST:6379/0"))

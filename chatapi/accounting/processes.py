@@ -1,0 +1,125 @@
+"""Whose call is it: what tells one process from every other, and the numbers of those that share a folder."""
+
+import fcntl
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from .quotas import LEASE_S
+
+MOST = 128  # processes that share a folder
+
+
+class Own:
+    """This process: `pid`, and `name`, which tells it apart from every other one there ever was."""
+
+    pid = 0
+    name = ""
+
+    @classmethod
+    def look(cls) -> None:
+        """Note who we are: once, and after every fork, for it is needed in every call."""
+        cls.pid = os.getpid()
+        cls.name = f"{_machine()} {cls.pid} {_born(cls.pid)}"
+
+
+@cache
+def _machine() -> str:
+    # The host's name, its boot, and the namespace in which its process numbers count (a container has its own).
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:13]
+        return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return f"{socket.gethostname()} - -"
+
+
+def _born(pid: int) -> str:
+    """When a process was started, in the kernel's ticks; empty when it is gone (or dead, and not yet buried)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] == "Z" else fields[19]
+
+
+Own.look()
+os.register_at_fork(after_in_child=Own.look)
+
+
+def is_lost(row: Mapping[str, Any]) -> bool:
+    """Whether the process of a call that is open (its row in the ledger) is gone, or it is long after its deadline."""
+    if row["until"] + LEASE_S < time.time():
+        return True
+    host, boot, pids, pid, born = row["owner"].split(" ")
+    our_host, our_boot, our_pids = _machine().split(" ")
+    if host != our_host or not born:
+        return False
+    if boot != our_boot:
+        return True
+    return bool(pids == our_pids and _born(int(pid)) != born)
+
+
+class Seats:
+    """Numbers, one for each process that works in `folder`: its own as long as it lives, for it locks that file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._pid = 0
+        self._number, self._file = 0, -1
+        self._mutex = threading.Lock()
+
+    def sit(self) -> int:
+        """This process's own number; a fork has another. Makes the folder. Raises OSError."""
+        with self._mutex:
+            if self._pid != Own.pid:
+                self.give_up()
+                self._number, self._file = self._take()
+                self._pid = Own.pid
+            return self._number
+
+    @property
+    def taken(self) -> bool:
+        """Whether this process has a number."""
+        return self._pid == Own.pid
+
+    def give_up(self) -> None:
+        """Another process may have our number."""
+        if self._file >= 0:
+            os.close(self._file)
+        self._pid, self._file = 0, -1
+
+    @contextmanager
+    def left(self, number: int) -> Iterator[bool]:
+        """Whether the process that had `number` is gone; meanwhile no other can take it."""
+        file = self._lock(number)
+        try:
+            yield file is not None
+        finally:
+            if file is not None:
+                os.close(file)
+
+    def others(self) -> list[int]:
+        """The numbers that were ever taken, but for our own."""
+        found = [int(path.stem) for path in self.folder.glob("*.seat") if path.stem.isdecimal()]
+        return sorted(number for number in found if not (self.taken and number == self._number))
+
+    def _take(self) -> tuple[int, int]:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for number in range(MOST):
+            if (file := self._lock(number)) is not None:
+                return number, file
+        raise OSError(f"more than {MOST} processes work in {self.folder}")
+
+    def _lock(self, number: int) -> int | None:
+        file = os.open(self.folder / f"{number}.seat", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        with suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        os.close(file)
+        return None

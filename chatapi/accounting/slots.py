@@ -1,0 +1,275 @@
+"""The limits of one machine: a file of fixed slots that its processes have mapped, changed under one lock.
+
+A slot holds the numbers of one caller (see quotas.py). Each process has a row of places, one for each of its calls
+that is open, so that those of a process that was killed can be given back. Before anything is changed, what is there
+is copied to the file's head; whoever gets the lock after a process that died meanwhile puts it back.
+"""
+
+import fcntl
+import hashlib
+import mmap
+import os
+import struct
+import threading
+import time
+from collections.abc import Callable
+
+from ..errors import StoreUnavailable
+from . import quotas
+from .processes import MOST, Own, Seats
+from .quotas import CELLS, COUNT, LEASE_S, PERIODS, Decision, Reservation
+
+WAIT_S = 2.0  # for a process that was stopped while it had the lock
+CALLERS = 1 << 15  # within a minute; beyond, whoever came longest ago is forgotten first
+TRIED = 16  # slots in which a caller may be
+PLACES = 4096  # open calls of one process
+REMEMBERED = 10_000  # callers whose slot is known without a search
+
+# In cells of 8 bytes. A slot: two of the caller's digest, when it expires (Unix seconds), and the caller's numbers.
+_DIGEST, _EXPIRES, _NUMBERS = 0, 2, 3
+_SLOT = _NUMBERS + CELLS
+# A place: its slot plus one (0 is free), the tokens held back, the end of its lease (Unix seconds), and its call.
+_PLACE = 4
+# The head: whether a change is under way, of which slot and place, and what these were before it.
+_CHANGING, _SLOT_AT, _PLACE_AT, _OLD_PLACE, _OLD_SLOT = 0, 1, 2, 4, 8
+_SLOTS_BEGIN = 512
+_PLACES_BEGIN = _SLOTS_BEGIN + CALLERS * _SLOT
+_END = _PLACES_BEGIN + MOST * PLACES * _PLACE
+NAME = "limits-1"  # another number for another layout
+
+
+class Slots:
+    """The file as one process has it mapped. `used(key, period)` is what the ledger knows of a day or month.
+
+    Its methods raise StoreUnavailable where the file cannot be had.
+    """
+
+    def __init__(self, seats: Seats, used: Callable[[str | None, str, float], int]) -> None:
+        self._seats = seats
+        self._path = seats.folder / NAME
+        self._used = used
+        self._mutex = threading.Lock()
+        self._pid, self._file = 0, -1
+        self._taken: set[int] = set()
+        self._free: list[int] = []
+        self._known: dict[str, tuple[int, int, int]] = {}
+
+    def admit(self, of: Reservation, now: float) -> Decision:
+        """Take a place, if no limit refuses it."""
+        self._lock()
+        try:
+            slot = self._slot(of, now)
+            if not self._free:
+                raise StoreUnavailable(f"more than {PLACES} calls are open", str(self._path))
+            place = self._free[-1]
+            self._begin_change(slot, place)
+            decision = quotas.admit(self._numbers(slot), of.limits, now)
+            if decision.refused is None:
+                cells = self._cells
+                cells[place], cells[place + 1], cells[place + 2], cells[place + 3] = slot, 0, int(of.until), of.call
+                cells[slot + _EXPIRES] = int(quotas.expires_at(of, now))
+                of.place = self._free.pop()
+                self._taken.add(place)
+            self._cells[_CHANGING] = 0
+            return decision
+        finally:
+            self._unlock()
+
+    def hold(self, of: Reservation, tokens: int, now: float) -> Decision:
+        """Hold back `tokens`, if no limit refuses them."""
+        used: dict[str, int] = {}
+        while True:
+            self._lock()
+            try:
+                slot = self._own(of)
+                numbers = self._numbers(slot)
+                unknown = quotas.unknown(numbers, of.limits, now)
+                if set(unknown) <= used.keys():
+                    self._begin_change(slot, of.place)
+                    for name in unknown:
+                        PERIODS[name].begin(numbers, used[name], now)
+                    decision = quotas.hold(numbers, of.limits, tokens, now)
+                    if decision.refused is None:
+                        self._cells[of.place + 1] = tokens
+                    self._cells[_CHANGING] = 0
+                    return decision
+            finally:
+                self._unlock()
+            used = {name: self._used(of.key_id, name, now) for name in unknown}
+
+    def settle(self, of: Reservation, tokens: int, now: float) -> None:
+        """Give the place back, and count the `tokens` used. A second time changes nothing."""
+        self._lock()
+        try:
+            if self._is_own(of):
+                self._free_place(of.place, tokens, now, of)
+                self._taken.discard(of.place)
+                self._free.append(of.place)
+        finally:
+            self._unlock()
+
+    def sweep(self, now: float) -> None:
+        """Give back the places of processes that are gone, and those that are taken long after their deadline."""
+        self._lock()
+        try:
+            for place in [p for p in self._taken if self._cells[p + 2] + LEASE_S < now]:
+                self._free_place(place, 0, now)
+                self._taken.discard(place)
+                self._free.append(place)
+        finally:
+            self._unlock()
+        for number in self._seats.others():
+            with self._seats.left(number) as left:
+                if left:
+                    self._empty_row(number, now)
+
+    def close(self) -> None:
+        """Give the file back; the next use opens it again."""
+        with self._mutex:
+            self._close()
+
+    # --- under the lock
+
+    def _slot(self, of: Reservation, now: float) -> int:
+        """Where the caller's slot begins; if it has none, a free one, or the one that is free next."""
+        known = self._known.get(of.subject)
+        if known and self._cells[known[0]] == known[1] and self._cells[known[0] + 1] == known[2]:
+            return known[0]
+        low, high = struct.unpack("qq", hashlib.blake2b(of.subject.encode(), digest_size=16).digest())
+        tried = [_SLOTS_BEGIN + (low + n) % CALLERS * _SLOT for n in range(TRIED)]
+        slot = next((at for at in tried if self._cells[at] == low and self._cells[at + 1] == high), None)
+        if slot is None:
+            slot = self._new_slot(tried, now)
+            self._cells[slot], self._cells[slot + 1] = low, high
+        if len(self._known) >= REMEMBERED:
+            self._known.clear()
+        self._known[of.subject] = slot, low, high
+        return slot
+
+    def _new_slot(self, tried: list[int], now: float) -> int:
+        unused = [at for at in tried if not self._cells[at + _NUMBERS + COUNT]]
+        if not unused:
+            raise StoreUnavailable("too many callers at once", str(self._path))
+        slot = min(unused, key=lambda at: max(self._cells[at + _EXPIRES], int(now)))
+        # Written before it is touched: on a full disk that is an error, where a page in memory would end the process.
+        os.pwrite(self._file, bytes(8 * _SLOT), 8 * slot)
+        return slot
+
+    def _numbers(self, slot: int) -> memoryview:
+        return self._cells[slot + _NUMBERS : slot + _SLOT]
+
+    def _is_own(self, of: Reservation) -> bool:
+        return self._cells[of.place] != 0 and self._cells[of.place + 3] == of.call
+
+    def _own(self, of: Reservation) -> int:
+        if not self._is_own(of):
+            raise StoreUnavailable("the call's place is gone", str(self._path))
+        return self._cells[of.place]
+
+    def _free_place(self, place: int, tokens: int, now: float, of: Reservation | None = None) -> None:
+        slot = self._cells[place]
+        self._begin_change(slot, place)
+        quotas.settle(self._numbers(slot), self._cells[place + 1], tokens, now, of.began if of else now)
+        if of and tokens:
+            self._cells[slot + _EXPIRES] = int(quotas.expires_at(of, now))
+        self._cells[place] = 0
+        self._cells[_CHANGING] = 0
+
+    def _empty_row(self, number: int, now: float) -> None:
+        self._lock()
+        try:
+            self._free_all(_row(number), now)
+        finally:
+            self._unlock()
+
+    def _free_all(self, row: range, now: float) -> None:
+        if self._map[8 * row.start : 8 * row.stop].strip(b"\0"):
+            for place in row:
+                if self._cells[place]:
+                    self._free_place(place, 0, now)
+
+    def _take_row(self) -> None:
+        """This process's own row; whoever had its number before may have left something."""
+        row = _row(self._seats.sit())
+        self._free_all(row, time.time())
+        os.pwrite(self._file, bytes(8 * (row.stop - row.start)), 8 * row.start)
+        self._taken, self._free = set(), list(row)
+        self._pid = Own.pid
+
+    def _begin_change(self, slot: int, place: int) -> None:
+        cells = self._cells
+        cells[_SLOT_AT], cells[_PLACE_AT] = slot, place
+        cells[_OLD_PLACE : _OLD_PLACE + _PLACE] = cells[place : place + _PLACE]
+        cells[_OLD_SLOT : _OLD_SLOT + _SLOT] = cells[slot : slot + _SLOT]
+        cells[_CHANGING] = 1
+
+    def _undo_change(self) -> None:
+        cells = self._cells
+        slot, place = cells[_SLOT_AT], cells[_PLACE_AT]
+        cells[slot : slot + _SLOT] = cells[_OLD_SLOT : _OLD_SLOT + _SLOT]
+        cells[place : place + _PLACE] = cells[_OLD_PLACE : _OLD_PLACE + _PLACE]
+        cells[_CHANGING] = 0
+
+    # --- the lock, and the file
+
+    def _lock(self) -> None:
+        self._mutex.acquire()
+        try:
+            opened = self._pid == Own.pid
+            if not opened:
+                self._open()
+            self._lock_file()
+            if self._cells[_CHANGING]:
+                self._undo_change()
+            if not opened:
+                self._take_row()
+        except OSError as error:
+            self._close()
+            self._mutex.release()
+            raise StoreUnavailable(str(error), str(self._path)) from None
+        except BaseException:
+            self._mutex.release()
+            raise
+
+    def _lock_file(self) -> None:
+        until = 0.0
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                # Waited for here and not in the kernel, where waiting would stop every greenlet of the process.
+                until = until or time.monotonic() + WAIT_S
+                if time.monotonic() > until:
+                    raise StoreUnavailable("the limits are locked", str(self._path)) from None
+            time.sleep(0.0002)
+
+    def _unlock(self) -> None:
+        if self._cells[_CHANGING]:  # something of ours has failed
+            self._undo_change()
+        fcntl.flock(self._file, fcntl.LOCK_UN)
+        self._mutex.release()
+
+    def _open(self) -> None:
+        self._close()
+        self._seats.sit()
+        self._file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        if os.fstat(self._file).st_size < 8 * _END:
+            os.ftruncate(self._file, 8 * _END)  # sparse: what no caller has come to takes no room
+        os.pwrite(self._file, b"\0", 8 * _SLOTS_BEGIN - 1)
+        self._map = mmap.mmap(self._file, 8 * _END)
+        self._cells = memoryview(self._map).cast("q")
+
+    def _close(self) -> None:
+        if self._file >= 0:
+            self._known.clear()
+            self._cells.release()
+            self._map.close()
+            os.close(self._file)
+        self._pid, self._file = 0, -1
+
+
+def _row(number: int) -> range:
+    """The places of the process with this number."""
+    begin = _PLACES_BEGIN + number * PLACES * _PLACE
+    return range(begin, begin + PLACES * _PLACE, _PLACE)

@@ -1,0 +1,383 @@
+"""One body of tests over every place where calls are accounted for: SQLite, PostgreSQL, and each with Redis."""
+
+import time
+from dataclasses import dataclass, field
+
+import pytest
+import sqlalchemy as sa
+from support import stores as shared
+from support.stores import side_by_side_processes, sql
+
+from chatapi.accounting import Accounts, statements, tables
+from chatapi.accounting.processes import Own
+from chatapi.accounting.quotas import LEASE_S
+from chatapi.accounting.store import Store
+from chatapi.call import Call
+from chatapi.caller import NO_LIMITS, Caller, Limits
+from chatapi.chat import ChatJob
+from chatapi.errors import RateLimited, StoreUnavailable
+
+# Fixtures, under the names that tests ask for them by.
+database, sqlite_url = shared.database, shared.sqlite_url
+postgres_url, postgres_server = shared.postgres_url, shared.postgres_server
+redis_server, redis_url = shared.redis_server, shared.redis_url
+
+V1 = "/v1/chat/completions"
+JOB = ChatJob(model="a/b", messages=[{"role": "user", "content": "hi"}], options={"max_tokens": 40})
+PROMPT = 6  # what "hi" is taken to be: a message costs four more
+
+
+@dataclass
+class Place:
+    """Where the ledger is, where limits are held, and this process's accounts there."""
+
+    url: str
+    redis_url: str | None
+    opened: list = field(default_factory=list)
+
+    def open(self):
+        """Accounts as another process has them."""
+        store = Store(self.url)
+        self.opened.append((store, Accounts(store, self.redis_url)))
+        return self.opened[-1][1]
+
+    @property
+    def accounts(self):
+        return self.opened[0][1] if self.opened else self.open()
+
+    @property
+    def store(self):
+        return self.accounts._store
+
+    def rows(self, **where):
+        rows = self.store.read(
+            lambda tx: statements._rows(tx.execute(sa.select(tables.calls).order_by(tables.calls.c.id)))
+        )
+        return [row for row in rows if all(row[name] == value for name, value in where.items())]
+
+    def endings(self):
+        return [row["ending"] for row in self.rows()]
+
+    def used(self):
+        return {(row["model"], row["ending"]): row["calls"] for row in self.store.read(statements.used)}
+
+    def close(self):
+        for store, accounts in self.opened:
+            accounts.close()
+            store.close()
+
+
+@pytest.fixture(params=["sqlite", "postgres", "sqlite+redis", "postgres+redis"])
+def place(request):
+    database, _, shared_limits = request.param.partition("+")
+    url = request.getfixturevalue(f"{database}_url")
+    place = Place(url, request.getfixturevalue("redis_url") if shared_limits else None)
+    yield place
+    place.close()
+
+
+def caller_of(words="", key_id="k", subject=None):
+    return Caller(key_id, subject or f"key:{key_id}", Limits.parse(words))
+
+
+def arrived(accounts, caller, number=0, seconds=60):
+    call = Call(f"r{number}", V1, "openai", seconds)
+    call.caller, call.key_id, call.observers = caller, caller.key_id, (accounts.end,)
+    accounts.admit(call)
+    return call
+
+
+def begun(accounts, caller, job=JOB, number=0, seconds=60):
+    """A call that is about to be made; who is refused ends."""
+    call = Call(f"r{number}", V1, "openai", seconds)
+    call.caller, call.key_id, call.observers, call.model = caller, caller.key_id, (accounts.end,), job.model
+    try:
+        accounts.admit(call)
+        accounts.begin(call, job)
+    except (RateLimited, StoreUnavailable) as error:
+        call.fail(error)
+        call.end()
+    return call
+
+
+def end(call, prompt=PROMPT, completion=40, ending="completed"):
+    call.served, call.prompt_tokens, call.completion_tokens = "a/b", prompt, completion
+    call.end(ending)
+
+
+def refused(call):
+    return call.decision.refused if call.decision else None
+
+
+# ---------------------------------------------------------------- many processes, one key
+
+HAMMER = """
+import fcntl, os, time
+from chatapi.accounting import Accounts
+from chatapi.accounting.store import Store
+from chatapi.call import Call
+from chatapi.caller import Caller, Limits
+from chatapi.chat import ChatJob
+from chatapi.errors import RateLimited
+import redis, sqlalchemy.dialects.sqlite, sqlalchemy.dialects.postgresql
+
+def counted(path, change=0):
+    with open(path, "r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        now, most = map(int, file.read().split())
+        file.seek(0)
+        file.write(f"{now + change} {max(most, now + change)} ")
+        return max(most, now + change)
+# each
+url, redis_url, words, path, attempts, together, dies = arguments
+accounts = Accounts(Store(url), redis_url)
+caller = Caller("k", "key:k", Limits.parse(words))
+job = ChatJob(model="a/b", messages=[{"role": "user", "content": "hi"}], options={"max_tokens": 40})
+# go
+admitted = 0
+for number in range(attempts):
+    call = Call(f"{me}-{number}", "/v1/chat/completions", "openai", 60)
+    call.caller, call.key_id, call.observers, call.model = caller, "k", (accounts.end,), "a/b"
+    try:
+        accounts.admit(call)
+        accounts.begin(call, job)
+    except RateLimited as error:
+        call.fail(error)
+        call.end()
+        time.sleep(0.002)
+        continue
+    admitted += 1
+    counted(path, +1)
+    until = time.monotonic() + 5
+    while counted(path) < together and time.monotonic() < until:
+        time.sleep(0.01)  # for the others, until so many have been open together
+    time.sleep(0.02 if together else 0)
+    counted(path, -1)
+    if dies and number == attempts // 2 and me % 2:
+        os.kill(os.getpid(), 9)
+    call.served, call.prompt_tokens, call.completion_tokens = "a/b", 6, 40
+    call.end()
+accounts.flush()
+result = admitted
+"""
+PROCESSES, ATTEMPTS = 8, 10
+
+
+def hammered(place, words, tmp_path, together=0):
+    """How many calls were admitted, and how many were open at once at most."""
+    shared_file = tmp_path / "open"
+    shared_file.write_text("0 0 ")
+    arguments = (place.url, place.redis_url, words, str(shared_file), ATTEMPTS, together, False)
+    admitted = side_by_side_processes(HAMMER, PROCESSES, *arguments)
+    open_now, most = map(int, shared_file.read_text().split())
+    assert open_now == 0
+    return sum(admitted), most
+
+
+@pytest.mark.parametrize("words, most", [("rpm=20", 20), ("rpm=99 tpm=1000", 1000 // (PROMPT + 40))])
+def test_many_processes_admit_exactly_what_is_allowed(place, tmp_path, words, most):
+    admitted, _ = hammered(place, words, tmp_path)
+    assert admitted == most
+    assert sorted(place.endings()) == ["completed"] * most + ["refused"] * (PROCESSES * ATTEMPTS - most)
+    assert place.used() == {("a/b", "completed"): most, ("", "refused"): PROCESSES * ATTEMPTS - most}
+
+
+def test_many_processes_have_no_more_calls_open_than_is_allowed(place, tmp_path):
+    admitted, most = hammered(place, "concurrency=3", tmp_path, 3)
+    assert most == 3
+    assert admitted > 3  # a place that was given back is used again
+    assert place.endings().count("completed") == admitted
+
+
+def test_processes_that_are_killed_lose_their_open_calls_once_and_give_back_what_they_held(place, tmp_path):
+    (tmp_path / "open").write_text("0 0 ")
+    arguments = (place.url, place.redis_url, "concurrency=50 tpm=100000", str(tmp_path / "open"), ATTEMPTS, 0, True)
+    admitted = side_by_side_processes(HAMMER, PROCESSES, *arguments)
+    died = admitted.count(None)
+    assert died == PROCESSES // 2
+    lost = []
+    accounts = place.open()
+    accounts._on_lost = lost.append
+    for _ in range(2):
+        for other in (accounts, place.open()):
+            other.sweep()
+    assert lost == [died]
+    completed = died * (ATTEMPTS // 2) + (PROCESSES - died) * ATTEMPTS
+    assert sorted(place.endings()) == ["completed"] * completed + ["worker_lost"] * died
+    assert place.used() == {("a/b", "completed"): completed, ("a/b", "worker_lost"): died}
+    call = arrived(accounts, caller_of("concurrency=50 tpm=100000"))
+    accounts.begin(call, JOB)
+    left = {room.name: room.remaining for room in call.decision.rooms}
+    assert left == {"concurrency": 49, "tpm": 100000 - 46 * completed - 46}
+    call.end("completed")
+
+
+# ---------------------------------------------------------------- what is counted
+
+
+def test_all_answers_of_one_call_are_held_back(place):
+    four = ChatJob(model="a/b", messages=JOB.messages, options={"n": 4, "max_tokens": 100})
+    assert refused(begun(place.accounts, caller_of("tpm=250"), four)) == "tpm"
+
+
+def test_a_call_counts_when_it_arrives_and_has_its_place_until_it_ends(place):
+    caller = caller_of("rpm=3 concurrency=1")
+    first = arrived(place.accounts, caller)
+    assert refused(begun(place.accounts, caller)) == "concurrency"
+    first.end("refused")  # its body was no JSON, say
+    assert refused(begun(place.accounts, caller, number=1)) is None
+    place.accounts.sweep()
+    assert [row["ending"] for row in place.rows(request_id="r0")] == ["refused", "refused"]
+    assert [row["ending"] for row in place.rows(request_id="r1")] == [None]
+
+
+def test_what_was_held_back_is_replaced_by_what_was_used(place):
+    caller = caller_of("tpm=100")
+    first = begun(place.accounts, caller)
+    assert (
+        refused(begun(place.accounts, caller, ChatJob(model="a/b", messages=JOB.messages, options={"max_tokens": 60})))
+        == "tpm"
+    )
+    end(first, 1, 2)
+    assert (
+        refused(begun(place.accounts, caller, ChatJob(model="a/b", messages=JOB.messages, options={"max_tokens": 91})))
+        is None
+    )
+
+
+def test_a_call_settles_once(place):
+    caller = caller_of("tpm=1000 concurrency=2")
+    call = begun(place.accounts, caller)
+    end(call)
+    for _ in range(3):
+        place.accounts.end(call)
+    other = begun(place.open(), caller)
+    assert {room.name: room.remaining for room in other.decision.rooms} == {"concurrency": 1, "tpm": 1000 - 46 - 46}
+    assert place.used() == {("a/b", "completed"): 1}
+
+
+@pytest.mark.parametrize("words", ["tpd=100", "tpmonth=100"])
+def test_days_and_months_are_known_from_the_ledger_where_a_store_has_forgotten_them(place, words, tmp_path):
+    caller = caller_of(words)
+    end(begun(place.accounts, caller))
+    place.close()
+    place.opened.clear()
+    forget(place, tmp_path)
+    call = begun(place.accounts, caller)
+    assert call.decision.rooms[0].remaining == 100 - 46 - 46
+    end(call)
+    assert refused(begun(place.accounts, caller)) == words.partition("=")[0]
+
+
+def forget(place, tmp_path):
+    """Nothing is left but the ledger."""
+    if place.redis_url:
+        import redis
+
+        with redis.Redis.from_url(place.redis_url) as client:
+            client.flushall()
+    for path in tmp_path.glob("**/limits-*"):
+        path.unlink()
+    if place.url.startswith("postgres"):
+        sql(place.url, "DELETE FROM limits")
+
+
+def test_without_limits_nothing_is_kept_of_a_caller(place):
+    call = begun(place.accounts, Caller(None, "address:-", NO_LIMITS))
+    assert call.decision is None
+    assert place.endings() == [None]
+    assert sql(place.url, "SELECT count(*) FROM limits") == [(0,)]
+    end(call)
+    assert place.endings() == ["completed"]
+
+
+# ---------------------------------------------------------------- tokens that cannot be
+
+
+@pytest.mark.parametrize(
+    "prompt, completion, counted",
+    [
+        (12, 40, (12, 40)),
+        (12, 2**40, (12, 40)),
+        (2**40, 1, (4096 + 4 * len("hi"), 1)),
+        (10**400, 10**400, (4096 + 4 * len("hi"), 40)),
+        (-5, -(10**30), (0, 0)),
+        (None, None, (None, None)),
+    ],
+)
+def test_counts_that_cannot_be_true_are_what_is_possible_at_most(place, prompt, completion, counted):
+    caller = caller_of("tpmonth=1000000")
+    end(begun(place.accounts, caller), prompt, completion)
+    [row] = place.rows()
+    assert (row["prompt_tokens"], row["completion_tokens"]) == counted
+    next_one = begun(place.accounts, caller, number=1)
+    assert next_one.decision.rooms[0].remaining == 1_000_000 - sum(c or 0 for c in counted) - 46
+
+
+@pytest.mark.parametrize("count", [10**400, -1])
+def test_nor_are_they_without_limits(place, count):
+    end(begun(place.accounts, caller_of()), count, count)
+    [row] = place.rows()
+    assert 0 <= row["prompt_tokens"] <= 2**40 and 0 <= row["completion_tokens"] <= 40
+
+
+def test_who_is_refused_leaves_no_name_in_what_was_used(place):
+    caller = caller_of("rpm=1")
+    for number in range(5):
+        end_of = begun(place.accounts, caller, ChatJob(model=f"made/up-{number}", messages=JOB.messages), number)
+    assert refused(end_of) == "rpm"
+    lost = begun(place.accounts, caller_of(key_id="other"), ChatJob(model="made/up", messages=JOB.messages), 9)
+    lost.code = "model_not_found"
+    lost.end("upstream_cut")
+    assert place.used() == {("", "refused"): 4, ("", "upstream_cut"): 1}
+
+
+# ---------------------------------------------------------------- lost calls
+
+
+def of_owner(host=None, boot=None, pids=None, pid=None, born=None):
+    parts = zip((host, boot, pids, pid, born), Own.name.split(" "), strict=True)
+    return " ".join(old if new is None else new for new, old in parts)
+
+
+@pytest.mark.parametrize(
+    "changed, ending",
+    [
+        ({}, None),
+        ({"born": "1"}, "worker_lost"),  # its number was given to another process
+        ({"pid": "999999999"}, "worker_lost"),
+        ({"boot": "other", "pid": "1"}, "worker_lost"),  # the machine was started anew
+        ({"host": "elsewhere", "pid": "999999999"}, None),  # who knows; its deadline ends it
+        ({"pids": "pid:[1]", "pid": "999999999"}, None),  # another container
+    ],
+)
+def test_a_call_is_lost_when_its_process_is(place, changed, ending):
+    begun(place.accounts, caller_of())
+    assert place.endings() == [None]
+    sql(place.url, f"UPDATE calls SET owner = '{of_owner(**changed)}'")
+    place.accounts.sweep()
+    assert place.endings() == [ending]
+
+
+@pytest.mark.parametrize("key_id", ["k", None])
+def test_calls_that_are_open_long_after_their_deadline_are_lost_and_give_back_what_they_held(place, key_id):
+    caller = Caller(key_id, f"key:{key_id}" if key_id else "address:203.0.113.7", Limits.parse("concurrency=1"))
+    begun(place.accounts, caller, seconds=2 - LEASE_S)
+    assert refused(begun(place.accounts, caller)) == "concurrency"
+    place.accounts.sweep()
+    assert place.endings().count(None) == 1
+    time.sleep(2.1)
+    place.accounts.sweep()
+    assert "worker_lost" in place.endings() and None not in place.endings()
+    assert refused(begun(place.accounts, caller)) is None
+
+
+def test_an_end_that_comes_after_all_changes_nothing(place):
+    call = begun(place.accounts, caller_of())
+    assert place.endings() == [None]
+    sql(place.url, "UPDATE calls SET until = 1")
+    place.accounts.sweep()
+    end(call)
+    place.accounts.flush()
+    assert place.endings() == ["worker_lost"]
+    assert place.used() == {("a/b", "worker_lost"): 1}
