@@ -16,6 +16,7 @@ from typing import Any
 
 from ..caller import Caller, Limits, key_subject
 from ..errors import StoreUnavailable
+from ..languages import _
 from . import statements, tables
 from .statements import Row, Tx
 from .store import Store
@@ -146,7 +147,7 @@ class Keys:
         def do(tx: Tx) -> Row:
             row = _existing(tx, id)
             if row["revoked_at"]:
-                raise LookupError(f"the key {id!r} is revoked")
+                raise LookupError(_("the key {id!r} is revoked", id=id))
             new = {**row, **change(row)}
             statements.put_key(tx, new)
             return new
@@ -161,7 +162,7 @@ class Keys:
 def _existing(tx: Tx, id: str) -> Row:
     row = statements.get_key(tx, id) if _ID.fullmatch(id) else None
     if row is None:
-        raise LookupError(f"there is no key {id!r}")
+        raise LookupError(_("there is no key {id!r}", id=id))
     return row
 
 

@@ -19,7 +19,7 @@ from support.gateways import clean_environment, free_port
 from chatapi import create_app
 from chatapi.accounting import statements, tables
 from chatapi.accounting import store as store_module
-from chatapi.operations import cli as cli_module
+from chatapi.operations.cli import usage as usage_commands
 
 CHAT, V1 = "/api/chat/completions", "/v1/chat/completions"
 HELLO = [{"role": "user", "content": "hi"}]
@@ -114,6 +114,14 @@ def test_create_shows_the_key_once(tell, say):
     del made["key"]
     assert tell("keys", "show", made["id"]) == made
     assert tell("keys", "list") == [made]
+
+
+def test_a_key_of_an_administrator(tell, parts):
+    made = tell("keys", "create", "--name", "operations", "--admin")
+    assert made["admin"] is True
+    assert tell("keys", "show", made["id"])["admin"] is True
+    assert parts.keys.show(made["id"])["admin"]
+    assert "admin" not in tell("keys", "create", "--name", "billing")
 
 
 def test_create_for_people(say, tell):
@@ -471,7 +479,7 @@ def count(database, where="1"):
 
 @pytest.mark.parametrize("words, deleted", [(("--before", "2026-10-31"), 3), (("--keep-days", "1"), 7)])
 def test_prune_deletes_old_calls_and_no_number(spent, parts, tell, say, database, monkeypatch, words, deleted):
-    monkeypatch.setattr(cli_module, "PRUNE_AT_ONCE", 2)  # in several transactions
+    monkeypatch.setattr(usage_commands, "PRUNE_AT_ONCE", 2)  # in several transactions
     parts.store.write(lambda tx: statements.open_call(tx, called("2026-10-01", model="test/open")))
     now = called("2026-10-01", ending="completed", model="test/new") | {"id": tables.call_id(time.time())}
     parts.store.write(lambda tx: statements.open_call(tx, now))
@@ -507,7 +515,7 @@ def test_status_and_upgrade(say, tell, database):
     assert say("db", "status") == f"sqlite:///{database}: schema 0, needed {needed}\n"
     assert tell("db", "upgrade") == {"schema": needed, "steps": needed}
     assert tell("db", "upgrade") == {"schema": needed, "steps": 0}
-    assert say("db", "upgrade") == f"sqlite:///{database}: schema {needed} (0 steps taken)\n"
+    assert say("db", "upgrade") == f"sqlite:///{database}: schema {needed} (steps taken: 0)\n"
     assert tell("db", "status")["schema"] == needed
 
 
@@ -718,3 +726,38 @@ def test_as_a_process_of_its_own(settings, tmp_path):
     assert answer.headers["RateLimit-Limit"] == "9"
     ended = start("keys", "show", "nobody")
     assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", "Error: there is no key 'nobody'\n")
+
+
+# --- languages
+
+
+@pytest.mark.parametrize(
+    "environ, language",
+    [
+        ({}, "en"),
+        ({"LANG": "pt_BR.UTF-8"}, "pt"),
+        ({"LC_MESSAGES": "pt_PT.UTF-8", "LANG": "en_US.UTF-8"}, "pt"),
+        ({"LC_ALL": "C", "LANG": "pt_BR.UTF-8"}, "en"),
+        ({"LC_ALL": "POSIX", "CHATAPI_LANGUAGE": "pt-BR"}, "pt"),
+        ({"LC_ALL": "en_US.UTF-8", "CHATAPI_LANGUAGE": "pt-BR"}, "en"),
+    ],
+    ids=str,
+)
+def test_commands_speak_the_language_of_the_locale(tmp_path, environ, language):
+    env = {k: v for k, v in clean_environment(str(tmp_path)).items() if k not in ("LANG", "LC_ALL", "LC_CTYPE")}
+    env |= {"PYTHONUTF8": "1", "DATABASE_URL": f"sqlite:///{tmp_path}/chatapi.db", **environ}
+
+    def run(*words):
+        command = [sys.executable, "-m", "flask", "--app", "wsgi", *words]
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=30, check=False)
+
+    said = {
+        "en": ("The API keys of callers.", "there is no key 'nobody'", "Keep the key now"),
+        "pt": ("As chaves de API de quem chama.", "não existe", "Guarde a chave agora"),
+    }[language]
+    assert said[0] in run("keys", "--help").stdout
+    assert said[1] in run("keys", "show", "nobody").stderr
+    assert said[2] in run("keys", "create", "--name", "a").stdout
+    mistake = run("keys", "create", "--name", "a", "--expires", "soon").stderr
+    assert "Usage: " in mistake, "click's own words stay"
+    assert ("is no date" in mistake) == (language == "en")

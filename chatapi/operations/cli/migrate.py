@@ -1,4 +1,4 @@
-"""What operators type to end the legacy route: `flask --app wsgi migrate …`."""
+"""`flask --app wsgi migrate …`: the end of the legacy route."""
 
 import csv
 import json
@@ -9,26 +9,19 @@ from typing import Any, BinaryIO
 
 import click
 
-from ..accounting.access import KEY_ID_LENGTH
-from ..chat import Json
-from ..errors import BadRequest
-from ..languages import N_, _
-from ..migration import callers, schedule
-from ..migration.callers import Count, Place
-from ..migration.rewrite import preview
-from ..migration.route import LegacyRoute
-from ..schemas.strict_json import parse_json
-from .cli import _cell as cell
-from .cli import _Group as Group
-from .cli import _iso as iso
-from .cli import _Moment as Moment
-from .cli import _parts as components
-from .cli import _print_json as print_json
-from .cli import _print_table as print_table
-from .cli import _show as show
-from .cli import _url as base_url
-from .cli import as_json
-from .doctor import DEFAULT_URL
+from ...accounting.access import KEY_ID_LENGTH
+from ...chat import Json
+from ...errors import BadRequest
+from ...languages import N_, _
+from ...migration import callers, schedule
+from ...migration.callers import Count, Place
+from ...migration.rewrite import preview
+from ...migration.route import LegacyRoute
+from ...schemas.strict_json import parse_json
+from ..doctor import DEFAULT_URL
+from .groups import Group, as_json, components
+from .printing import cell, iso, print_json, print_one, print_table
+from .values import Moment, base_url
 
 migrate = Group("migrate", help=N_("The end of the legacy route, /api/huggingface-chat."))
 
@@ -178,7 +171,7 @@ def extend(key: str, until: float, as_json: bool) -> None:
     configured = any(digest.startswith(key) for digest in parts.settings.keys) and len(key) == KEY_ID_LENGTH
     name = None if configured else parts.keys.show(key)["name"]
     parts.legacy.extend(key, until)
-    show({"key_id": key, "key_name": name, "until": iso(until)}, as_json)
+    print_one({"key_id": key, "key_name": name, "until": iso(until)}, as_json)
 
 
 @migrate.command("switch-off", help=N_("Retire the route now, for everybody; everywhere within 5 seconds."))

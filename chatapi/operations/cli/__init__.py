@@ -1,0 +1,29 @@
+"""What operators type: `flask --app wsgi keys|usage|db|migrate|doctor …`. Every command takes `--json`."""
+
+import click
+from flask import Flask
+from flask.cli import FlaskGroup
+
+from ...settings import SettingsError
+from . import database, examine, keys, migrate, usage
+from .groups import in_a_line, translate
+
+
+def init_app(app: Flask) -> None:
+    """Add the commands."""
+    for command in (keys.keys, usage.usage, database.db, migrate.migrate, examine.examine):
+        translate(command)
+        app.cli.add_command(command)
+
+
+def without_components(error: SettingsError) -> Flask | None:
+    """For Flask's command line, an application of which `doctor` can tell what is wrong; None anywhere else."""
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return None
+    if not isinstance(context.command, FlaskGroup):  # `flask run` and the like would serve it
+        raise click.ClickException(in_a_line(error))
+    app = Flask("chatapi", static_folder=None)
+    app.extensions["chatapi"] = error
+    init_app(app)
+    return app
