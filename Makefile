@@ -55,7 +55,7 @@ screenshots: $(VENV)/.dev
 # The gateway beside hello and nginx, and beside what `make bench-peers` has installed. SCENARIOS: some, or all.
 bench: $(VENV)/.dev $(BENCH)/.chart
 	BENCH_PEERS=$(BENCH) $(BIN)/python bench/run.py $(SCENARIOS)
-	$(BENCH)/chart/bin/python bench/chart.py $(BENCH)/results/results.json $(BENCH)/results/performance.png
+	$(BENCH)/chart/bin/python bench/chart.py $(BENCH)/results/results.json $(BENCH)/results
 
 # LiteLLM's proxy and Portkey's gateway, each in an environment of its own: 800 MB.
 bench-peers: $(VENV)/.python

@@ -59,4 +59,4 @@ def test_a_table_compares_medians_of_the_same_rounds(bench_modules):
     from report import table
 
     values = {"gateway": {"calls_per_s": [100.0, 200.0, 400.0]}, "other": {"calls_per_s": [50.0, 50.0, 50.0]}}
-    assert table(values, ["calls_per_s"]).splitlines()[2:] == ["| gateway | 200 |  |", "| other | 50 | 4.00× |"]
+    assert table(values, ["calls_per_s"]).splitlines()[2:] == ["| gateway | 200 | – |", "| other | 50 | 4.00× |"]

@@ -1,0 +1,45 @@
+"""Write results.json into docs/performance.md and its Portuguese twin: `python bench/document.py [RESULTS]`.
+
+With RESULTS, that file becomes bench/results.json first, of which the documents tell.
+"""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from report import said, table
+from scenarios import SCENARIOS
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = Path(__file__).with_name("results.json")
+DOCUMENTS = {"en": ROOT / "docs/performance.md", "pt-BR": ROOT / "docs/performance.pt-BR.md"}
+MEASURED = {
+    "en": "Measured at {at} on {cpu}, Python {python}, commit {commit}.",
+    "pt-BR": "Medido em {at} em {cpu}, Python {python}, commit {commit}.",
+}
+_BLOCK = re.compile(r"(?<=<!-- results -->\n).*(?=<!-- end of results -->)", re.S)
+
+
+def tables(language: str) -> str:
+    """All tables, each under its title."""
+    results = json.loads(RESULTS.read_text())
+    parts = [MEASURED[language].format(**results["machine"])]
+    for name, scenario in SCENARIOS.items():
+        if name in results["scenarios"]:
+            found = results["scenarios"][name]
+            parts.append(f"### {said(scenario.title, language)}\n\n{table(found, scenario.columns, language)}")
+    return "\n" + "\n\n".join(parts) + "\n\n"
+
+
+def filled(language: str) -> str:
+    """The document with the tables in their place."""
+    return _BLOCK.sub(lambda _: tables(language), DOCUMENTS[language].read_text())
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        shutil.copyfile(sys.argv[1], RESULTS)
+    for language, path in DOCUMENTS.items():
+        path.write_text(filled(language))
