@@ -6,7 +6,6 @@ request are not called.
 """
 
 import gc
-import json
 import signal
 import sys
 import time
@@ -28,12 +27,14 @@ from gunicorn.http.unreader import SocketUnreader
 from gunicorn.http.wsgi import base_environ, proxy_environ
 from gunicorn.workers.ggevent import GeventWorker
 
-from ..errors import SchemaError, StoreUnavailable, without_words
+from ..errors import BadRequest, ChatError, InternalError, SchemaError, StoreUnavailable, without_words
+from ..languages import _
 from ..settings import SettingsError
 
 if TYPE_CHECKING:  # the master loads this file before gevent has patched anything
     from ..components import Components
-    from ..web.connection import Connection, HangUps
+    from ..web.connection import Connection
+    from ..web.hang_ups import HangUps
 
 # How long a worker told to stop still reads on a connection after its last answer. Longer than `keepalive_timeout` in
 # deploy/nginx.conf: who closes last cannot close onto a request that is on its way, and nginx sends no POST twice.
@@ -51,23 +52,16 @@ _STATUS = {
 }
 
 
-def _refusal(status: int, what: str, path: str) -> bytes:
+def _refusal(status: int, error: ChatError, path: str) -> bytes:
     """A whole answer, in the words of the routes at `path`."""
+    from ..schemas.strict_json import dumps  # here, for the master loads this file
+    from ..web.errors import dialect_of
+
     request_id = uuid.uuid4().hex
-    error: dict[str, Any] = {
-        "code": "invalid_request" if status < 500 else "internal_error",
-        "message": f"The request is not valid HTTP ({what})." if status < 500 else "An internal error occurred.",
-        "retryable": False,
-        "request_id": request_id,
-    }
-    if path == "/v1" or path.startswith("/v1/"):
-        kind = "invalid_request_error" if status < 500 else "server_error"
-        body = json.dumps({"error": error | {"type": kind, "param": None}})
-    else:
-        body = json.dumps({"success": False, "error": error})
+    body = dumps(dialect_of(path).error(error, request_id))
     head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
     head += f"X-Request-Id: {request_id}\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"
-    return f"{head}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode("ascii")
+    return f"{head}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode("ascii") + body
 
 
 class _Settings:
@@ -81,10 +75,10 @@ class _Settings:
 
 
 class _Request(Request):  # type: ignore[misc]
-    """gunicorn's parser of a request's head; its unreader's source is our connection."""
+    """gunicorn's parser of a request's head; its unreader's source is our wire."""
 
     def parse_request_line(self, line_bytes: bytes) -> None:
-        """Tell the connection where the request goes, for what may be wrong after that."""
+        """Tell the wire where the request goes, for what may be wrong after that."""
         try:
             super().parse_request_line(line_bytes)
         finally:
@@ -149,7 +143,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             connection.close()
 
     def _serve(self, connection: "Connection", addr: Any) -> None:
-        unreader, number = SocketUnreader(connection), 0
+        unreader, number = SocketUnreader(connection.wire), 0
         while True:
             number += 1
             try:
@@ -159,10 +153,11 @@ class Worker(GeventWorker):  # type: ignore[misc]
             except Exception as error:
                 if type(error).__module__ != "gunicorn.http.errors":
                     raise
-                status = _STATUS.get(type(error).__name__, 400)
-                self.log.warning("%s: answered %d", type(error).__name__, status)
-                # Not repeating it: what follows a slip may be a key.
-                connection.refuse(_refusal(status, type(error).__name__, connection.path))
+                # Its name, not its words: what follows a slip may be a key.
+                name, status = type(error).__name__, _STATUS.get(type(error).__name__, 400)
+                self.log.warning("%s: answered %d", name, status)
+                refused = BadRequest(_("The request is not valid HTTP ({cause}).", cause=name))
+                connection.refuse(_refusal(status, refused, connection.wire.path))
                 return
             if request.proxy_protocol_info:
                 connection.environ.update(proxy_environ(request))
@@ -193,7 +188,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def _fault(self, connection: "Connection", error: Exception) -> None:
         """What the application did not catch. Where a status has gone out, the answer breaks off."""
         self.log.error("a request failed: %s", without_words(error))
-        connection.refuse(_refusal(500, "internal error", connection.path))
+        fault = InternalError(_("An internal error occurred. Report it with the request id."))
+        connection.refuse(_refusal(500, fault, connection.wire.path))
 
     def notify(self) -> None:
         """Once a second: tell the master that we live, and close who has been idle, or dribbling a head, for long."""
@@ -205,7 +201,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         now = time.monotonic()
         for connection in list(self._connections):
             if connection.idle_since is not None and now - connection.idle_since > longest_s:
-                connection.stop_reading()
+                connection.wire.stop_reading()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """SIGTERM: a stop, or the reload of a new configuration."""
@@ -239,7 +235,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         """Serve until told to stop; what is still read for the books then is closed, and recorded."""
         from ..huggingface import tokenizers as tokens  # here, for the master loads this file
         from ..schemas import strict_json
-        from ..web.connection import HangUps
+        from ..web.hang_ups import HangUps
 
         tokens.apart = gevent.get_hub().threadpool.apply
         strict_json.apart = ThreadPool(1).apply  # one large body at a time: memory is bounded, too
@@ -277,5 +273,5 @@ class Worker(GeventWorker):  # type: ignore[misc]
             patience_s = IDLE_S if now < all_close_at else 0
             for connection in list(self._connections):
                 if connection.idle_since is not None and now - connection.idle_since >= patience_s:
-                    connection.stop_reading()
+                    connection.wire.stop_reading()
             gevent.sleep(0.1)

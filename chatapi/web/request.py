@@ -22,7 +22,7 @@ from ..errors import UnsupportedMediaType
 from ..languages import _, current, negotiate, use
 from ..schemas import Dialect
 from ..schemas.strict_json import parse_json
-from .connection import too_large
+from .bodies import too_large
 
 View = Callable[..., Response]
 

@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatapi.errors import BadRequest, PayloadTooLarge
-from chatapi.web import connection as web
-from chatapi.web.connection import Connection, HangUps, environ_of
+from chatapi.web import bodies, wire
+from chatapi.web.connection import Connection, environ_of
+from chatapi.web.hang_ups import HangUps
 
 CFG = Config()
 CFG.set("forwarder_headers", "")
@@ -56,7 +57,7 @@ def asked(connection, theirs, raw=b"GET / HTTP/1.1\r\n\r\n"):
     """The next request on the connection, its environ made."""
     if raw:
         theirs.sendall(raw)
-    request = Request(CFG, SocketUnreader(connection), PEER)
+    request = Request(CFG, SocketUnreader(connection.wire), PEER)
     return request, connection.accept(request)
 
 
@@ -349,7 +350,7 @@ def test_an_unread_body_is_skipped_when_small_and_closes_the_connection_when_not
         connection.finish()
         began = time.monotonic()
         assert connection.next_can_follow() is follows
-        assert time.monotonic() - began < web.SKIPPED_S + SOON_S
+        assert time.monotonic() - began < bodies.SKIPPED_S + SOON_S
 
 
 def test_a_body_without_end_is_thrown_away_for_a_moment_only():
@@ -361,8 +362,8 @@ def test_a_body_without_end_is_thrown_away_for_a_moment_only():
         sender = gevent.spawn(flood, theirs)
         began = time.monotonic()
         connection.close()
-        assert time.monotonic() - began < web.LINGER_S + SOON_S
-        assert sender.get() <= web.LINGERING + 5_000_000
+        assert time.monotonic() - began < wire.LINGER_S + SOON_S
+        assert sender.get() <= wire.LINGERING + 5_000_000
         assert b"413" in theirs.recv(1000)
 
 
