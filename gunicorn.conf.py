@@ -19,6 +19,7 @@ timeout = 60  # a worker whose event loop has not moved for so long is replaced;
 graceful_timeout = 60  # how long a stop or reload waits for open calls; then they end with an event
 keepalive = 75  # longer than nginx keeps its idle connections, so that it never finds one closed
 backlog = 2048
+forwarder_headers = ""  # no header moves a path: neither SCRIPT_NAME nor PATH_INFO, whoever sends it
 control_socket_disable = True  # its default path in the home directory would be shared by every gateway of a user
 
 
