@@ -1,0 +1,98 @@
+"""docs/operating: what it tells to type works, and it speaks of every alert, in both languages."""
+
+import re
+import subprocess
+import sys
+from contextlib import ExitStack
+
+import pytest
+import yaml
+from support.gateways import ROOT, clean_environment
+from support.servers import ELSEWHERE, needs, postgres
+
+GUIDES = {language: ROOT / "docs" / f"operating{language}.md" for language in ("", ".pt-BR")}
+ALERTS = [
+    rule["alert"]
+    for group in yaml.safe_load((ROOT / "deploy" / "alerts.yml").read_text())["groups"]
+    for rule in group["rules"]
+]
+
+
+def blocks(language=""):
+    """The guide's commands, a block each."""
+    return re.findall(r"^```sh\n(.*?)^```$", GUIDES[language].read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def block_with(words):
+    [found] = [block for block in blocks() if words in block]
+    return found
+
+
+def shell(script, folder, **env):
+    """The script in this folder, with the environment's Python where the guide has its own."""
+    path = ":".join([*ELSEWHERE, "/usr/local/bin", "/usr/bin", "/bin"])
+    done = subprocess.run(
+        ["sh", "-ec", re.sub(r"(?<!\S)\.venv/bin/python", sys.executable, script)],
+        check=False,
+        cwd=folder,
+        env={**clean_environment(str(folder)), "PATH": path, **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def flask(database, folder, *command):
+    return shell(f"{sys.executable} -m flask --app wsgi {' '.join(command)}", folder, DATABASE_URL=database)
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+@pytest.mark.parametrize("language", GUIDES)
+def test_each_alert_is_explained(language, alert):
+    rows = [
+        line for line in GUIDES[language].read_text(encoding="utf-8").splitlines() if line.startswith(f"| `{alert}` |")
+    ]
+    assert len(rows) == 1 and rows[0].count(" | ") == 2
+
+
+def test_both_languages_have_the_same_commands():
+    placeholder = {"SUA_CHAVE": "YOUR_KEY"}
+    translated = [re.sub("|".join(placeholder), lambda found: placeholder[found[0]], b) for b in blocks(".pt-BR")]
+    assert translated == blocks()
+
+
+@pytest.mark.parametrize("language", GUIDES)
+def test_both_have_the_same_sections_and_files_that_are_there(language):
+    text = GUIDES[language].read_text(encoding="utf-8")
+    assert text.count("\n## ") == GUIDES[""].read_text(encoding="utf-8").count("\n## ")
+    for file in re.findall(r"`(deploy/[\w./-]+)`", text):
+        assert (ROOT / file).exists(), file
+
+
+def test_production_is_installed_without_what_only_the_tests_need(tmp_path):
+    [line] = [line for line in block_with("compileall").splitlines() if line.startswith("sed ")]
+    left = shell(line.partition("|")[0].replace("requirements.txt", str(ROOT / "requirements.txt")), tmp_path)
+    assert "flask==" in left and "pytest" not in left.partition("# Only")[0] and "responses" not in left
+
+
+def test_a_backup_of_sqlite_brings_back_what_was_there(tmp_path):
+    kept, url = tmp_path / "chatapi.db", f"sqlite:///{tmp_path}/chatapi.db"
+    flask(url, tmp_path, "keys", "create", "--name", "before")
+    shell(block_with("sqlite3").replace("/var/lib/chatapi/chatapi.db", str(kept)), tmp_path)
+    flask(url, tmp_path, "keys", "create", "--name", "after")
+    shell(block_with("chatapi.db-wal").replace("/var/lib/chatapi/chatapi.db", str(kept)), tmp_path)
+    listed = flask(url, tmp_path, "keys", "list")
+    assert "before" in listed and "after" not in listed
+
+
+def test_a_dump_of_postgresql_brings_back_what_was_there(tmp_path):
+    needs("pg_dump")
+    with ExitStack() as servers:
+        old, new = (servers.enter_context(postgres()) for _ in range(2))
+        flask(old, tmp_path, "keys", "create", "--name", "before")
+        dump, restore = block_with("pg_dump").splitlines()
+        shell(dump, tmp_path, DATABASE=old.replace("+psycopg", ""))
+        shell(restore, tmp_path, DATABASE=new.replace("+psycopg", ""))
+        assert "before" in flask(new, tmp_path, "keys", "list")
