@@ -125,9 +125,14 @@ class Accounts:
 
     def end(self, call: Call) -> None:
         """A call has ended: its row is completed, or written whole, and what it held is free. Raises nothing."""
-        of: Reservation | None = call.reservation
         row = _row(call)
-        tokens = _bounded_tokens(row, of)
+        self._end(call.reservation, row, _bounded_tokens(row, call.reservation))
+
+    def release(self, call: Call) -> None:
+        """What no model was to be asked for is over: what it held is free, and it has no row. Raises nothing."""
+        self._end(call.reservation, None, 0)
+
+    def _end(self, of: Reservation | None, row: list[Any] | None, tokens: int) -> None:
         if of and self._redis is not None and of.store is self._redis:
             self._write(partial(self._redis.settle, of, tokens), self._late_in_redis)
         write = partial(self._books.end, row, of if of and of.store is self._books else None, tokens)

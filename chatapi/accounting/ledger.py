@@ -37,8 +37,8 @@ class Books(Protocol):
     def hold(self, row: Sequence[Any], of: Reservation, tokens: int) -> Decision:
         """Hold back `tokens` and write the row of a call that is about to be made, if no limit refuses."""
 
-    def end(self, row: Sequence[Any], of: Reservation | None, tokens: int) -> None:
-        """Write the row of a call that has ended, and settle; a second time changes nothing."""
+    def end(self, row: Sequence[Any] | None, of: Reservation | None, tokens: int) -> None:
+        """Write the row of a call that has ended, if it has one, and settle; a second time changes nothing."""
 
     def sweep(self) -> list[Row]:
         """Close the calls that are lost, and free what lost calls held; these calls."""
@@ -72,10 +72,11 @@ class LocalBooks:
             self._journal.append(row, BEGUN)
         return decision
 
-    def end(self, row: Sequence[Any], of: Reservation | None, tokens: int) -> None:
+    def end(self, row: Sequence[Any] | None, of: Reservation | None, tokens: int) -> None:
         """See Books."""
         try:
-            self._journal.append(row, ENDED)
+            if row is not None:
+                self._journal.append(row, ENDED)
         finally:
             if of:
                 self._slots.settle(of, tokens, time.time())
@@ -130,12 +131,12 @@ class DatabaseBooks:
 
         return self._store.write(do)
 
-    def end(self, row: Sequence[Any], of: Reservation | None, tokens: int) -> None:
+    def end(self, row: Sequence[Any] | None, of: Reservation | None, tokens: int) -> None:
         """See Books."""
 
         def do(tx: Tx) -> None:
-            now, ended = time.time(), as_row(row)
-            if not statements.close_call(tx, ended):
+            now = time.time()
+            if row is not None and not statements.close_call(tx, ended := as_row(row)):
                 statements.record(tx, [ended])
             if of:
                 _change(tx, of, now, lambda state: state.settle(of.call, tokens, now, of.began))

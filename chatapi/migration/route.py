@@ -78,10 +78,10 @@ class LegacyRoute:
 
     # --- who calls
 
-    def count(self, caller: Caller, user_agent: str | None, stage: Stage, rewritten: Rewritten | None) -> None:
+    def count(self, caller: Caller, user_agent: str | None, refused: bool, rewritten: Rewritten | None) -> None:
         """One more call; `rewritten` is None where its body could not be read."""
         metrics.legacy_called(caller.key_name)
-        self.callers.count(caller.key_id, user_agent, stage.name != "announced", rewritten)
+        self.callers.count(caller.key_id, user_agent, refused, rewritten)
 
     def _save(self, counts: Mapping[Place, Count]) -> None:
         rows = [

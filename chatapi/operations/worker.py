@@ -252,6 +252,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._parts.engine.stop()
         gevent.sleep(0.1)
         self._parts.accounts.flush()
+        self._parts.legacy.callers.flush()
 
     def _take_late(self, listener: Any, client: Any, addr: Any) -> None:
         self._late.spawn(self.handle, listener, client, addr)

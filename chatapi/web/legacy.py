@@ -7,13 +7,13 @@ from flask import Blueprint, Response, g, request
 
 from ..call import Call
 from ..chat import Json
-from ..errors import BadRequest, RouteRetired
+from ..errors import BadRequest, RateLimited, RouteRetired
 from ..languages import N_, _
 from ..migration.rewrite import Rewritten, described, rewrite
 from ..migration.schedule import Stage
 from ..schemas import LEGACY
 from .calls import answer
-from .request import authenticated, components, read_json
+from .request import authenticate, components, read_json
 
 blueprint = Blueprint("legacy", __name__)
 
@@ -22,7 +22,6 @@ DEPRECATED_AT = int(datetime(2026, 11, 22, tzinfo=UTC).timestamp())
 
 
 @blueprint.post(PATH)
-@authenticated
 def chat() -> Response:
     """Answer one `message`. Deprecated: use `POST /api/chat/completions`.
 
@@ -31,19 +30,30 @@ def chat() -> Response:
     """
     call: Call = g.call
     parts = components()
-    assert call.caller is not None
+    try:
+        authenticate(call)
+    except RateLimited:
+        _count(refused=False)
+        raise
     stage = parts.legacy.stage(call.key_id)
-    rewritten = None
+    refused, rewritten = stage.name != "announced", None
     try:
         rewritten = rewrite(read_json(), parts.settings.default_model)
     except BadRequest:
-        if stage.name == "announced":
+        if not refused:
             raise
     finally:
-        parts.legacy.count(call.caller, request.headers.get("User-Agent"), stage, rewritten)
-    if rewritten is None or stage.name != "announced":
+        _count(refused, rewritten)
+    if refused or rewritten is None:
         raise _retired(stage, rewritten)
     return answer(rewritten.job, LEGACY)
+
+
+def _count(refused: bool, rewritten: Rewritten | None = None) -> None:
+    """Every call whose key was accepted, whatever becomes of it."""
+    call: Call = g.call
+    assert call.caller is not None
+    components().legacy.count(call.caller, request.headers.get("User-Agent"), refused, rewritten)
 
 
 _BROWNOUT = N_(

@@ -1,23 +1,23 @@
 """For teams that leave the old route: what their requests become."""
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, g, request
 
 from ..languages import current
 from ..migration import rewrite
-from .request import authenticated, components, read_json
+from .request import authenticate, components, read_json
 from .response import json_response
 
 blueprint = Blueprint("migrate", __name__)
 
 
 @blueprint.post("/api/migrate/preview")
-@authenticated
 def preview() -> Response:
     """Translate a body of `POST /api/huggingface-chat` for the routes that take its place; no model is asked.
 
     `data.completions` and `data.openai` have `path`, `body`, and `curl`, `python` and `javascript` that send it;
     `data.changes` names each field that reads differently.
     """
+    authenticate(g.call, recorded=False)
     data = rewrite.preview(read_json(), components().settings.default_model, request.host_url.rstrip("/"))
     response = json_response({"success": True, "data": data})
     response.headers["Content-Language"] = current()

@@ -107,8 +107,11 @@ def authenticated(view: View) -> View:
     return called
 
 
-def authenticate(call: Call) -> None:
-    """Find who calls. Raises AccessError."""
+def authenticate(call: Call, recorded: bool = True) -> None:
+    """Find who calls, and count that against the limits; only what is `recorded` has a row in the ledger.
+
+    Raises AccessError.
+    """
     began = time.perf_counter()
     parts = components()
     caller = parts.access.authenticate(_request().environ, call.address)
@@ -116,7 +119,7 @@ def authenticate(call: Call) -> None:
     call.auth_ms = ms_since(began)
     if call.observers or call.route == PROBE:
         began = time.perf_counter()
-        call.observers = (parts.accounts.end, *parts.observers)
+        call.observers = (parts.accounts.end if recorded else parts.accounts.release, *parts.observers)
         parts.accounts.admit(call)
         call.limit_ms = ms_since(began)
 

@@ -210,5 +210,5 @@ def test_the_commands_of_the_pages_work_as_written(gateway, page):
     for command in commands:
         path, body = command["path"], command["body"]
         response = post_text(gateway, path, body) if body else gateway.request("GET", path)
-        shows_an_error = body and not any(f"\"{name}\"" in body for name in ("messages", "message", "input"))
+        shows_an_error = body and not any(f'"{name}"' in body for name in ("messages", "message", "input"))
         assert response.status_code == (400 if shows_an_error else 200), (path, response.text)

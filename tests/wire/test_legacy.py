@@ -12,7 +12,7 @@ import pytest
 from support.gateways import ROOT, clean_environment, serve
 
 from chatapi import create_app
-from chatapi.caller import NO_LIMITS
+from chatapi.caller import NO_LIMITS, Limits
 from chatapi.migration.schedule import DAY_S, parse_brownouts
 from chatapi.telemetry import metrics
 
@@ -205,6 +205,28 @@ def test_the_switch_is_for_everybody(gateway):
 
 
 # --- what is kept of calls
+
+
+def test_a_410_is_a_refused_call_and_counts_against_the_requests_per_minute(gateway, upstream):
+    gateway.now = SUNSET
+    gateway.key("billing", Limits(rpm=3))
+    statuses = [gateway.post(LEGACY, BODY, key="billing").status_code for _time in range(4)]
+    assert statuses == [410, 410, 410, 429]
+    (row,) = [row for row in gateway.ledger() if row["key_id"] == gateway.ids["billing"]]
+    assert (row["calls"], row["endings"]) == (4, {"refused": 4})
+    gateway.parts.legacy.callers.flush()
+    (told,) = gateway.run("report")
+    assert (told["calls"], told["refused"]) == (4, 3)  # the fourth was told to come back
+
+
+def test_a_preview_is_no_call_but_counts_against_the_requests_per_minute(gateway, upstream):
+    gateway.key("billing", Limits(rpm=3, concurrency=1))
+    statuses = [gateway.post(PREVIEW, BODY, key="billing").status_code for _time in range(4)]
+    assert statuses == [200, 200, 200, 429]
+    assert gateway.ledger() == []
+    assert upstream.calls == []
+    gateway.parts.legacy.callers.flush()
+    assert gateway.run("report") == []
 
 
 def test_calls_are_reported_by_key_and_client(gateway):
