@@ -103,6 +103,8 @@ class Journal:
     def close(self) -> None:
         """Leave this process's file, and its number; the next line goes into a new one."""
         with self._mutex:
+            if self._file >= 0 and self._folded.get(self._name) == self._size:
+                (self.seats.folder / self._name).unlink(missing_ok=True)
             self._close()
         self.seats.give_up()
 
@@ -161,12 +163,23 @@ class Journal:
                 self.fold((name,))
                 break
             except StoreError as error:
-                if not (self.seats.folder / name).exists():
-                    return  # it, and most likely the database, is no more
+                if self._is_gone(name):
+                    return  # and so, most likely, is the database
                 self._is_due = True
                 self._is_late(error.cause)
             time.sleep(RETRY_S)
         self._is_folded(name, unfolded)
+
+    def _is_gone(self, name: str) -> bool:
+        """Whether somebody has removed our file; then the next line goes into a new one."""
+        if (self.seats.folder / name).exists():
+            return False
+        with self._mutex:
+            if self._name == name and self._file >= 0:
+                log.error("%s was removed while in use", self.seats.folder / name)
+                self._close()
+                self.seats.give_up()
+        return True
 
     def _is_late(self, cause: str) -> None:
         if not self._late:
@@ -176,6 +189,8 @@ class Journal:
         metrics.ledger_lag(self._unfolded, self._since)
 
     def _is_folded(self, name: str, lines: int) -> None:
+        if self._is_gone(name):
+            return
         if self._late:
             log.warning("the database is back, and everything is written")
             metrics.ledger_lag(0, 0.0)
@@ -210,16 +225,19 @@ class Journal:
                 (self.seats.folder / name).unlink(missing_ok=True)
 
 
+_UNREADABLE = (ValueError, RecursionError)
+
+
 def _parsed(lines: Iterable[bytes]) -> list[Values]:
-    with suppress(ValueError):
+    with suppress(*_UNREADABLE):
         found: list[Values] = json.loads(b"[%s]" % b",".join(lines))
-        if all(len(values) == len(COLUMNS) for values in found):
+        if all(isinstance(values, list) and len(values) == len(COLUMNS) for values in found):
             return found
     return [values for line in lines if (values := _parsed_alone(line))]
 
 
 def _parsed_alone(line: bytes) -> Values | None:
-    with suppress(ValueError):
+    with suppress(*_UNREADABLE):
         values = json.loads(line)
         if isinstance(values, list) and len(values) == len(COLUMNS):
             return values

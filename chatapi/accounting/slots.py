@@ -111,6 +111,8 @@ class Slots:
     def sweep(self, now: float) -> None:
         """Give back the places of processes that are gone, and those that are taken long after their deadline."""
         self._lock()
+        if os.fstat(self._file).st_nlink == 0:  # somebody has removed the file: the next use finds the new one
+            self._pid = 0
         try:
             for place in [p for p in self._taken if self._cells[p + 2] + LEASE_S < now]:
                 self._free_place(place, 0, now)
@@ -152,7 +154,10 @@ class Slots:
             raise StoreUnavailable("too many callers at once", str(self._path))
         slot = min(unused, key=lambda at: max(self._cells[at + _EXPIRES], int(now)))
         # Written before it is touched: on a full disk that is an error, where a page in memory would end the process.
-        os.pwrite(self._file, bytes(8 * _SLOT), 8 * slot)
+        try:
+            os.pwrite(self._file, bytes(8 * _SLOT), 8 * slot)
+        except OSError as error:
+            raise StoreUnavailable(str(error), str(self._path)) from None
         return slot
 
     def _numbers(self, slot: int) -> memoryview:

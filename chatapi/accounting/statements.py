@@ -1,6 +1,8 @@
 """The SQL: what is said to the database within `Store.write` or `Store.read`."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from operator import itemgetter
 from typing import Any
 
@@ -10,6 +12,8 @@ from sqlalchemy.engine import Connection
 
 from ..caller import key_subject
 from .tables import call_id, calls, day_of, journals, keys, limits, meta, usage
+
+log = logging.getLogger(__name__)
 
 USED_S = 60.0  # how exact a key's last use is
 
@@ -162,15 +166,33 @@ def take_in(tx: Tx, new: Sequence[Sequence[Any]], others: Sequence[Sequence[Any]
     """Calls from SQLite's journals, their values in the order of the table's columns: many at once of those of which
     the ledger has nothing yet, `others` one by one.
     """
-    execute(tx, "SAVEPOINT new_calls")
+    driver = tx.dialect.loaded_dbapi
+    # Two ids that are the same by chance; or what a broken disk has made of a line.
+    unfit = (driver.IntegrityError, driver.InterfaceError, driver.ProgrammingError, OverflowError)
     try:
-        tx.connection.dbapi_connection.executemany(_INSERT_VALUES, new)  # type: ignore[union-attr]
-    except tx.dialect.loaded_dbapi.IntegrityError:  # two ids that are the same by chance
-        execute(tx, "ROLLBACK TO new_calls")
+        with _undone_together(tx):
+            tx.connection.dbapi_connection.executemany(_INSERT_VALUES, new)  # type: ignore[union-attr]
+    except unfit:
         new, others = (), [*new, *others]
-    execute(tx, "RELEASE new_calls")
     _count(tx, (counted for values in new if (counted := _BY_PLACE(values))[3] is not None))
-    record(tx, [dict(zip(calls.columns.keys(), values, strict=True)) for values in others])
+    for values in others:
+        try:
+            with _undone_together(tx):
+                record(tx, [dict(zip(calls.columns.keys(), values, strict=True))])
+        except unfit:
+            log.error("a call in the journal does not fit the ledger, and is left out: %s", values[:1])
+
+
+@contextmanager
+def _undone_together(tx: Tx) -> Iterator[None]:
+    execute(tx, "SAVEPOINT together")
+    try:
+        yield
+    except BaseException:
+        execute(tx, "ROLLBACK TO together")
+        raise
+    finally:
+        execute(tx, "RELEASE together")
 
 
 _INSERT_VALUES = f"INSERT INTO calls VALUES ({', '.join('?' * len(calls.columns))})"

@@ -251,8 +251,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._late.join(max(0.0, self._ends_at - time.monotonic()))
         self._parts.engine.stop()
         gevent.sleep(0.1)
-        self._parts.accounts.flush()
         self._parts.legacy.callers.flush()
+        self._parts.accounts.close()
 
     def _take_late(self, listener: Any, client: Any, addr: Any) -> None:
         self._late.spawn(self.handle, listener, client, addr)

@@ -164,6 +164,7 @@ def check_accounts(told, counts):
 
 def check_ledger(gateway, told):
     """The ledger has the very calls that the log has, each with the same end, and the sums are theirs."""
+    time.sleep(1)  # what has ended is in the database a moment later
     with closing(sqlite3.connect(gateway.log.parent / "cwd/instance/chatapi.db")) as books:
         columns = ", ".join(NOTED)
         rows = {row[0]: row for row in books.execute(f"SELECT {columns} FROM calls WHERE model IS NOT NULL")}
