@@ -9,7 +9,7 @@ from chatapi.catalogue import Catalogue
 from chatapi.embedded import model_id
 from chatapi.engine import circuit
 from chatapi.operations import master
-from chatapi.settings import ROUTER_URL, Settings, SettingsError
+from chatapi.settings import ROUTER_URL, Settings, SettingsError, misspelt
 
 # Loaded by the master, before a worker's gevent has patched anything: neither Flask nor requests may come in here.
 worker_class = "chatapi.operations.worker.Worker"
@@ -29,6 +29,11 @@ def on_starting(server):
         Catalogue.load(Settings.from_env().catalogue)
     except SettingsError as error:
         sys.exit(f"chatapi: {error}")
+    for address in server.cfg.address:
+        if isinstance(address, tuple) and address[1] > 65_535:
+            sys.exit(f"chatapi: --bind {address[0]}:{address[1]}: a port is at most 65535")
+    for text in misspelt():
+        server.log.warning("%s", text)
     circuit.shared = circuit.Board()
     master.guard(server)
     # Not a TemporaryDirectory: a worker that ends would remove it, being a copy of the master with all its duties.

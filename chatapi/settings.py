@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime, time
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
@@ -287,6 +288,22 @@ def _shown(name: str, text: str) -> str:
     # What may hold a secret is not repeated: a key, or a URL with a password or a token in it.
     is_secret = "KEY" in name or name == "HF_TOKEN" or ("URL" in name and set(text) & set("@?"))
     return "…" if is_secret else repr(text)
+
+
+# Of those who call the gateway, and of deploy/compose.yaml: not settings of ours.
+_OTHERS = {"CHATAPI_API_KEY", "CHATAPI_LISTEN"}
+
+
+def misspelt() -> list[str]:
+    """What looks like a setting and is none, in a few words each."""
+    likely = [n for n in _environment() if n.startswith(("CHATAPI_", "HUGGINGFACE_")) and n not in (*FIELDS, *_OTHERS)]
+    return [_no_setting(name, get_close_matches(name, FIELDS, 1)) for name in sorted(likely)]
+
+
+def _no_setting(name: str, close: list[str]) -> str:
+    if close:
+        return _("there is no setting {name}; did you mean {close}?", name=name, close=close[0])
+    return _("there is no setting {name}", name=name)
 
 
 def command_language(default: str) -> str:

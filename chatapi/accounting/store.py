@@ -6,6 +6,7 @@ open while an upstream is awaited.
 """
 
 import random
+import shutil
 import threading
 import time
 from collections import deque
@@ -30,6 +31,7 @@ T = TypeVar("T")
 LOCK_WAIT_S = 2.0  # how long a call waits for a database that others write to
 CONNECT_S = 3
 TAKE = 64  # callers' work in one transaction
+LEAST_FREE = 2_000_000  # bytes of its disk below which a SQLite database counts as full
 _ADVISORY_LOCK = 0x63686174  # "chat"
 
 
@@ -143,7 +145,12 @@ class Store:
 
     def ping(self) -> str:
         """In a few words that it can be written to. Raises StoreUnavailable."""
-        self.write(lambda tx: None)
+        if (file := self._url.database) and self.is_sqlite and file != ":memory:":
+            # SQLite's journal may have room for one more row where the disk has none for the next.
+            free = shutil.disk_usage(Path(file).absolute().parent).free
+            if free < LEAST_FREE:
+                raise StoreUnavailable(f"the disk is full: {free // 1024} KB left", str(self))
+        self.write(lambda tx: put_meta(tx, "written_at", str(int(time.time()))))
         return f"writable, schema {len(tables.STEPS)}"
 
     def upgrade(self) -> int:

@@ -21,8 +21,8 @@ from typing import NoReturn
 from urllib.request import ProxyHandler, build_opener
 
 from ..catalogue import Catalogue
-from ..languages import _
-from ..settings import EMBEDDED_TOOLS, EMBEDDED_URL, Settings, SettingsError, process_environment
+from ..languages import _, use
+from ..settings import EMBEDDED_TOOLS, EMBEDDED_URL, Settings, SettingsError, command_language, process_environment
 from . import CONTEXT_TOKENS, MODEL_ID, MULTILINGUAL, EngineError, is_healthy, model_id
 from .weights import weights
 
@@ -49,6 +49,7 @@ def main(arguments: list[str]) -> NoReturn:
             sys.exit("usage: python -m chatapi.embedded COMMAND ARGS…")
     try:
         settings = Settings.from_env()
+        use(command_language(settings.language))
         Catalogue.load(settings.catalogue)  # its mistakes are told before a model is loaded
         environment = start(settings) if settings.wants_embedded else None
         if settings.embedded_model and environment is None:

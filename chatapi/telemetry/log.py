@@ -14,6 +14,7 @@ _SHOWN = (
     "route",
     "dialect",
     "trace_id",
+    "address",
     "key_id",
     "model",
     "served",
@@ -60,12 +61,18 @@ class CallFormatter(logging.Formatter):
         return json.dumps({"time": round(record.created, 3), **shown})
 
 
+_TIME = "%Y-%m-%d %H:%M:%S %z"
+
+
 def configure(level: str) -> None:
     """Send what we log at `level` and above to stderr, and the calls' lines to stdout. Safe to call again."""
     ours = logging.getLogger("chatapi")
     ours.setLevel(level.upper())
     if not ours.handlers:
-        ours.addHandler(logging.StreamHandler())
+        handler = logging.StreamHandler()
+        # As gunicorn writes its own lines: when, which process, how bad.
+        handler.setFormatter(logging.Formatter("[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s", _TIME))
+        ours.addHandler(handler)
     if not calls.handlers:
         handler = logging.StreamHandler(sys.stdout)
         handler.setFormatter(CallFormatter(person=sys.stdout.isatty()))

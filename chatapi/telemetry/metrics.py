@@ -1,5 +1,6 @@
 """Counters and times of calls, in Prometheus' words."""
 
+import platform
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -8,6 +9,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from ..call import Call
+from ..settings import VERSION
+from .processes import Processes
 
 _registry = CollectorRegistry()
 _CALLS = Counter("chatapi_calls", "Calls by their ending", ["route", "model", "ending", "code"], registry=_registry)
@@ -15,8 +18,12 @@ _ATTEMPTS = Counter("chatapi_attempts", "Requests to upstreams", ["model"], regi
 _FALLBACKS = Counter("chatapi_fallbacks", "Other models asked in place of a model", ["model"], registry=_registry)
 _TOKENS = Counter("chatapi_tokens", "Tokens by kind", ["model", "kind"], registry=_registry)
 _MALFORMED = Counter("chatapi_malformed_events", "Events of upstreams that were skipped", registry=_registry)
-_FIRST = Histogram("chatapi_first_token_seconds", "Time to a stream's first event", ["model"], registry=_registry)
-_TOTAL = Histogram("chatapi_call_seconds", "Time of a whole call", ["route"], registry=_registry)
+# Up to CHATAPI_MAX_TIME, whose default is the last bound.
+_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0)
+_FIRST = Histogram(
+    "chatapi_first_token_seconds", "Time to a stream's first event", ["model"], buckets=_BUCKETS, registry=_registry
+)
+_TOTAL = Histogram("chatapi_call_seconds", "Time of a whole call", ["route"], buckets=_BUCKETS, registry=_registry)
 _GATEWAY = Histogram(
     "chatapi_gateway_seconds",
     "Time of a call that no upstream was waited for, up to the answer's status",
@@ -134,12 +141,26 @@ class _Circuits:
         yield gauge
 
 
+class _Build:
+    """Which version answers."""
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Always 1; the labels say it."""
+        gauge = GaugeMetricFamily("chatapi_build_info", "The version that runs", labels=["version", "python"])
+        gauge.add_metric([VERSION, platform.python_version()], 1)
+        yield gauge
+
+
 def metrics(opened: Mapping[str, float]) -> bytes:
     """Prometheus' text format: this process's numbers, or under gunicorn those of all workers together."""
     registry = CollectorRegistry()
+    several = True
     try:
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     except ValueError:  # no folder for the numbers of several processes: gunicorn.conf.py makes one
         registry.register(_registry)
+        several = False
+    registry.register(Processes(with_parent=several))
+    registry.register(_Build())
     registry.register(_Circuits(opened))
     return generate_latest(registry)

@@ -10,7 +10,7 @@ import pytest
 from chatapi import create_app
 from chatapi.caller import Limits
 from chatapi.languages import current
-from chatapi.settings import FIELDS, ROUTER_URL, HubModel, Settings, SettingsError
+from chatapi.settings import FIELDS, ROUTER_URL, HubModel, Settings, SettingsError, misspelt
 
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
 INTERNAL = {"CHATAPI_EMBEDDED_URL", "CHATAPI_EMBEDDED_TOOLS"}  # set by the starter, never by people
@@ -274,6 +274,21 @@ def test_mistakes_are_told_in_the_language_of_the_locale(environ, words):
     error = mistakes_of({"CHATAPI_AUTH": "maybe", **environ})
     assert all(words in line for line in error.mistakes)
     assert current() == "en", "and nothing else is"
+
+
+@pytest.mark.parametrize(
+    "name, told",
+    [
+        ("CHATAPI_MAXTIME", "did you mean CHATAPI_MAX_TIME?"),
+        ("HUGGINGFACE_API_TOKEN", "did you mean HUGGINGFACE_API_KEY?"),
+        ("CHATAPI_ZZZZZZ", "there is no setting CHATAPI_ZZZZZZ"),
+    ],
+)
+def test_a_misspelt_setting_is_told(monkeypatch, name, told):
+    monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("CHATAPI_API_KEY", "a caller's")
+    [text] = misspelt()
+    assert name in text and told in text
 
 
 def test_all_mistakes_are_reported_together():

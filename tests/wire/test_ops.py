@@ -2,17 +2,24 @@
 
 import json
 import logging
+import os
+import platform
+import re
+import subprocess
+import sys
 import threading
+import time
 from dataclasses import replace
 
 import pytest
-from support.gateways import ROOT, serve
+from support.gateways import CONFIG, ROOT, clean_environment, serve
 
 from chatapi import create_app
 from chatapi.accounting.statements import put_meta
 from chatapi.accounting.store import Store
 from chatapi.call import Call
-from chatapi.settings import Settings
+from chatapi.errors import StoreUnavailable
+from chatapi.settings import VERSION, Settings
 from chatapi.telemetry import metrics
 from chatapi.telemetry.health import Health, Part
 from chatapi.telemetry.log import CallFormatter
@@ -150,9 +157,10 @@ def line_of(person, **fields):
 
 
 def test_the_line_is_json_for_machines_and_short_for_people():
-    shown = json.loads(line_of(False, served="c/d", prompt_tokens=3, completion_tokens=5))
+    shown = json.loads(line_of(False, served="c/d", address="192.0.2.1", prompt_tokens=3, completion_tokens=5))
     assert shown["model"] == "a/b"
     assert shown["served"] == "c/d"
+    assert shown["address"] == "192.0.2.1"
     assert shown["ending"] == "completed"
     assert "first_token_ms" not in shown
     assert "c/d completed 12 ms, 3+5 tokens" in line_of(True, served="c/d", prompt_tokens=3, completion_tokens=5)
@@ -238,3 +246,48 @@ def test_no_header_moves_a_path(gateway_env):
         for name in ("SCRIPT_NAME", "SCRIPT-NAME", "PATH_INFO"):
             answer = gateway.request("GET", "/docs/healthz", headers={name: "/docs"})
             assert answer.status_code in (400, 404), name
+
+
+def test_metrics_say_which_version_runs_and_what_it_takes(gateway_env):
+    with serve(gateway_env, "-w", "2") as gateway:
+        shown = gateway.request("GET", "/metrics").text
+        assert f'chatapi_build_info{{python="{platform.python_version()}",version="{VERSION}"}} 1.0' in shown
+        value = {name: float(number) for name, number in re.findall(r"^(process_\w+) (\S+)$", shown, re.MULTILINE)}
+        assert value["process_cpu_seconds_total"] > 0
+        assert value["process_resident_memory_bytes"] > 3 * 10_000_000
+        assert value["process_open_fds"] > 10
+        assert abs(value["process_start_time_seconds"] - time.time()) < 60
+        assert 'chatapi_call_seconds_bucket{le="120.0"' in shown or "chatapi_call_seconds_bucket" not in shown
+
+
+def test_a_misspelt_setting_is_told_at_the_start(gateway_env):
+    with serve({**gateway_env, "CHATAPI_IDLE_TIMOUT": "9"}) as gateway:
+        assert "CHATAPI_IDLE_TIMOUT; did you mean CHATAPI_IDLE_TIMEOUT?" in gateway.log_text()
+
+
+def test_a_port_that_is_none_is_told_in_a_line(gateway_env, tmp_path):
+    command = [sys.executable, "-m", "gunicorn", "-c", str(CONFIG), "-b", "127.0.0.1:99999", "wsgi:app"]
+    env = {**clean_environment(str(tmp_path)), **gateway_env}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "65535" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_full_disk_is_not_ready(tmp_path):
+    """On a disk of its own, which nothing has room on."""
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "t", tmp_path], check=False).returncode:
+        pytest.skip("only root can mount a small disk")
+    try:
+        with pytest.raises(StoreUnavailable) as caught:
+            Store(f"sqlite:///{tmp_path}/chatapi.db").ping()
+        assert "the disk is full" in caught.value.cause
+    finally:
+        subprocess.run(["umount", "-l", tmp_path], check=True)
+
+
+def test_a_warning_says_when_how_bad_and_in_which_process(tmp_path):
+    script = "import logging; from chatapi.telemetry.log import configure; configure('info'); "
+    script += "logging.getLogger('chatapi.x').warning('it is so')"
+    env = clean_environment(str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"\[\d{4}-\d\d-\d\d [\d:]{8} [+-]\d{4}\] \[\d+\] \[WARNING\] it is so\n", done.stderr)
