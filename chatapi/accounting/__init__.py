@@ -26,6 +26,7 @@ from .ledger import Books, DatabaseBooks, LocalBooks, first_day
 from .processes import Own
 from .quotas import Decision, Reservation
 from .redis import RedisLimits
+from .statements import Row
 from .store import Store
 
 log = logging.getLogger(__name__)
@@ -35,16 +36,16 @@ SWEEP_S = 30.0
 
 
 class Accounts:
-    """Keeps account of calls (see call.py) for this process. `on_lost` is told how many calls were found lost."""
+    """Keeps account of calls (see call.py) for this process. `on_lost` is given the rows of calls found lost."""
 
     def __init__(
-        self, store: Store, redis_url: str | None = None, on_lost: Callable[[int], None] | None = None
+        self, store: Store, redis_url: str | None = None, on_lost: Callable[[list[Row]], None] | None = None
     ) -> None:
         self._store = store
         self._books: Books = LocalBooks(store, store.journal) if store.journal else DatabaseBooks(store)
         self._redis = RedisLimits(redis_url, self._used) if redis_url else None
         self._on_lost = on_lost
-        self._late, self._late_in_redis = Late("the database"), Late("Redis")
+        self._late, self._late_in_redis = Late("the database", metrics.ledger_lag), Late("Redis")
         self._away_at = 0.0
         self._sweep_at = 0.0
 
@@ -160,7 +161,7 @@ class Accounts:
             log.warning("the ledger could not be looked through: %s", error.cause)
             return
         if lost and self._on_lost is not None:
-            self._on_lost(len(lost))
+            self._on_lost(lost)
         if self._redis is not None:
             for row in lost:
                 self._write(partial(self._redis.free, row["id"], row["key_id"]), self._late_in_redis)

@@ -22,13 +22,15 @@ def apart(do: Callable[[], None]) -> None:
 
 
 class Late:
-    """Writes that wait for a server that is away, in this process's memory; `where` is its name, for the log.
+    """Writes that wait for a server that is away, in this process's memory; `where` is its name, for the log, and
+    `tell` hears how many they are, and since when (Unix seconds).
 
     `do` is called until it raises no StoreError: it must change nothing when it does, or when it has succeeded before.
     """
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, tell: Callable[[int, float], None] | None = None) -> None:
         self._where = where
+        self._tell = tell
         self._waiting: deque[tuple[float, Callable[[], None]]] = deque()
         self._mutex = threading.Lock()
         self._runs = False
@@ -38,11 +40,12 @@ class Late:
 
     def add(self, do: Callable[[], None], cause: str) -> bool:
         """Try `do` again, and again; False where too many wait already."""
-        metrics.ledger_error()
+        if self._tell is not None:
+            metrics.ledger_error()
         if len(self._waiting) >= MOST:
             return False
         self._waiting.append((time.time(), do))
-        self._tell()
+        self._told()
         if not self._runs:
             self._runs = True
             log.warning("%s is away (%s): ends of calls are written when it is back", self._where, cause)
@@ -66,7 +69,8 @@ class Late:
                 except StoreError:
                     self._waiting.append((since, do))  # at the end: should it alone be at fault, others go before it
                     break
-            self._tell()
+            self._told()
 
-    def _tell(self) -> None:
-        metrics.ledger_lag(len(self._waiting), min((since for since, _do in self._waiting), default=time.time()))
+    def _told(self) -> None:
+        if self._tell is not None:
+            self._tell(len(self._waiting), min((since for since, _do in self._waiting), default=time.time()))
