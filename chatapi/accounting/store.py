@@ -163,6 +163,15 @@ class Store:
             finally:
                 connection.close()
 
+    def foreign_tables(self) -> list[str]:
+        """The tables of the database that are none of ours."""
+        with self._explained():
+            connection = self._open()
+            try:
+                return sorted(set(sa.inspect(connection).get_table_names()) - set(meta.metadata.tables))
+            finally:
+                connection.close()
+
     def schema_version(self) -> int:
         """How many migrations the database has; 0 when it is empty."""
         with self._explained():

@@ -3,12 +3,14 @@
 import hashlib
 import json
 import os
+import sqlite3
+import ssl
 import subprocess
 import sys
 import threading
 import time
 import tomllib
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,8 +23,8 @@ from flask.cli import FlaskGroup
 from support.gateways import ROOT, clean_environment, entry, free_port, serve, side_by_side
 from support.servers import needs, nginx, postgres, redis
 from support.upstream import Upstream
+from test_nginx import certificate_in, socket_path
 from test_nginx import front as shipped_front
-from test_nginx import socket_path
 
 from chatapi import create_app
 from chatapi.accounting import statements, tables
@@ -103,6 +105,123 @@ def test_a_base_url_at_which_nobody_answers(settings):
     assert found["upstream"].do == ".env: HUGGINGFACE_BASE_URL=https://router.huggingface.co"
     assert "token" not in found
     assert found["models"].ok is None
+
+
+class _Elsewhere(BaseHTTPRequestHandler):
+    """Servers that are none of Hugging Face's protocol, by the first part of the path; without one, one that is."""
+
+    def do_GET(self):
+        self.answer()
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"] or 0))
+        self.answer()
+
+    def answer(self):
+        kind = self.server.kind or self.path.split("/")[1]
+        status, body = {
+            "website": (200, b"<!doctype html><title>Welcome</title>"),
+            "nothing": (404, b'{"detail":"Not Found"}'),
+            "moved": (301, b""),
+            "v1": (200, b'{"object":"list","data":[]}'),
+        }.get(kind, (404, b"no such page"))
+        self.send_response(status)
+        if status == 301:
+            self.send_header("Location", f"https://other.test{self.path.removeprefix('/moved')}")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def elsewhere(certificate=None, kind=""):
+    """Such a server; with a certificate it speaks TLS, with a `kind` it is that at every path. Gives its port."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Elsewhere)
+    server.kind = kind
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, certificate.with_name("key.pem"))
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    "kind, path, words, instead",
+    [
+        ("website", "", "a website", "https://router.huggingface.co"),
+        ("nothing", "", "answers 404", "https://router.huggingface.co"),
+        ("", "/moved", "https://other.test", "https://other.test"),
+        ("", "/wrong/prefix", "nothing at this path", "{origin}"),
+    ],
+)
+def test_a_base_url_at_which_no_model_s_server_is(settings, kind, path, words, instead):
+    with elsewhere(kind=kind) as port:
+        origin = f"http://127.0.0.1:{port}"
+        found = examined(replace(settings, huggingface_base_url=origin + path))
+    assert found["upstream"].ok is False and "token" not in found
+    assert words in found["upstream"].says
+    assert found["upstream"].do == f".env: HUGGINGFACE_BASE_URL={instead.format(origin=origin)}"
+
+
+def test_tls_that_is_not_as_it_must_be(settings, tmp_path):
+    certificate = certificate_in(tmp_path)
+    with elsewhere(certificate) as port:
+        unknown = examined(replace(settings, huggingface_base_url=f"https://localhost:{port}"))["upstream"]
+        plain = examined(replace(settings, huggingface_base_url=f"http://localhost:{port}"))["upstream"]
+    with elsewhere() as port:
+        no_tls = examined(replace(settings, huggingface_base_url=f"https://localhost:{port}"))["upstream"]
+    assert "authority" in unknown.says and "REQUESTS_CA_BUNDLE=" in unknown.do
+    assert "speaks TLS" in plain.says and plain.do.startswith(".env: HUGGINGFACE_BASE_URL=https://localhost")
+    assert "plain http" in no_tls.says and no_tls.do == f".env: HUGGINGFACE_BASE_URL=http://localhost:{port}"
+
+
+def test_a_named_authority_is_believed(settings, tmp_path, monkeypatch):
+    certificate = certificate_in(tmp_path)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    with elsewhere(certificate) as port:
+        assert examined(replace(settings, huggingface_base_url=f"https://localhost:{port}"), calls=False)["upstream"].ok
+
+
+def test_a_gated_model_says_where_its_conditions_are(settings, upstream):
+    upstream.behave(
+        "test/ok", lambda x: x.send_json(403, {"error": "Access to model test/ok is restricted. It is gated."})
+    )
+    assert examined(settings)["model test/ok"].do.endswith("https://huggingface.co/test/ok")
+
+
+@pytest.mark.parametrize(
+    "content, line",
+    [
+        (b"This is no database at all. " * 200, "mv {file} {file}.other"),
+        ("CREATE TABLE theirs (a)", ".env: DATABASE_URL"),
+    ],
+    ids=["garbage", "foreign"],
+)
+def test_a_file_that_is_no_database_of_ours(settings, tmp_path, content, line):
+    file = tmp_path / "chatapi.db"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute(content)
+    file.chmod(0o600)
+    found = examined(settings, calls=False, upgrade=False)["database"]
+    assert found.ok is False
+    assert found.do.startswith(line.format(file=file))
+
+
+def test_a_postgresql_that_is_down(settings):
+    url = f"postgresql+psycopg://chatapi@127.0.0.1:{free_port()}/chatapi"
+    found = examined(replace(settings, database_url=url), calls=False, upgrade=False)["database"]
+    assert (found.ok, found.do) == (False, "systemctl start postgresql")
 
 
 @pytest.mark.parametrize(
@@ -425,7 +544,7 @@ BAD = {
     "lost": (
         {"proxy_pass": "http://127.0.0.1:9"},
         "gateway",
-        "nginx: proxy_pass http://127.0.0.1:8000;",
+        "systemctl status chatapi\nnginx: proxy_pass http://127.0.0.1:8000;",
     ),
     "elsewhere": (
         {"return": "204"},

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from ...components import Components
+from ...settings import misspelt
 from .findings import Finding, Tell, of_mistakes
 from .front import DEFAULT_URL, Front
 from .machine import Machine
@@ -73,6 +74,8 @@ def _without(secrets: list[str], finding: Finding) -> Finding:
 
 def _settings(parts: Components) -> Iterator[Finding]:
     # They were read already, or nobody would have come here.
+    for text in misspelt():
+        yield Finding("settings", None, text, ".env, /etc/chatapi.env")
     models = len(parts.engine.catalogue.cards)
     yield Finding("settings", True, f"can be used; CHATAPI_AUTH={parts.settings.auth}, {models} models")
 

@@ -96,8 +96,8 @@ class Front:
             to = answer.headers.get("Location", "").partition("/v1/probe")[0]
             return Finding("gateway", False, says, f"{DOCTOR} --url {to or 'URL'}")
         if answer.status in (502, 503, 504):
-            says += ": what stands in front does not reach the gateway"
-            return Finding("gateway", False, says, "nginx: proxy_pass http://127.0.0.1:8000;")
+            says += ": what stands in front is there, the gateway behind it is down or somewhere else"
+            return Finding("gateway", False, says, "systemctl status chatapi\nnginx: proxy_pass http://127.0.0.1:8000;")
         if isinstance(error, dict) and error.get("code") == "not_found":
             return Finding("gateway", False, f"{says}: an older chatapi runs there", "systemctl restart chatapi")
         line = "nginx: location / { proxy_pass http://127.0.0.1:8000; }"

@@ -1,6 +1,7 @@
 """What the gateway stands on: its database, Redis, clocks, gunicorn's configuration, the limit of open files."""
 
 import os
+import re
 import resource
 import runpy
 import stat
@@ -42,6 +43,10 @@ class Machine:
             yield _permissions(file)
         try:
             version = self._store.schema_version()
+            if version == 0 and (others := self._store.foreign_tables()):
+                says = f"{self._store} is another program's: it has the tables {', '.join(others[:5])}"
+                yield Finding("database", False, says, setting("DATABASE_URL"))
+                return
             yield _schema(version)
             if version != len(tables.STEPS):
                 return
@@ -50,8 +55,7 @@ class Machine:
             yield from self._left_open()
             yield from clock("database", self._store.read(statements.clock))
         except StoreError as error:
-            do = f"chown the file and its directory to the gateway's user: {file}" if file else setting("DATABASE_URL")
-            yield Finding("database", False, f"{self._store}: {error.cause}", do)
+            yield Finding("database", False, f"{self._store}: {error.cause}", _mend(error.cause, file))
 
     def _file(self) -> Path | None:
         scheme, _, rest = self._settings.database_url.partition(":///")
@@ -102,6 +106,25 @@ class Machine:
         says = f"{whose} may have {limit}; {self._connections} callers take {needed}"
         lines = "chatapi.service: LimitNOFILE=65536\nulimit -n 65536"
         yield Finding("open files", enough, says, "" if enough else lines)
+
+
+# Words in what a database says → the line that mends it; {file} is SQLite's.
+_MENDED = (
+    (r"disk is full|no space left", "df -h {folder}"),
+    (r"not a database|malformed|no such column|meta.* does not exist", "mv {file} {file}.other  # docs/operating.md"),
+    (r"connection refused|is the server running|timeout expired|server closed", "systemctl start postgresql"),
+    (r"authentication failed|no password supplied", ".env: DATABASE_URL=postgresql+psycopg://USER:PASSWORD@HOST/NAME"),
+    (r'database "(?P<name>[^"]+)" does not exist', "createdb {name}"),
+    (r"locked", "fuser {file}"),
+    (r"readonly|unable to open|permission denied", "chown the file and its directory to the gateway's user: {file}"),
+)
+
+
+def _mend(cause: str, file: Path | None) -> str:
+    for words, line in _MENDED:
+        if (found := re.search(words, cause, re.IGNORECASE)) and (file or "{file}" not in line):
+            return line.format(file=file, folder=(file or Path()).parent, **found.groupdict())
+    return setting("DATABASE_URL")
 
 
 def _schema(version: int) -> Finding:

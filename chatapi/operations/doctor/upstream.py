@@ -1,5 +1,6 @@
 """Those whom the gateway asks: the upstream, the token it is given, each model of the catalogue."""
 
+import re
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -24,6 +25,7 @@ from ...huggingface.successors import successors
 from ...huggingface.transport import Request
 from ...languages import _
 from ...settings import ROUTER_URL
+from . import reaching
 from .findings import AGENT, CREDIT, DOCTOR, TOKEN, Finding, Tell, setting
 from .machine import clock
 
@@ -48,16 +50,25 @@ class Upstream:
 
     def reached(self) -> Iterator[Finding]:
         """Whether it can be reached, and what time it is there. Asked without the token, at no cost."""
-        call = Call("-", seconds=LIST_S)
+        transport = Transport(None, AGENT)
         try:
-            answer = Transport(None, AGENT).fetch(Request(f"{self._url}/v1/models"), call, call.deadline)
+            answer = reaching.asked(transport, Request(f"{self._url}/v1/models"))
+            wrong = reaching.no_protocol(self._url, answer, transport)
         except UpstreamError as error:
-            yield Finding("upstream", False, f"{self._url}: {error.message}", self._way())
+            wrong = reaching.explained(self._url, error, transport) or (error.message, "")
+        if wrong:
+            says, instead = wrong
+            yield Finding("upstream", False, f"{self._url}: {says}", self._instead(instead))
             return
         self._is_reached = True
         yield Finding("upstream", True, f"{self._url} answers")
         if (date := answer.headers.get("Date")) and not self._settings.embedded_url:
             yield from clock("upstream", parsedate_to_datetime(date).timestamp())
+
+    def _instead(self, url_or_line: str) -> str:
+        if "://" in url_or_line:
+            return setting("HUGGINGFACE_BASE_URL", url_or_line)
+        return f"export {url_or_line}" if url_or_line else self._way()
 
     def _way(self) -> str:
         if self._settings.embedded_url:
@@ -166,6 +177,8 @@ class Upstream:
 
     def _mend(self, id: str, error: ChatError) -> str:
         """The lines of the catalogue, or the setting."""
+        if re.search("gated|restricted", error.message, re.IGNORECASE):
+            return _("accept its conditions with the token's account: {page}", page=f"https://huggingface.co/{id}")
         if isinstance(error, UpstreamAuth):
             return TOKEN
         if isinstance(error, UpstreamQuota):

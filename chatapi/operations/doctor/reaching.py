@@ -1,0 +1,112 @@
+"""Why a server is not reached, or does not speak Hugging Face's protocol: what is seen, what it means, what to do."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+from ...call import Call
+from ...errors import UpstreamError
+from ...huggingface import Transport
+from ...huggingface.transport import Answer, Request
+from ...languages import N_, _
+
+ASK_S = 5.0
+CA = "REQUESTS_CA_BUNDLE=/etc/ssl/certs/your-authority.pem"
+
+# Words in what the library says of a TLS handshake → what it means; the first row counts.
+_HANDSHAKES = (
+    (r"hostname mismatch|doesn't match|not valid for", N_("its TLS certificate is of another name"), None),
+    (r"certificate has expired", N_("its TLS certificate has expired: renew it there"), None),
+    (
+        r"self.signed|unable to get (local )?issuer|certificate.verify.failed",
+        N_("its TLS certificate is signed by an authority that this machine does not know: name it"),
+        CA,
+    ),
+    (
+        r"wrong.version.number|record.layer|unknown.protocol|http.request",
+        N_("it speaks plain http at this port"),
+        "http",
+    ),
+)
+
+
+def asked(transport: Transport, request: Request) -> Answer:
+    """A whole answer within a few seconds. Raises UpstreamError."""
+    call = Call("-", seconds=ASK_S)
+    return transport.fetch(request, call, call.deadline)
+
+
+def explained(url: str, error: UpstreamError, transport: Transport) -> tuple[str, str] | None:
+    """(what is wrong with the connection to `url`, the URL or line in its place), where more than `error` is known."""
+    said = " ".join(map(str, _chain(error)))
+    for words, means, instead in _HANDSHAKES if url.startswith("https:") else ():
+        if re.search(words, said, re.IGNORECASE):
+            return _(means), f"http{url.removeprefix('https')}" if instead == "http" else instead or ""
+    if url.startswith("http:") and _speaks_tls(url, transport):
+        return _("it speaks TLS at this port"), f"https{url.removeprefix('http')}"
+    return None
+
+
+def _speaks_tls(url: str, transport: Transport) -> bool:
+    try:
+        asked(transport, Request(f"https{url.removeprefix('http')}/"))
+    except UpstreamError as error:
+        return "certificate" in " ".join(map(str, _chain(error))).lower()
+    return True
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def no_protocol(url: str, answer: Answer, transport: Transport) -> tuple[str, str] | None:
+    """None where the server at `url` that gave `answer` for its list of models speaks the protocol; else as above."""
+    if _lists_models(answer) or answer.status in (401, 403, 429):
+        return None
+    if 300 <= answer.status < 400:
+        to = answer.headers.get("Location", "").partition("/v1/models")[0]
+        return _("it sends callers on to {to}", to=to or "?"), to if urlsplit(to).hostname else ""
+    if url.startswith("http:") and answer.status == 400 and b"https" in answer.body.lower():
+        return _("it speaks TLS at this port"), f"https{url.removeprefix('http')}"
+    if _takes_calls(url, transport):
+        return None
+    origin = "{0.scheme}://{0.netloc}".format(urlsplit(url))
+    if origin != url and _serves(origin, transport):
+        return _("it has nothing at this path, but at {origin} it does", origin=origin), origin
+    says = _("it answers {status} to what a model's server knows: a website, or another path", status=answer.status)
+    return says, ""
+
+
+def _lists_models(answer: Answer) -> bool:
+    found = _json(answer)
+    return answer.status == 200 and isinstance(found, dict) and isinstance(found.get("data"), list)
+
+
+def _takes_calls(url: str, transport: Transport) -> bool:
+    """Whether a call without content is refused for that: it costs nothing. Or it is a TGI, which tells its model."""
+    try:
+        refusal = asked(transport, Request(f"{url}/v1/chat/completions", {}))
+        if refusal.status in (400, 401, 403, 415, 422, 429) and _json(refusal) is not None:
+            return True
+        info = _json(asked(transport, Request(f"{url}/info")))
+    except UpstreamError:
+        return False
+    return isinstance(info, dict) and "model_id" in info
+
+
+def _serves(url: str, transport: Transport) -> bool:
+    try:
+        return _lists_models(asked(transport, Request(f"{url}/v1/models"))) or _takes_calls(url, transport)
+    except UpstreamError:
+        return False
+
+
+def _json(answer: Answer) -> Any:
+    try:
+        return json.loads(answer.body)
+    except ValueError:
+        return None
