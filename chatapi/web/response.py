@@ -1,5 +1,6 @@
 """Answers, and the headers that every one has."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from flask import Flask, Response, g, request
@@ -24,17 +25,19 @@ def init_app(app: Flask) -> None:
 
 
 class Answer(Response):
-    """One body of bytes. Werkzeug's own way out makes and checks what is settled here: a tenth of a call's way."""
+    """One body of bytes, or events as they come; `told` are headers that every answer has.
+
+    Werkzeug's own way out makes and checks again what is settled here, and looks through all headers for each that is
+    set: together a tenth of a call's way.
+    """
 
     default_mimetype = "application/json"
+    told: Sequence[tuple[str, str]] = ()
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
         """WSGI's."""
-        body = self.response
-        if not isinstance(body, list) or environ["REQUEST_METHOD"] == "HEAD" or self._on_close:
-            return super().__call__(environ, start_response)
-        start_response(self.status, self.headers.to_wsgi_list())
-        return body
+        start_response(self.status, [*self.headers, *self.told])
+        return self.response
 
 
 def json_response(body: Any, status: int = 200) -> Response:
@@ -62,15 +65,18 @@ def complete(response: Response) -> Response:
     call.gateway_ms = round(call.elapsed_ms() - call.upstream_ms, 1)
     if not response.direct_passthrough:  # a stream ends its call itself
         call.end()
-    headers = response.headers
-    headers["X-Request-Id"] = call.request_id
-    headers["X-Content-Type-Options"] = "nosniff"
-    headers.setdefault("Cache-Control", "no-store")
+    told = [("X-Request-Id", call.request_id), ("X-Content-Type-Options", "nosniff")]
+    if "Cache-Control" not in response.headers:
+        told.append(("Cache-Control", "no-store"))
     if allowed := components().settings.cors_origins:
-        _allow_origin(headers, allowed)
+        _allow_origin(response.headers, allowed)
     if call.decision is not None:
-        _name_limits(headers, call.decision)
-    headers["Server-Timing"] = timings(call)
+        told += _limits_told(call.decision)
+    told.append(("Server-Timing", timings(call)))
+    if isinstance(response, Answer):
+        response.told = told
+    else:
+        response.headers.extend(told)
     return response
 
 
@@ -103,16 +109,16 @@ def _allow_origin(headers: Any, allowed: frozenset[str]) -> None:
         headers["Access-Control-Max-Age"] = "600"
 
 
-def _name_limits(headers: Any, decision: Any) -> None:
+def _limits_told(decision: Any) -> Iterator[tuple[str, str]]:
     """What is left of the caller's tightest limit (RateLimit-*), and of both minutes under OpenAI's names."""
     if (tightest := decision.tightest) is None:
         return
-    headers["RateLimit-Limit"] = str(tightest.limit)
-    headers["RateLimit-Remaining"] = str(tightest.remaining)
-    headers["RateLimit-Reset"] = str(tightest.reset_s)
-    headers["RateLimit-Policy"] = f'{tightest.limit};comment="{WHAT[tightest.name]}"'
+    yield "RateLimit-Limit", str(tightest.limit)
+    yield "RateLimit-Remaining", str(tightest.remaining)
+    yield "RateLimit-Reset", str(tightest.reset_s)
+    yield "RateLimit-Policy", f'{tightest.limit};comment="{WHAT[tightest.name]}"'
     for room in decision.rooms:
         if kind := _OPENAI_LIMITS.get(room.name):
-            headers[f"x-ratelimit-limit-{kind}"] = str(room.limit)
-            headers[f"x-ratelimit-remaining-{kind}"] = str(room.remaining)
-            headers[f"x-ratelimit-reset-{kind}"] = f"{room.reset_s}s"
+            yield f"x-ratelimit-limit-{kind}", str(room.limit)
+            yield f"x-ratelimit-remaining-{kind}", str(room.remaining)
+            yield f"x-ratelimit-reset-{kind}", f"{room.reset_s}s"

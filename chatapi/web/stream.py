@@ -17,7 +17,7 @@ from ..languages import _
 from ..schemas import Dialect
 from ..telemetry import metrics
 from .request import components
-from .response import name_differences
+from .response import Answer, name_differences
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ BYTES_A_TOKEN = 4
 
 def event_stream(events: Iterator[bytes]) -> Response:
     """`events` as they come, kept by nobody on the way; their `close` is called in any case."""
-    response = Response(events, mimetype="text/event-stream", direct_passthrough=True)
+    response = Answer(events, mimetype="text/event-stream", direct_passthrough=True)
     response.headers["Cache-Control"] = "no-cache, no-store"
     response.headers["X-Accel-Buffering"] = "no"
     return response
@@ -246,5 +246,6 @@ class Heartbeat:
                 with self._context.copy():
                     g.call = self._call
                     response = self._app.process_response(self._stream.head())
-                    self._connection.begin(response.status, response.headers.to_wsgi_list())
+                    assert isinstance(response, Answer)
+                    self._connection.begin(response.status, [*response.headers, *response.told])
             self._connection.write(f": {self._call.waiting_for}\n\n".encode())
