@@ -1,6 +1,7 @@
 """Fixtures: the fault server, the app over it, and the same app under real gunicorn."""
 
 import contextlib
+import gc
 import os
 from pathlib import Path
 
@@ -26,6 +27,13 @@ def somewhere_else(tmp_path_factory):
     """Tests leave nothing in the checkout: the default database lies in the current folder."""
     with contextlib.chdir(tmp_path_factory.mktemp("cwd")):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def applications_end():
+    """Applications of one process share a database, in which each has a number until it is collected."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -74,6 +74,10 @@ class Seats:
         self._number, self._file = 0, -1
         self._mutex = threading.Lock()
 
+    def __del__(self) -> None:
+        if self._pid == os.getpid():
+            self.give_up()
+
     def sit(self) -> int:
         """This process's own number; a fork has another. Makes the folder. Raises OSError."""
         with self._mutex:
