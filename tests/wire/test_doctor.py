@@ -221,7 +221,7 @@ def test_a_file_that_is_no_database_of_ours(settings, tmp_path, content, line):
 def test_a_postgresql_that_is_down(settings):
     url = f"postgresql+psycopg://chatapi@127.0.0.1:{free_port()}/chatapi"
     found = examined(replace(settings, database_url=url), calls=False, upgrade=False)["database"]
-    assert (found.ok, found.do) == (False, "systemctl start postgresql")
+    assert found.ok is False and found.do.startswith("systemctl start postgresql")
 
 
 @pytest.mark.parametrize(
@@ -364,10 +364,11 @@ def dated(off_s):
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            self.send_response_only(404)
+            self.send_response_only(200)
             self.send_header("Date", formatdate(time.time() + off_s, usegmt=True))
-            self.send_header("Content-Length", "0")
+            self.send_header("Content-Length", "11")
             self.end_headers()
+            self.wfile.write(b'{"data":[]}')
 
         def log_message(self, *args):
             pass
@@ -446,7 +447,7 @@ def test_postgresql(settings):
     assert found["database"].ok and found["schema"].ok
     away = examined(replace(settings, database_url=url), calls=False, upgrade=False)
     assert wrong(away) == {"database"}
-    assert away["database"].do.startswith(ENV_LINE + "DATABASE_URL=")
+    assert ENV_LINE + "DATABASE_URL=" in away["database"].do
 
 
 def test_redis(settings):
@@ -770,7 +771,7 @@ def test_the_command_for_people(settings):
 
 
 def test_settings_that_cannot_be_used_are_findings(tmp_path):
-    wrong = {"CHATAPI_AUTH": "yes", "CHATAPI_KEYS": "secret-key", "DATABASE_URL": "mysql://u:pass@host/x"}
+    wrong = {"CHATAPI_KEYS": "secret-key", "CHATAPI_AUTH": "yes", "DATABASE_URL": "mysql://u:pass@host/x"}
     status, said, _ = flask(tmp_path, "doctor", "--json", **wrong)
     assert status == 1
     assert [finding["do"] for finding in json.loads(said)] == [f".env: {name}=…" for name in wrong]

@@ -112,7 +112,7 @@ class Machine:
 _MENDED = (
     (r"disk is full|no space left", "df -h {folder}"),
     (r"not a database|malformed|no such column|meta.* does not exist", "mv {file} {file}.other  # docs/operating.md"),
-    (r"connection refused|is the server running|timeout expired|server closed", "systemctl start postgresql"),
+    (r"connection refused|is the server running|timeout expired|server closed", "systemctl start postgresql\n.env: DATABASE_URL=…"),
     (r"authentication failed|no password supplied", ".env: DATABASE_URL=postgresql+psycopg://USER:PASSWORD@HOST/NAME"),
     (r'database "(?P<name>[^"]+)" does not exist', "createdb {name}"),
     (r"locked", "fuser {file}"),
