@@ -24,8 +24,8 @@ TEXTS = {
         "hello": "bare Flask",
         "calls": "Whole calls per second, 32 clients, one core",
         "streams": "Streams of 102 events per second, one core",
-        "live": "chatapi: live streams opened at once, one core",
-        "count": "streams, 20 tokens a second each",
+        "live": "Delay of live streams in chatapi, one core",
+        "count": "streams opened at once, 20 tokens a second each",
         "first": "first token, median",
         "gap": "gap between tokens, p99",
         "pace": "the model's own pace, 50 ms",
@@ -34,8 +34,8 @@ TEXTS = {
         "hello": "Flask mínimo",
         "calls": "Chamadas inteiras por segundo, 32 clientes, um núcleo",
         "streams": "Streams de 102 eventos por segundo, um núcleo",
-        "live": "chatapi: streams ao vivo abertos de uma vez, um núcleo",
-        "count": "streams, cada um com 20 tokens por segundo",
+        "live": "Atraso de streams ao vivo no chatapi, um núcleo",
+        "count": "streams abertos de uma vez, 20 tokens por segundo cada um",
         "first": "primeiro token, mediana",
         "gap": "intervalo entre tokens, p99",
         "pace": "o ritmo do próprio modelo, 50 ms",
@@ -77,10 +77,10 @@ def draw(scenarios: Mapping[str, Any], language: str, png: Path) -> None:
     texts = TEXTS[language]
     figure, (calls, streams, live) = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
     for axes, title, scenario in ((calls, "calls", "calls-32"), (streams, "streams", "fast-streams")):
-        axes.set_title(texts[title])
+        axes.set_title(texts[title], fontsize=11)
         if scenario in scenarios:
             bars(axes, scenarios[scenario], texts, language)
-    live.set_title(texts["live"])
+    live.set_title(texts["live"], fontsize=11)
     if any(f"streams-{count}" in scenarios for count in COUNTS):
         lines(live, scenarios, texts, language)
     for axes in (calls, streams, live):
