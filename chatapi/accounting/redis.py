@@ -35,7 +35,7 @@ class RedisLimits:
 
         self._used = used
         self._away_until = 0.0
-        self._error = redis.RedisError
+        self._error, self._refused = redis.RedisError, redis.ResponseError
         pool = redis.BlockingConnectionPool.from_url(
             url,
             max_connections=CONNECTIONS,
@@ -104,6 +104,9 @@ class RedisLimits:
             raise StoreUnavailable("it did not answer just now", "Redis")
         try:
             return do()
+        except self._refused as error:  # it is there: something else is the matter, of this caller's alone maybe
+            log.error("Redis does not do as it is told: %s", type(error).__name__)
+            raise StoreUnavailable(type(error).__name__, "Redis") from error
         except self._error as error:
             self._away_until = time.monotonic() + AWAY_S
             metrics.limit_store_error()

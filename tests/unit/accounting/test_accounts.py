@@ -1,14 +1,21 @@
 """One body of tests over every place where calls are accounted for: SQLite, PostgreSQL, and each with Redis."""
 
+import os
+import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pytest
 import sqlalchemy as sa
 from support import stores as shared
-from support.stores import side_by_side_processes, sql
+from support.heard import wait_until
+from support.servers import redis as own_redis
+from support.stores import locked, side_by_side_processes, sql
 
 from chatapi.accounting import Accounts, statements, tables
+from chatapi.accounting import redis as redis_limits
+from chatapi.accounting import store as stores
 from chatapi.accounting.processes import Own
 from chatapi.accounting.quotas import LEASE_S
 from chatapi.accounting.store import Store
@@ -74,6 +81,10 @@ def place(request):
     place = Place(url, request.getfixturevalue("redis_url") if shared_limits else None)
     yield place
     place.close()
+
+
+def job_of(max_tokens):
+    return ChatJob(model="a/b", messages=JOB.messages, options={"max_tokens": max_tokens})
 
 
 def caller_of(words="", key_id="k", subject=None):
@@ -235,15 +246,9 @@ def test_a_call_counts_when_it_arrives_and_has_its_place_until_it_ends(place):
 def test_what_was_held_back_is_replaced_by_what_was_used(place):
     caller = caller_of("tpm=100")
     first = begun(place.accounts, caller)
-    assert (
-        refused(begun(place.accounts, caller, ChatJob(model="a/b", messages=JOB.messages, options={"max_tokens": 60})))
-        == "tpm"
-    )
+    assert refused(begun(place.accounts, caller, job_of(60))) == "tpm"
     end(first, 1, 2)
-    assert (
-        refused(begun(place.accounts, caller, ChatJob(model="a/b", messages=JOB.messages, options={"max_tokens": 91})))
-        is None
-    )
+    assert refused(begun(place.accounts, caller, job_of(91))) is None
 
 
 def test_a_call_settles_once(place):
@@ -382,3 +387,162 @@ def test_an_end_that_comes_after_all_changes_nothing(place):
     place.accounts.flush()
     assert place.endings() == ["worker_lost"]
     assert place.used() == {("a/b", "worker_lost"): 1}
+
+
+# ---------------------------------------------------------------- a server is away
+
+
+@pytest.fixture
+def on_postgres(postgres_url):
+    place = Place(postgres_url, None)
+    yield place
+    place.close()
+
+
+@pytest.fixture
+def own():
+    """A Redis that can be stopped."""
+    with own_redis() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def with_own_redis(request, own, monkeypatch):
+    monkeypatch.setattr(redis_limits, "AWAY_S", 0.5)
+    monkeypatch.setattr(redis_limits, "TIMEOUT_S", 0.3)
+    place = Place(request.getfixturevalue(f"{request.param}_url"), own.url)
+    yield place
+    place.close()
+
+
+def test_an_end_that_the_database_does_not_take_is_written_when_it_does_and_nobody_waits_for_it(
+    on_postgres, monkeypatch
+):
+    monkeypatch.setattr(stores, "LOCK_WAIT_S", 0.3)
+    calls = [begun(on_postgres.accounts, caller_of("concurrency=50"), number=number) for number in range(20)]
+    with locked(on_postgres.url):
+        began = time.monotonic()
+        for call in calls:
+            end(call)
+        assert time.monotonic() - began < 3, "the first has waited for all"
+        assert len(on_postgres.accounts._late) == 20
+        assert on_postgres.endings() == [None] * 20
+    assert wait_until(lambda: on_postgres.endings() == ["completed"] * 20, 6)
+    assert on_postgres.used() == {("a/b", "completed"): 20}
+    assert refused(begun(on_postgres.accounts, caller_of("concurrency=1"))) is None
+
+
+def test_late_ends_are_written_once_also_when_two_write_them(on_postgres):
+    for number in range(40):
+        call = begun(on_postgres.accounts, caller_of(), number=number)
+        call.observers = ()
+        end(call)
+        on_postgres.accounts._late.add(lambda call=call: on_postgres.accounts.end(call), "away")
+    with ThreadPoolExecutor(2) as pool:
+        for one in [pool.submit(on_postgres.accounts.flush) for _ in range(2)]:
+            one.result(20)
+    assert on_postgres.used() == {("a/b", "completed"): 40}
+
+
+def test_a_call_whose_beginning_was_written_unknown_to_us_ends_and_stops_no_other(on_postgres, monkeypatch):
+    monkeypatch.setattr(stores, "LOCK_WAIT_S", 0.3)
+    call = begun(on_postgres.accounts, caller_of())
+    refused_one = Call("r1", V1, "openai", 60)
+    refused_one.caller, refused_one.observers = caller_of(), (on_postgres.accounts.end,)
+    on_postgres.accounts.admit(refused_one)
+    with locked(on_postgres.url):
+        with pytest.raises(StoreUnavailable):
+            on_postgres.accounts.begin(refused_one, JOB)
+        refused_one.end("failed")
+        end(call)
+    assert wait_until(lambda: sorted(map(str, on_postgres.endings())) == ["completed", "failed"], 6)
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_a_place_in_redis_is_given_back_when_the_call_cannot_be_written_down(request, redis_url, monkeypatch, database):
+    monkeypatch.setattr(stores, "LOCK_WAIT_S", 0.3)
+    place = Place(request.getfixturevalue(f"{database}_url"), redis_url)
+    place.store.check()
+    caller = caller_of("concurrency=1 tpm=100")
+    with locked(place.url):
+        call = begun(place.accounts, caller)
+        if call.begun:
+            end(call, 0, 0)
+    call = begun(place.accounts, caller)
+    assert (refused(call), call.code) == (None, None)
+    place.close()
+
+
+def test_a_redis_that_is_away_costs_no_call_and_limits_go_on_in_the_database(with_own_redis, own):
+    caller = caller_of("rpm=4 concurrency=2 tpm=1000")
+    end(begun(with_own_redis.accounts, caller))
+    amid = arrived(with_own_redis.accounts, caller, number=1)
+    own.stop()
+    with_own_redis.accounts.begin(amid, JOB)  # its tokens are held in the database
+    end(amid)
+    found = [begun(with_own_redis.accounts, caller, number=number) for number in range(2, 5)]
+    assert [refused(call) for call in found] == [None, None, "concurrency"]
+    for call in found[:2]:
+        end(call)
+    assert with_own_redis.endings().count("completed") == 4
+    own.start()
+    time.sleep(0.6)
+    assert refused(begun(with_own_redis.accounts, caller)) is None
+    assert wait_until(lambda: not with_own_redis.accounts._late_in_redis, 5)
+
+
+@pytest.mark.parametrize("words", ["concurrency=1", "tpm=50"])
+def test_what_redis_could_not_be_told_at_the_end_of_a_call_it_is_told_later(with_own_redis, own, words):
+    caller = caller_of(words)
+    call = begun(with_own_redis.accounts, caller)
+    os.kill(own.process.pid, signal.SIGSTOP)
+    try:
+        end(call, 1, 2)
+        assert with_own_redis.endings() == ["completed"]
+    finally:
+        os.kill(own.process.pid, signal.SIGCONT)
+    assert wait_until(lambda: not with_own_redis.accounts._late_in_redis, 8)
+    time.sleep(0.6)
+    assert refused(begun(with_own_redis.open(), caller, job_of(41))) is None
+
+
+def test_a_redis_that_was_emptied_forgets_what_was_used_and_nothing_else(with_own_redis, own):
+    caller = caller_of("concurrency=1 tpm=1000 tpd=2000")
+    call = begun(with_own_redis.accounts, caller)
+    own.stop()
+    own.start()
+    end(call)
+    assert with_own_redis.endings() == ["completed"]
+    time.sleep(0.6)
+    call = begun(with_own_redis.accounts, caller, number=1)
+    assert {room.name: room.remaining for room in call.decision.rooms} == {
+        "concurrency": 0,
+        "tpm": 954,
+        "tpd": 2000 - 92,
+    }
+    assert refused(begun(with_own_redis.accounts, caller, number=2)) == "concurrency"
+
+
+@pytest.mark.parametrize("kind", ["a string", "strange fields"])
+def test_what_is_no_state_of_ours_in_redis_stops_no_call_and_no_other_caller(with_own_redis, own, kind):
+    import redis
+
+    with redis.Redis.from_url(own.url) as client:
+        if kind == "a string":
+            client.set("chatapi:limits:key:k", "garbage")
+        else:
+            client.hset("chatapi:limits:key:k", mapping={"x": "y", "6": "nan?", "7": "-", b"\xff": "1"})
+    calls = [begun(with_own_redis.accounts, caller_of("rpm=2"), number=number) for number in range(4)]
+    assert [refused(call) for call in calls] == [None, None, "rpm", "rpm"]
+    begun(with_own_redis.accounts, caller_of("rpm=2", "other"))
+    with redis.Redis.from_url(own.url) as client:
+        assert client.exists("chatapi:limits:key:other")
+
+
+def test_states_in_postgresql_that_cannot_be_read_stop_no_call(on_postgres):
+    on_postgres.store.check()
+    for state in ("garbage", "[]", '{"version": 2}', "[1,2,3,4,5]", "[[1],{}]", '[["a"],{"x":[1]}]'):
+        sql(on_postgres.url, "DELETE FROM limits")
+        sql(on_postgres.url, f"INSERT INTO limits VALUES ('key:k', '{state}', 9999999999)")
+        calls = [begun(on_postgres.accounts, caller_of("rpm=2"), number=number) for number in range(4)]
+        assert [refused(call) for call in calls] == [None, None, "rpm", "rpm"]
