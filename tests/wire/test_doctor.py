@@ -81,7 +81,7 @@ def examined(settings, *args, upgrade=True, **how):
     told = str(findings)
     assert TOKEN not in told and KEY not in told and "hf_" not in told.replace("hf_…", "")
     for finding in findings:
-        assert finding.do or finding.ok, "a finding that is not well says what to do"
+        assert finding.fix or finding.ok, "a finding that is not well says what to do"
     return {finding.name: finding for finding in findings}
 
 
@@ -102,7 +102,7 @@ def test_all_is_well(settings):
 def test_a_base_url_at_which_nobody_answers(settings):
     found = examined(replace(settings, huggingface_base_url=f"http://127.0.0.1:{free_port()}"))
     assert wrong(found) == {"upstream"}
-    assert found["upstream"].do == ".env: HUGGINGFACE_BASE_URL=https://router.huggingface.co"
+    assert found["upstream"].fix == ".env: HUGGINGFACE_BASE_URL=https://router.huggingface.co"
     assert "token" not in found
     assert found["models"].ok is None
 
@@ -167,8 +167,8 @@ def test_a_base_url_at_which_no_model_s_server_is(settings, kind, path, words, i
         origin = f"http://127.0.0.1:{port}"
         found = examined(replace(settings, huggingface_base_url=origin + path))
     assert found["upstream"].ok is False and "token" not in found
-    assert words in found["upstream"].says
-    assert found["upstream"].do == f".env: HUGGINGFACE_BASE_URL={instead.format(origin=origin)}"
+    assert words in found["upstream"].message
+    assert found["upstream"].fix == f".env: HUGGINGFACE_BASE_URL={instead.format(origin=origin)}"
 
 
 def test_tls_that_is_not_as_it_must_be(settings, tmp_path):
@@ -178,9 +178,9 @@ def test_tls_that_is_not_as_it_must_be(settings, tmp_path):
         plain = examined(replace(settings, huggingface_base_url=f"http://localhost:{port}"))["upstream"]
     with elsewhere() as port:
         no_tls = examined(replace(settings, huggingface_base_url=f"https://localhost:{port}"))["upstream"]
-    assert "authority" in unknown.says and "REQUESTS_CA_BUNDLE=" in unknown.do
-    assert "speaks TLS" in plain.says and plain.do.startswith(".env: HUGGINGFACE_BASE_URL=https://localhost")
-    assert "plain http" in no_tls.says and no_tls.do == f".env: HUGGINGFACE_BASE_URL=http://localhost:{port}"
+    assert "authority" in unknown.message and "REQUESTS_CA_BUNDLE=" in unknown.fix
+    assert "speaks TLS" in plain.message and plain.fix.startswith(".env: HUGGINGFACE_BASE_URL=https://localhost")
+    assert "plain http" in no_tls.message and no_tls.fix == f".env: HUGGINGFACE_BASE_URL=http://localhost:{port}"
 
 
 def test_a_named_authority_is_believed(settings, tmp_path, monkeypatch):
@@ -194,7 +194,7 @@ def test_a_gated_model_says_where_its_conditions_are(settings, upstream):
     upstream.behave(
         "test/ok", lambda x: x.send_json(403, {"error": "Access to model test/ok is restricted. It is gated."})
     )
-    assert examined(settings)["model test/ok"].do.endswith("https://huggingface.co/test/ok")
+    assert examined(settings)["model test/ok"].fix.endswith("https://huggingface.co/test/ok")
 
 
 @pytest.mark.parametrize(
@@ -215,13 +215,13 @@ def test_a_file_that_is_no_database_of_ours(settings, tmp_path, content, line):
     file.chmod(0o600)
     found = examined(settings, calls=False, upgrade=False)["database"]
     assert found.ok is False
-    assert found.do.startswith(line.format(file=file))
+    assert found.fix.startswith(line.format(file=file))
 
 
 def test_a_postgresql_that_is_down(settings):
     url = f"postgresql+psycopg://chatapi@127.0.0.1:{free_port()}/chatapi"
     found = examined(replace(settings, database_url=url), calls=False, upgrade=False)["database"]
-    assert found.ok is False and found.do.startswith("systemctl start postgresql")
+    assert found.ok is False and found.fix.startswith("systemctl start postgresql")
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_a_token_that_is_refused(settings, token, line):
         strict.behave(FIRST, "ok")
         found = examined(replace(settings, huggingface_api_key=token, huggingface_base_url=strict.url))
         assert wrong(found) == {"token"}
-        assert found["token"].do == line
+        assert found["token"].fix == line
         assert found["upstream"].ok
         assert len([call for call in strict.calls if call.method == "POST"]) == 1, "what is refused is not tried again"
 
@@ -282,13 +282,13 @@ def test_the_engine_on_this_machine_is_asked_once(settings, upstream):
 def test_no_token_for_the_router(settings):
     with parts_of(replace(settings, huggingface_api_key=None, huggingface_base_url=None)) as parts:
         [finding] = Asked(parts).token()
-    assert (finding.ok, finding.do) == (False, ".env: HUGGINGFACE_API_KEY=hf_…")
+    assert (finding.ok, finding.fix) == (False, ".env: HUGGINGFACE_API_KEY=hf_…")
 
 
 def test_a_token_that_the_upstream_repeats_is_not_shown(settings, upstream):
     upstream.behave("test/ok", lambda x: x.send_json(400, {"error": f"I do not like {TOKEN}"}))
     found = examined(settings)
-    assert "I do not like ***" in found["model test/ok"].says
+    assert "I do not like ***" in found["model test/ok"].message
 
 
 MODELS = [
@@ -315,11 +315,11 @@ def test_each_model_of_the_catalogue(settings, upstream, monkeypatch):
     for name, ok, line, code in MODELS:
         finding = found[f"model test/{name}"]
         assert finding.ok is ok, finding
-        assert finding.says.startswith(code), finding
-        assert line in finding.do
-        if "hf_" not in finding.do and "credit" not in finding.do and ok is False:
-            assert finding.do.startswith(f'{settings.catalogue}: [models."test/{name}"]\n')
-    assert found["model own/away"].do.endswith('task = "chat-completion"\nurl = "https://…"')
+        assert finding.message.startswith(code), finding
+        assert line in finding.fix
+        if "hf_" not in finding.fix and "credit" not in finding.fix and ok is False:
+            assert finding.fix.startswith(f'{settings.catalogue}: [models."test/{name}"]\n')
+    assert found["model own/away"].fix.endswith('task = "chat-completion"\nurl = "https://…"')
     assert found["model test/ok"].ok
     assert found["model microsoft/DialoGPT-medium"].ok is None, "shipped, not served, and nobody's default"
     assert all(call.body["max_tokens"] == 1 for call in upstream.calls_for("test/ok"))
@@ -329,7 +329,7 @@ def test_the_default_model_has_to_be_served(settings, upstream):
     upstream.behave("microsoft/DialoGPT-medium", "err-provider-unsupported")
     found = examined(replace(settings, default_model="microsoft/DialoGPT-medium", catalogue=None))
     assert wrong(found) == {"model microsoft/DialoGPT-medium"}
-    assert "serve_as" in found["model microsoft/DialoGPT-medium"].do
+    assert "serve_as" in found["model microsoft/DialoGPT-medium"].fix
 
 
 def test_a_model_that_is_gone_gets_successors_with_what_they_cost(settings, upstream):
@@ -342,13 +342,13 @@ def test_a_model_that_is_gone_gets_successors_with_what_they_cost(settings, upst
     found = examined(settings, only="models")
     assert {name.split()[0] for name in found} <= {"upstream", "clock", "token", "model"}
     gone = found["model test/err-not-found"]
-    head, best, *others = gone.do.splitlines()
+    head, best, *others = gone.fix.splitlines()
     assert head.endswith('[models."test/err-not-found"]')
     assert best.startswith('serve_as = "test/') and "per million tokens" in best and "tokens of context" in best
     assert len(others) == 2 and all(line.startswith('# serve_as = "test/') for line in others)
     assert tomllib.loads(best)["serve_as"] in best
     going = found["model test/ok"]
-    assert going.ok is None and "2027-06-30" in going.says and "serve_as" in going.do
+    assert going.ok is None and "2027-06-30" in going.message and "serve_as" in going.fix
     assert found["model test/moved"].ok is True
 
 
@@ -386,8 +386,8 @@ def test_a_clock_that_is_off(settings, off_s, way):
     with dated(off_s) as url:
         found = examined(replace(settings, huggingface_base_url=url), calls=False)
     assert wrong(found) == {"clock"}
-    assert way in found["clock"].says
-    assert found["clock"].do == "timedatectl set-ntp true"
+    assert way in found["clock"].message
+    assert found["clock"].fix == "timedatectl set-ntp true"
 
 
 # ---------------------------------------------------------------- the machine
@@ -395,7 +395,7 @@ def test_a_clock_that_is_off(settings, off_s, way):
 
 def test_a_database_that_is_not_there_is_not_made(settings, tmp_path):
     found = examined(settings, calls=False, upgrade=False)
-    assert (found["database"].ok, found["database"].do) == (None, "flask --app wsgi db upgrade")
+    assert (found["database"].ok, found["database"].fix) == (None, "flask --app wsgi db upgrade")
     assert not (tmp_path / "chatapi.db").exists()
 
 
@@ -404,7 +404,7 @@ def test_an_older_schema(settings, monkeypatch):
         monkeypatch.setattr(tables, "STEPS", (*tables.STEPS, tables.Step("next", lambda tx: None)))
     found = examined(settings, calls=False, upgrade=False)
     assert wrong(found) == {"schema"}
-    assert found["schema"].do == "flask --app wsgi db upgrade"
+    assert found["schema"].fix == "flask --app wsgi db upgrade"
 
 
 def test_a_newer_schema(settings):
@@ -412,7 +412,7 @@ def test_a_newer_schema(settings):
         parts.store.write(lambda tx: statements.put_meta(tx, "schema", "99"))
     found = examined(settings, calls=False, upgrade=False)
     assert wrong(found) == {"schema"}
-    assert "newer" in found["schema"].says
+    assert "newer" in found["schema"].message
 
 
 def test_a_database_that_cannot_be_used(settings, tmp_path):
@@ -426,7 +426,7 @@ def test_a_database_that_everybody_may_write(settings, tmp_path):
         (tmp_path / "chatapi.db").chmod(0o666)
     found = examined(settings, calls=False)
     assert wrong(found) == {"permissions"}
-    assert found["permissions"].do == f"chmod o= {tmp_path}/chatapi.db"
+    assert found["permissions"].fix == f"chmod o= {tmp_path}/chatapi.db"
 
 
 def test_calls_that_nobody_has_closed(settings):
@@ -437,7 +437,7 @@ def test_calls_that_nobody_has_closed(settings):
         parts.store.write(lambda tx: statements.open_call(tx, row))
     found = examined(settings, calls=False)
     assert wrong(found) == {"open calls"}
-    assert found["open calls"].says.startswith("1 are open")
+    assert found["open calls"].message.startswith("1 are open")
 
 
 def test_postgresql(settings):
@@ -447,7 +447,7 @@ def test_postgresql(settings):
     assert found["database"].ok and found["schema"].ok
     away = examined(replace(settings, database_url=url), calls=False, upgrade=False)
     assert wrong(away) == {"database"}
-    assert ENV_LINE + "DATABASE_URL=" in away["database"].do
+    assert ENV_LINE + "DATABASE_URL=" in away["database"].fix
 
 
 def test_redis(settings):
@@ -459,11 +459,11 @@ def test_redis(settings):
             connection.config_set("maxmemory-policy", "allkeys-lru")
         found = examined(given, calls=False)
         assert wrong(found) == {"redis"}
-        assert found["redis"].do == "redis.conf: maxmemory-policy noeviction"
+        assert found["redis"].fix == "redis.conf: maxmemory-policy noeviction"
         server.stop()
         found = examined(given, calls=False)
     assert wrong(found) == {"redis"}
-    assert found["redis"].do.startswith(ENV_LINE + "REDIS_URL=")
+    assert found["redis"].fix.startswith(ENV_LINE + "REDIS_URL=")
 
 
 def test_gunicorns_configuration(settings, tmp_path, monkeypatch):
@@ -473,9 +473,9 @@ def test_gunicorns_configuration(settings, tmp_path, monkeypatch):
     (tmp_path / "gunicorn.conf.py").write_text("worker_class = 'sync'\n")
     found = examined(settings, calls=False)
     assert wrong(found) == {"gunicorn"}
-    assert found["gunicorn"].do == 'gunicorn.conf.py: worker_class = "chatapi.operations.worker.Worker"'
+    assert found["gunicorn"].fix == 'gunicorn.conf.py: worker_class = "chatapi.operations.worker.Worker"'
     (tmp_path / "gunicorn.conf.py").write_text("import nothing_of_that_name\n")
-    assert "ModuleNotFoundError" in examined(settings, calls=False)["gunicorn"].says
+    assert "ModuleNotFoundError" in examined(settings, calls=False)["gunicorn"].message
 
 
 @pytest.mark.parametrize("limit, enough", [(1024, False), (4200, True)])
@@ -485,7 +485,7 @@ def test_open_files(settings, limit, enough):
         list(machine.gunicorn())
         [finding] = machine.files(limit)
     assert finding.ok is enough
-    assert ("LimitNOFILE=65536" in finding.do) is not enough
+    assert ("LimitNOFILE=65536" in finding.fix) is not enough
 
 
 def test_what_cannot_be_checked_is_told(settings, monkeypatch):
@@ -495,7 +495,7 @@ def test_what_cannot_be_checked_is_told(settings, monkeypatch):
     monkeypatch.setattr(Machine, "redis", fail)
     found = examined(settings, calls=False)
     assert wrong(found) == {"redis"}
-    assert "RuntimeError" in found["redis"].says
+    assert "RuntimeError" in found["redis"].message
 
 
 # ---------------------------------------------------------------- through nginx
@@ -613,7 +613,7 @@ def test_behind_a_good_nginx_all_is_well(looked, name):
     assert wrong(looked[name]) == set()
     for what in ("gateway", "worker", "auth", "forwarding", "streams", "aborts", "bodies", "timeouts", "open files"):
         assert looked[name][what].ok, looked[name][what]
-    assert "127.0.0.1" in looked[name]["forwarding"].says
+    assert "127.0.0.1" in looked[name]["forwarding"].message
 
 
 def test_without_a_proxy_all_is_well(looked):
@@ -625,7 +625,7 @@ def test_without_a_proxy_all_is_well(looked):
 def test_each_mistake_in_nginx_is_found_and_nothing_else(looked, name):
     _, what, line = BAD[name]
     assert wrong(looked[name]) == {what}, looked[name]
-    assert looked[name][what].do == line
+    assert looked[name][what].fix == line
 
 
 def test_nothing_is_left_in_the_database(world, looked):
@@ -638,16 +638,16 @@ def test_addresses_that_are_not_believed(world):
     settings, urls = world
     with parts_of(replace(settings, trusted_proxies=0)) as parts:
         found = {f.name: f for f in front.Front(parts, urls["good"], KEY).findings(False, lambda text: None)}
-    assert found["forwarding"].do == ".env: CHATAPI_TRUSTED_PROXIES=1"
+    assert found["forwarding"].fix == ".env: CHATAPI_TRUSTED_PROXIES=1"
     assert found["timeouts"].ok is None
-    assert found["timeouts"].do.endswith("--slow")
+    assert found["timeouts"].fix.endswith("--slow")
 
 
 def test_keys_that_are_needed_or_wrong(world):
     settings, urls = world
     found = examined(settings, urls["good"], calls=False)
     assert found["gateway"].ok is None
-    assert found["gateway"].do == f"flask --app wsgi doctor --url {urls['good']} --key KEY"
+    assert found["gateway"].fix == f"flask --app wsgi doctor --url {urls['good']} --key KEY"
     assert "streams" not in found
     assert wrong(examined(settings, urls["good"], "another", calls=False)) == {"gateway"}
 
@@ -655,7 +655,7 @@ def test_keys_that_are_needed_or_wrong(world):
 def test_another_database(world, settings):
     found = examined(replace(settings, trusted_proxies=1), world[1]["good"], KEY, calls=False)
     assert found["aborts"].ok is None
-    assert found["aborts"].do.startswith(ENV_LINE + "DATABASE_URL=")
+    assert found["aborts"].fix.startswith(ENV_LINE + "DATABASE_URL=")
 
 
 def test_a_url_where_nobody_listens(settings):
@@ -678,8 +678,8 @@ def test_a_proxy_that_lets_everybody_in_and_a_worker_that_sees_nothing(settings,
         findings = front.Front(parts, f"http://127.0.0.1:{port}", None).findings(False, lambda text: None)
         found = {finding.name: finding for finding in findings}
     assert wrong(found) == {"auth", "worker", "forwarding"}
-    assert found["auth"].do == ".env: CHATAPI_AUTH=required"
-    assert found["worker"].do == 'gunicorn.conf.py: worker_class = "chatapi.operations.worker.Worker"'
+    assert found["auth"].fix == ".env: CHATAPI_AUTH=required"
+    assert found["worker"].fix == 'gunicorn.conf.py: worker_class = "chatapi.operations.worker.Worker"'
     assert found["aborts"].ok, "a write that fails tells it too"
 
 
@@ -753,7 +753,7 @@ def test_the_command(settings, tmp_path):
     status, said, _ = flask(tmp_path, "doctor", "--json", **env)
     found = json.loads(said)
     assert status == 0, said
-    assert all(set(finding) == {"name", "ok", "says", "do"} for finding in found)
+    assert all(set(finding) == {"name", "ok", "message", "fix"} for finding in found)
     assert {"settings", "token", "gateway", "model test/ok"} <= {finding["name"] for finding in found}
     assert TOKEN not in said
 
@@ -774,7 +774,7 @@ def test_settings_that_cannot_be_used_are_findings(tmp_path):
     wrong = {"CHATAPI_KEYS": "secret-key", "CHATAPI_AUTH": "yes", "DATABASE_URL": "mysql://u:pass@host/x"}
     status, said, _ = flask(tmp_path, "doctor", "--json", **wrong)
     assert status == 1
-    assert [finding["do"] for finding in json.loads(said)] == [f".env: {name}=…" for name in wrong]
+    assert [finding["fix"] for finding in json.loads(said)] == [f".env: {name}=…" for name in wrong]
     assert "secret-key" not in said and "pass@" not in said
 
 

@@ -35,8 +35,8 @@ def examine(part: str | None, url: str | None, key: str | None, no_calls: bool, 
     if isinstance(parts, SettingsError):
         findings = doctor.of_mistakes(parts)
     else:
-        tell = _tell if person else _say_nothing
-        findings = doctor.check(parts, url, key, calls=not no_calls, slow=slow, only=part, tell=tell)
+        progress = _tell if person else _say_nothing
+        findings = doctor.check(parts, url, key, calls=not no_calls, slow=slow, only=part, progress=progress)
     found = []
     for finding in findings:
         found.append(finding)
@@ -51,8 +51,8 @@ def _print(finding: doctor.Finding, clear: bool) -> None:
     if clear:
         _tell("")
     sign = {True: _("ok"), False: _("WRONG"), None: "?"}[finding.ok]
-    click.echo(f"{sign:<7}{finding.name}: {finding.says}")
-    for line in finding.do.splitlines():
+    click.echo(f"{sign:<7}{finding.name}: {finding.message}")
+    for line in finding.fix.splitlines():
         click.echo(f"       {line}")
 
 

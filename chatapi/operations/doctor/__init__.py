@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from ...components import Components
 from ...settings import misspelt
-from .findings import Finding, Tell, of_mistakes
+from .findings import Finding, Progress, of_mistakes
 from .front import DEFAULT_URL, Front
 from .machine import Machine
 from .upstream import Upstream
@@ -28,12 +28,12 @@ def check(
     calls: bool = True,
     slow: bool = False,
     only: str | None = None,
-    tell: Tell = lambda text: None,
+    progress: Progress = lambda text: None,
 ) -> Iterator[Finding]:
     """Look at everything; findings as they come. `url` is the public one, `key` a gateway key for it.
 
     `only` names one of PARTS, to look at no more than that. Without `calls` no model is asked; only `slow` waits as
-    long as the longest call. `tell` hears what is being tried.
+    long as the longest call. `progress` hears what is being tried.
     """
     machine, upstream, front = Machine(parts), Upstream(parts), Front(parts, url, key)
     looks: tuple[tuple[str, Look], ...] = (
@@ -42,16 +42,16 @@ def check(
         ("redis", machine.redis),
         ("upstream", upstream.reached),
         ("token", upstream.token if calls else _not_called),
-        ("models", lambda: upstream.models(tell) if calls else iter(())),
+        ("models", lambda: upstream.models(progress) if calls else iter(())),
         ("gunicorn", machine.gunicorn),
-        ("gateway", lambda: front.findings(slow, tell, machine.database_works)),
+        ("gateway", lambda: front.findings(slow, progress, machine.database_works)),
         ("open files", lambda: machine.files(front.open_files)),
     )
     secrets = [secret for secret in (parts.settings.huggingface_api_key, key) if secret]
     for name, look in looks:
         if only and name not in PARTS[only]:
             continue
-        tell(name)
+        progress(name)
         for finding in _looked(name, look):
             yield _without(secrets, finding)
 
@@ -68,7 +68,9 @@ def _looked(name: str, look: Look) -> Iterator[Finding]:
 def _without(secrets: list[str], finding: Finding) -> Finding:
     # An upstream may repeat what it was sent.
     for secret in secrets:
-        finding = replace(finding, says=finding.says.replace(secret, "***"), do=finding.do.replace(secret, "***"))
+        finding = replace(
+            finding, message=finding.message.replace(secret, "***"), fix=finding.fix.replace(secret, "***")
+        )
     return finding
 
 

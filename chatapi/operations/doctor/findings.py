@@ -5,18 +5,18 @@ from dataclasses import dataclass
 
 from ...settings import FIELDS, VERSION, SettingsError
 
-Tell = Callable[[str], None]
+Progress = Callable[[str], None]
 AGENT = f"chatapi-doctor/{VERSION}"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at. `ok` is None where it could not be told; `do` is the line to change, or to run."""
+    """One thing looked at. `ok` is None where it could not be told; `fix` is the line to change, or to run."""
 
     name: str
     ok: bool | None
-    says: str
-    do: str = ""
+    message: str
+    fix: str = ""
 
 
 def setting(name: str, value: object = "…") -> str:

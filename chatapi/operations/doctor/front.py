@@ -17,7 +17,7 @@ from ...components import Components
 from ...errors import StoreUnavailable, UpstreamError, UpstreamTimeout
 from ...huggingface import Transport
 from ...huggingface.transport import Answer, Exchange, Request
-from .findings import AGENT, DOCTOR, Finding, Tell, setting
+from .findings import AGENT, DOCTOR, Finding, Progress, setting
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 QUICK_S = 10.0  # for what the gateway answers at once
@@ -43,7 +43,7 @@ class Front:
         self._trip_s = 0.0  # there and back, at the first time
         self.open_files: int | None = None  # how many the running gateway may open
 
-    def findings(self, slow: bool, tell: Tell, notes: bool = True) -> Iterator[Finding]:
+    def findings(self, slow: bool, progress: Progress, notes: bool = True) -> Iterator[Finding]:
         """Whether it is there, and then all that may be wrong on the way to it. `notes`: the database can be used."""
         gateway = self._gateway(uuid.uuid4().hex if notes else "")
         yield gateway
@@ -53,9 +53,9 @@ class Front:
         yield from self._admission()
         yield self._forwarding()
         for look in (self._buffering, self._aborts, self._body_limit):
-            tell(f"{self._url}: {look.__name__.strip('_').replace('_', ' ')}")
+            progress(f"{self._url}: {look.__name__.strip('_').replace('_', ' ')}")
             yield look()
-        tell(f"{self._url}: a silence of {self._silence_s:g} s")
+        progress(f"{self._url}: a silence of {self._silence_s:g} s")
         yield self._timeouts() if slow else self._no_timeouts()
 
     def _get(self, query: str, seconds: float = QUICK_S, transport: Transport | None = None) -> Answer:
@@ -73,8 +73,8 @@ class Front:
             answer = self._get(f"note={note}")
         except UpstreamError as error:
             # Where no URL was given, nobody has said that it must be running.
-            wrong, says = False if self._given else None, f"{self._url}: {_said(error)}"
-            return Finding("gateway", wrong, says, f"gunicorn wsgi:app, or {DOCTOR} --url URL")
+            wrong, message = False if self._given else None, f"{self._url}: {_said(error)}"
+            return Finding("gateway", wrong, message, f"gunicorn wsgi:app, or {DOCTOR} --url URL")
         finally:
             self._forget(note)
         found = _json(answer)
@@ -86,22 +86,24 @@ class Front:
         return self._no_gateway(answer, found.get("error"))
 
     def _no_gateway(self, answer: Answer, error: Any) -> Finding:
-        says = f"{self._url}/v1/probe answers {answer.status}"
+        message = f"{self._url}/v1/probe answers {answer.status}"
         if answer.status == 401 and self._key is None:
-            says += ": a key is needed, so nothing was tried there"
-            return Finding("gateway", None, says, f"{DOCTOR} --url {self._url} --key KEY")
+            message += ": a key is needed, so nothing was tried there"
+            return Finding("gateway", None, message, f"{DOCTOR} --url {self._url} --key KEY")
         if answer.status in (401, 403):
-            return Finding("gateway", False, f"{says}: the key is not accepted", "flask --app wsgi keys list")
+            return Finding("gateway", False, f"{message}: the key is not accepted", "flask --app wsgi keys list")
         if 300 <= answer.status < 400:
             to = answer.headers.get("Location", "").partition("/v1/probe")[0]
-            return Finding("gateway", False, says, f"{DOCTOR} --url {to or 'URL'}")
+            return Finding("gateway", False, message, f"{DOCTOR} --url {to or 'URL'}")
         if answer.status in (502, 503, 504):
-            says += ": what stands in front is there, the gateway behind it is down or somewhere else"
-            return Finding("gateway", False, says, "systemctl status chatapi\nnginx: proxy_pass http://127.0.0.1:8000;")
+            message += ": what stands in front is there, the gateway behind it is down or somewhere else"
+            return Finding(
+                "gateway", False, message, "systemctl status chatapi\nnginx: proxy_pass http://127.0.0.1:8000;"
+            )
         if isinstance(error, dict) and error.get("code") == "not_found":
-            return Finding("gateway", False, f"{says}: an older chatapi runs there", "systemctl restart chatapi")
+            return Finding("gateway", False, f"{message}: an older chatapi runs there", "systemctl restart chatapi")
         line = "nginx: location / { proxy_pass http://127.0.0.1:8000; }"
-        return Finding("gateway", False, f"{says}: that is no chatapi", line)
+        return Finding("gateway", False, f"{message}: that is no chatapi", line)
 
     def _worker(self) -> Iterator[Finding]:
         line = 'gunicorn.conf.py: worker_class = "chatapi.operations.worker.Worker"'
@@ -124,8 +126,8 @@ class Front:
             yield Finding("auth", None, f"could not be tried: {_said(error)}", DOCTOR)
             return
         if open_to_all:
-            says = f"{self._url} lets everybody in without a key: the proxy makes all callers look local"
-            yield Finding("auth", False, says, setting("CHATAPI_AUTH", "required"))
+            message = f"{self._url} lets everybody in without a key: the proxy makes all callers look local"
+            yield Finding("auth", False, message, setting("CHATAPI_AUTH", "required"))
         else:
             yield Finding("auth", True, "callers without a key are refused")
 
@@ -142,20 +144,20 @@ class Front:
 
     def _forwarding(self) -> Finding:
         proxies, entries = self._settings.trusted_proxies, self._seen["forwarded_for"]
-        says = f"{entries} addresses in X-Forwarded-For, CHATAPI_TRUSTED_PROXIES={proxies}"
+        message = f"{entries} addresses in X-Forwarded-For, CHATAPI_TRUSTED_PROXIES={proxies}"
         if self._is_direct:
-            says = f"nothing seems to stand before {self._url}"
+            message = f"nothing seems to stand before {self._url}"
             well = self._is_local and not proxies
-            return Finding("forwarding", well or None, says, "" if well else f"{DOCTOR} --url URL (nginx's)")
+            return Finding("forwarding", well or None, message, "" if well else f"{DOCTOR} --url URL (nginx's)")
         if entries < proxies or not entries:
             line = "nginx: proxy_set_header X-Forwarded-For $remote_addr;"
-            return Finding("forwarding", False, f"{says}: a caller's address is not known, or what he says", line)
+            return Finding("forwarding", False, f"{message}: a caller's address is not known, or what he says", line)
         if entries > proxies:
-            says += f": all callers look like {self._seen['address']}"
-            return Finding("forwarding", False, says, setting("CHATAPI_TRUSTED_PROXIES", entries))
+            message += f": all callers look like {self._seen['address']}"
+            return Finding("forwarding", False, message, setting("CHATAPI_TRUSTED_PROXIES", entries))
         if self._seen["scheme"] != urlsplit(self._url).scheme:
-            says = f"the gateway believes that it is called over {self._seen['scheme']}"
-            return Finding("forwarding", False, says, "nginx: proxy_set_header X-Forwarded-Proto $scheme;")
+            message = f"the gateway believes that it is called over {self._seen['scheme']}"
+            return Finding("forwarding", False, message, "nginx: proxy_set_header X-Forwarded-Proto $scheme;")
         return Finding("forwarding", True, f"the gateway sees {self._seen['address']}, {self._seen['scheme']}")
 
     # --- what becomes of streams
@@ -177,8 +179,8 @@ class Front:
         if spread_s > sent_s / 2:
             return Finding("streams", True, "events arrive one by one")
         gzip = "\nnginx: gzip off;" if head.headers.get("Content-Encoding") else ""
-        says = f"events sent over {sent_s:.1f} s arrive within {spread_s:.1f} s: something collects them"
-        return Finding("streams", False, says, line + gzip)
+        message = f"events sent over {sent_s:.1f} s arrive within {spread_s:.1f} s: something collects them"
+        return Finding("streams", False, message, line + gzip)
 
     def _timed(self, every_s: float) -> tuple[Exchange, bytes, list[float]]:
         """A stream, and when each of its events arrived."""
@@ -195,8 +197,8 @@ class Front:
 
     def _aborts(self) -> Finding:
         if not self._seen["noted"]:
-            says = "not tried: the gateway there uses another database than this command"
-            return Finding("aborts", None, says, setting("DATABASE_URL", "sqlite:////var/lib/chatapi/chatapi.db"))
+            message = "not tried: the gateway there uses another database than this command"
+            return Finding("aborts", None, message, setting("DATABASE_URL", "sqlite:////var/lib/chatapi/chatapi.db"))
         events = min(100, int(self._longest_s / LEFT_EVERY_S))
         kinds = {"a stream": f"events={events}&every_s={LEFT_EVERY_S}"}
         if self._seen["watched"]:  # by other workers a caller is missed only when they write to him
@@ -207,8 +209,8 @@ class Front:
             return Finding("aborts", None, f"not tried: {_said(error)}", DOCTOR)
         if not unseen:
             return Finding("aborts", True, "a caller who leaves ends his call")
-        says = f"a caller who leaves {' or '.join(unseen)} is hidden from the gateway: his call goes on, and costs"
-        return Finding("aborts", False, says, "nginx: proxy_ignore_client_abort off;")
+        message = f"a caller who leaves {' or '.join(unseen)} is hidden from the gateway: his call goes on, and costs"
+        return Finding("aborts", False, message, "nginx: proxy_ignore_client_abort off;")
 
     def _leaves(self, query: str) -> bool:
         """Whether the gateway notices that we leave early, after two events or a moment."""
@@ -258,8 +260,8 @@ class Front:
         return self._settings.max_time_s + min(1.0, self._settings.heartbeat_s)
 
     def _no_timeouts(self) -> Finding:
-        says = f"not tried: it takes a silence of {self._settings.max_time_s:g} s (CHATAPI_MAX_TIME)"
-        return Finding("timeouts", None, says, f"{DOCTOR} --url {self._url} --slow")
+        message = f"not tried: it takes a silence of {self._settings.max_time_s:g} s (CHATAPI_MAX_TIME)"
+        return Finding("timeouts", None, message, f"{DOCTOR} --url {self._url} --slow")
 
     def _timeouts(self) -> Finding:
         line = f"nginx: proxy_read_timeout {math.ceil(self._settings.max_time_s) + 10}s;"
@@ -271,8 +273,8 @@ class Front:
             answer, said = None, _said(error)
         if answer and answer.status == 200:
             return Finding("timeouts", True, f"{self._silence_s:g} s of silence are waited for")
-        says = f"a silence of {self._silence_s:g} s is ended after {time.monotonic() - began:.0f} s: {said}"
-        return Finding("timeouts", False, says, line)
+        message = f"a silence of {self._silence_s:g} s is ended after {time.monotonic() - began:.0f} s: {said}"
+        return Finding("timeouts", False, message, line)
 
 
 def _said(error: UpstreamError) -> str:

@@ -44,8 +44,8 @@ class Machine:
         try:
             version = self._store.schema_version()
             if version == 0 and (others := self._store.foreign_tables()):
-                says = f"{self._store} is another program's: it has the tables {', '.join(others[:5])}"
-                yield Finding("database", False, says, setting("DATABASE_URL"))
+                message = f"{self._store} is another program's: it has the tables {', '.join(others[:5])}"
+                yield Finding("database", False, message, setting("DATABASE_URL"))
                 return
             yield _schema(version)
             if version != len(tables.STEPS):
@@ -65,8 +65,10 @@ class Machine:
         late = time.time() - LEASE_S
         if lost := [row for row in self._store.read(statements.open_calls) if row["until"] < late]:
             since = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(lost[0]["started_at"]))
-            says = f"{len(lost)} are open past their deadline, the first since {since}: their worker is gone, or hangs"
-            yield Finding("open calls", False, says, "systemctl restart chatapi")
+            message = (
+                f"{len(lost)} are open past their deadline, the first since {since}: their worker is gone, or hangs"
+            )
+            yield Finding("open calls", False, message, "systemctl restart chatapi")
 
     def redis(self) -> Iterator[Finding]:
         """Whether it is there, keeps what it is given, and has the same time."""
@@ -75,12 +77,12 @@ class Machine:
         try:
             policy, now = RedisLimits(self._settings.redis_url, lambda *of: 0).look()
         except ConnectionError as error:
-            says = f"{error}: limits are held in the database"
-            yield Finding("redis", False, says, setting("REDIS_URL", "redis://HOST:6379/0"))
+            message = f"{error}: limits are held in the database"
+            yield Finding("redis", False, message, setting("REDIS_URL", "redis://HOST:6379/0"))
             return
         if policy:
-            says = f"when it is full it forgets limits ({policy})"
-            yield Finding("redis", False, says, "redis.conf: maxmemory-policy noeviction")
+            message = f"when it is full it forgets limits ({policy})"
+            yield Finding("redis", False, message, "redis.conf: maxmemory-policy noeviction")
         else:
             yield Finding("redis", True, "answers, and keeps what it is given")
         yield from clock("redis", now)
@@ -88,8 +90,8 @@ class Machine:
     def gunicorn(self) -> Iterator[Finding]:
         """What its configuration says, read as gunicorn reads it."""
         if not Path(CONFIG).is_file():
-            says = f"there is no {CONFIG} in {Path.cwd()}: a gunicorn started here is another one"
-            yield Finding("gunicorn", None, says, "cd to chatapi's directory")
+            message = f"there is no {CONFIG} in {Path.cwd()}: a gunicorn started here is another one"
+            yield Finding("gunicorn", None, message, "cd to chatapi's directory")
             return
         given: dict[str, Any] = runpy.run_path(CONFIG)
         self._connections = int(given.get("worker_connections", CONNECTIONS))
@@ -103,16 +105,19 @@ class Machine:
         whose = "the gateway" if running else "a process started here"
         needed = 2 * self._connections + 200
         enough = limit == resource.RLIM_INFINITY or limit >= needed
-        says = f"{whose} may have {limit}; {self._connections} callers take {needed}"
+        message = f"{whose} may have {limit}; {self._connections} callers take {needed}"
         lines = "chatapi.service: LimitNOFILE=65536\nulimit -n 65536"
-        yield Finding("open files", enough, says, "" if enough else lines)
+        yield Finding("open files", enough, message, "" if enough else lines)
 
 
 # Words in what a database says → the line that mends it; {file} is SQLite's.
 _MENDED = (
     (r"disk is full|no space left", "df -h {folder}"),
     (r"not a database|malformed|no such column|meta.* does not exist", "mv {file} {file}.other  # docs/operating.md"),
-    (r"connection refused|is the server running|timeout expired|server closed", "systemctl start postgresql\n.env: DATABASE_URL=…"),
+    (
+        r"connection refused|is the server running|timeout expired|server closed",
+        "systemctl start postgresql\n.env: DATABASE_URL=…",
+    ),
     (r"authentication failed|no password supplied", ".env: DATABASE_URL=postgresql+psycopg://USER:PASSWORD@HOST/NAME"),
     (r'database "(?P<name>[^"]+)" does not exist', "createdb {name}"),
     (r"locked", "fuser {file}"),
@@ -129,12 +134,12 @@ def _mend(cause: str, file: Path | None) -> str:
 
 def _schema(version: int) -> Finding:
     needed = len(tables.STEPS)
-    says = f"has schema {version}, needed is {needed}"
+    message = f"has schema {version}, needed is {needed}"
     if version > needed:
-        return Finding("schema", False, f"{says}: a newer chatapi made it", "install that version of chatapi")
+        return Finding("schema", False, f"{message}: a newer chatapi made it", "install that version of chatapi")
     if version == 0:
         return Finding("schema", None, "is empty; the gateway makes its tables", UPGRADE)
-    return Finding("schema", version == needed, says, "" if version == needed else UPGRADE)
+    return Finding("schema", version == needed, message, "" if version == needed else UPGRADE)
 
 
 def _permissions(file: Path) -> Finding:
@@ -143,8 +148,8 @@ def _permissions(file: Path) -> Finding:
     if mode & 0o007:
         return Finding("permissions", False, f"{file} is open to everybody here (mode {mode:o})", f"chmod o= {file}")
     if found.st_uid != os.geteuid():
-        says = f"{file} belongs to user {found.st_uid}, and this command runs as {os.geteuid()}"
-        return Finding("permissions", None, says, f"sudo -u '#{found.st_uid}' {DOCTOR}")
+        message = f"{file} belongs to user {found.st_uid}, and this command runs as {os.geteuid()}"
+        return Finding("permissions", None, message, f"sudo -u '#{found.st_uid}' {DOCTOR}")
     return Finding("permissions", True, f"{file} has mode {mode:o}")
 
 
@@ -156,5 +161,5 @@ def clock(whose: str, theirs: float | None) -> Iterator[Finding]:
     if abs(off_s) <= CLOCK_S:
         yield Finding("clock", True, f"is that of the {whose}")
         return
-    says = f"this machine is {abs(off_s):.0f} s {'slow' if off_s > 0 else 'fast'} by the clock of the {whose}"
-    yield Finding("clock", False, says, "timedatectl set-ntp true")
+    message = f"this machine is {abs(off_s):.0f} s {'slow' if off_s > 0 else 'fast'} by the clock of the {whose}"
+    yield Finding("clock", False, message, "timedatectl set-ntp true")

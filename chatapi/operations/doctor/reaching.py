@@ -77,8 +77,8 @@ def no_protocol(url: str, answer: Answer, transport: Transport) -> tuple[str, st
     origin = "{0.scheme}://{0.netloc}".format(urlsplit(url))
     if origin != url and _serves(origin, transport):
         return _("it has nothing at this path, but at {origin} it does", origin=origin), origin
-    says = _("it answers {status} to what a model's server knows: a website, or another path", status=answer.status)
-    return says, ""
+    message = _("it answers {status} to what a model's server knows: a website, or another path", status=answer.status)
+    return message, ""
 
 
 def _lists_models(answer: Answer) -> bool:

@@ -26,7 +26,7 @@ from ...huggingface.transport import Request
 from ...languages import _
 from ...settings import ROUTER_URL
 from . import reaching
-from .findings import AGENT, CREDIT, DOCTOR, TOKEN, Finding, Tell, setting
+from .findings import AGENT, CREDIT, DOCTOR, TOKEN, Finding, Progress, setting
 from .machine import clock
 
 MODEL_S = 20.0  # for one model to say one token
@@ -57,8 +57,8 @@ class Upstream:
         except UpstreamError as error:
             wrong = reaching.explained(self._url, error, transport) or (error.message, "")
         if wrong:
-            says, instead = wrong
-            yield Finding("upstream", False, f"{self._url}: {says}", self._instead(instead))
+            message, instead = wrong
+            yield Finding("upstream", False, f"{self._url}: {message}", self._instead(instead))
             return
         self._is_reached = True
         yield Finding("upstream", True, f"{self._url} answers")
@@ -82,8 +82,8 @@ class Upstream:
     def token(self) -> Iterator[Finding]:
         """One token asked of a model that the upstream knows."""
         if self._settings.wants_embedded and not self._settings.embedded_url:
-            says = "HUGGINGFACE_API_KEY is not set, and the router refuses calls without it"
-            yield Finding("token", False, f"{says}; only `make run` has a model of its own", TOKEN)
+            message = "HUGGINGFACE_API_KEY is not set, and the router refuses calls without it"
+            yield Finding("token", False, f"{message}; only `make run` has a model of its own", TOKEN)
         elif self._is_reached:
             for model in self._known():
                 finding = self._judged(error := self._ask(model))
@@ -134,17 +134,17 @@ class Upstream:
 
     # --- the models
 
-    def models(self, tell: Tell) -> Iterator[Finding]:
+    def models(self, progress: Progress) -> Iterator[Finding]:
         """One token asked of each model of the catalogue, side by side."""
         every = {*self._catalogue.cards, self._settings.default_model}
         ids = [id for id in every if self._can_ask(id)]
         if not self._token_works:
-            says = f"{len(every) - len(ids)} were not asked: first the upstream and the token have to be right"
-            yield Finding("models", None, says, DOCTOR)
+            message = f"{len(every) - len(ids)} were not asked: first the upstream and the token have to be right"
+            yield Finding("models", None, message, DOCTOR)
         with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
             asked = {pool.submit(self._ask, id): id for id in sorted(ids)}
             for count, done in enumerate(as_completed(asked), 1):
-                tell(f"models: {count} of {len(asked)}")
+                progress(f"models: {count} of {len(asked)}")
                 yield self._diagnosis(asked[done], done.result())
 
     def _can_ask(self, id: str) -> bool:
@@ -172,8 +172,8 @@ class Upstream:
         card = self._catalogue.cards.get(id)
         if card is None or not card.shutdown_date or card.serve_as:
             return Finding(name, True, _("answers"))
-        says = _("answers, until {day}", day=card.shutdown_date)
-        return Finding(name, None, says, self._in_the_catalogue(id, self._successors(id)))
+        message = _("answers, until {day}", day=card.shutdown_date)
+        return Finding(name, None, message, self._in_the_catalogue(id, self._successors(id)))
 
     def _mend(self, id: str, error: ChatError) -> str:
         """The lines of the catalogue, or the setting."""
