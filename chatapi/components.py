@@ -49,7 +49,7 @@ def build(settings: Settings) -> Components:
     store = Store(settings.database_url)
     keys = Keys(store)
     access = Access(settings.auth, settings.keys, keys, settings.anonymous_limits)
-    accounts = Accounts(store, settings.redis_url)
+    accounts = Accounts(store, settings.redis_url, metrics.record_lost)
     metrics.label_models(catalogue.cards)
     health = Health(_parts_of_health(settings, store, accounts, engine))
     legacy = LegacyRoute(store, settings.legacy_sunset, settings.legacy_brownouts)

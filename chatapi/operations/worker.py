@@ -235,6 +235,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         """Serve until told to stop; what is still read for the books then is closed, and recorded."""
         from ..huggingface import tokenizers as tokens  # here, for the master loads this file
         from ..schemas import strict_json
+        from ..telemetry.batch import batch
         from ..web.hang_ups import HangUps
 
         tokens.apart = gevent.get_hub().threadpool.apply
@@ -252,6 +253,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._parts.engine.stop()
         gevent.sleep(0.1)
         self._parts.legacy.callers.flush()
+        batch.flush()
         self._parts.accounts.close()
 
     def _take_late(self, listener: Any, client: Any, addr: Any) -> None:

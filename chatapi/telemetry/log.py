@@ -4,11 +4,14 @@ import json
 import logging
 import sys
 import time
+from contextlib import suppress
 
 from ..call import Call
+from .batch import batch
 
-calls = logging.getLogger("chatapi.calls")
+calls = logging.getLogger("chatapi.calls")  # only its level counts: a record for each call cost as much as the line
 
+ATOMIC = 4096  # bytes: what several workers write to one pipe is not mixed up to here (PIPE_BUF)
 _SHOWN = (
     "request_id",
     "route",
@@ -35,37 +38,61 @@ _SHOWN = (
     "total_ms",
     "ending",
 )
+_encode = json.JSONEncoder().encode
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self.gathered: list[str] = []
+        self.for_person = False
+
+    def flush(self) -> None:
+        lines, self.gathered = self.gathered, []
+        together = ""
+        # Who reads our output may have gone, or the disk be full: no reason not to answer.
+        with suppress(OSError, ValueError):
+            for text in [*lines, ""]:
+                if together and (not text or len(together) + len(text) > ATOMIC):
+                    sys.stdout.write(together)
+                    sys.stdout.flush()
+                    together = ""
+                together += text
+
+
+_lines = _Lines()
+batch.written_by(_lines.flush)
 
 
 def write(call: Call) -> None:
-    """Log a call that has ended."""
-    calls.info("", extra={"call": call})
+    """Log a call that has ended, to stdout: JSON for machines, for a person at a terminal the few words that matter."""
+    if calls.isEnabledFor(logging.INFO):
+        _lines.gathered.append(line_for_person(call) if _lines.for_person else line(call))
+        batch.soon()
 
 
-class CallFormatter(logging.Formatter):
-    """JSON for machines; for a person at a terminal, the few words that matter."""
+def line(call: Call) -> str:
+    """One JSON object, and the line's end."""
+    shown: dict[str, object] = {"time": round(time.time(), 3)}
+    for name in _SHOWN:
+        if (value := getattr(call, name)) is not None:
+            shown[name] = value
+    return _encode(shown) + "\n"
 
-    def __init__(self, person: bool) -> None:
-        super().__init__()
-        self._person = person
 
-    def format(self, record: logging.LogRecord) -> str:
-        """The line of one call."""
-        call: Call = record.__dict__["call"]
-        if self._person:
-            at = time.strftime("%H:%M:%S", time.localtime(record.created))
-            what = f"{call.served or call.model or '-'} {call.ending} {call.total_ms:.0f} ms"
-            tokens = f", {call.prompt_tokens}+{call.completion_tokens} tokens" if call.completion_tokens else ""
-            return f"{at} {call.route} {call.status} {what}{tokens}{f' ({call.code})' if call.code else ''}"
-        shown = {name: value for name in _SHOWN if (value := getattr(call, name)) is not None}
-        return json.dumps({"time": round(record.created, 3), **shown})
+def line_for_person(call: Call) -> str:
+    """Time, route, status, what became of it."""
+    at = time.strftime("%H:%M:%S")
+    what = f"{call.served or call.model or '-'} {call.ending} {call.total_ms:.0f} ms"
+    tokens = f", {call.prompt_tokens}+{call.completion_tokens} tokens" if call.completion_tokens else ""
+    return f"{at} {call.route} {call.status} {what}{tokens}{f' ({call.code})' if call.code else ''}\n"
 
 
 _TIME = "%Y-%m-%d %H:%M:%S %z"
 
 
 def configure(level: str) -> None:
-    """Send what we log at `level` and above to stderr, and the calls' lines to stdout. Safe to call again."""
+    """Log at `level` and above; warnings to stderr, as gunicorn's look. Safe to call again."""
+    _lines.for_person = sys.stdout.isatty()
     ours = logging.getLogger("chatapi")
     ours.setLevel(level.upper())
     if not ours.handlers:
@@ -73,8 +100,3 @@ def configure(level: str) -> None:
         # As gunicorn writes its own lines: when, which process, how bad.
         handler.setFormatter(logging.Formatter("[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s", _TIME))
         ours.addHandler(handler)
-    if not calls.handlers:
-        handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(CallFormatter(person=sys.stdout.isatty()))
-        calls.addHandler(handler)
-        calls.propagate = False

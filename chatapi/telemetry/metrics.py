@@ -1,7 +1,12 @@
-"""Counters and times of calls, in Prometheus' words."""
+"""Counters and times of calls, in Prometheus' words.
+
+They gather in plain numbers and go together into Prometheus' files, of which each write costs a lock and a map.
+"""
 
 import platform
 import time
+from bisect import bisect_left
+from collections import Counter as Counted
 from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -10,6 +15,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from ..call import Call
 from ..settings import VERSION
+from .batch import batch
 from .processes import Processes
 
 _registry = CollectorRegistry()
@@ -19,11 +25,11 @@ _FALLBACKS = Counter("chatapi_fallbacks", "Other models asked in place of a mode
 _TOKENS = Counter("chatapi_tokens", "Tokens by kind", ["model", "kind"], registry=_registry)
 _MALFORMED = Counter("chatapi_malformed_events", "Events of upstreams that were skipped", registry=_registry)
 # Up to CHATAPI_MAX_TIME, whose default is the last bound.
-_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0)
+SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0)
 _FIRST = Histogram(
-    "chatapi_first_token_seconds", "Time to a stream's first event", ["model"], buckets=_BUCKETS, registry=_registry
+    "chatapi_first_token_seconds", "Time to a stream's first event", ["model"], buckets=SECONDS, registry=_registry
 )
-_TOTAL = Histogram("chatapi_call_seconds", "Time of a whole call", ["route"], buckets=_BUCKETS, registry=_registry)
+_TOTAL = Histogram("chatapi_call_seconds", "Time of a whole call", ["route"], buckets=SECONDS, registry=_registry)
 _GATEWAY = Histogram(
     "chatapi_gateway_seconds",
     "Time of a call that no upstream was waited for, up to the answer's status",
@@ -47,6 +53,59 @@ _SUNSET = Gauge(
     registry=_registry,
 )
 
+# --- what gathers
+
+
+class _Numbers:
+    """What was counted since the last flush, and the levels that have changed."""
+
+    def __init__(self) -> None:
+        self.counts: dict[tuple[Counter, tuple[str, ...]], float] = {}
+        self.times: dict[tuple[Histogram, tuple[str, ...]], list[float]] = {}
+        self.levels: dict[Gauge, float] = {}
+        self.moved: set[Gauge] = set()
+
+    def flush(self) -> None:
+        counts, times, moved = self.counts, self.times, self.moved
+        self.counts, self.times, self.moved = {}, {}, set()
+        for (counter, labels), by in counts.items():
+            (counter.labels(*labels) if labels else counter).inc(by)
+        for (histogram, labels), seconds in times.items():
+            _observe_all(histogram.labels(*labels) if labels else histogram, seconds)
+        for gauge in moved:
+            gauge.set(self.levels[gauge])
+
+
+def _observe_all(histogram: Histogram, seconds: list[float]) -> None:
+    """`histogram.observe` of each, with a write for each bucket rather than for each time."""
+    histogram._sum.inc(sum(seconds))
+    for place, times in Counted(bisect_left(histogram._upper_bounds, value) for value in seconds).items():
+        histogram._buckets[place].inc(times)
+
+
+_numbers = _Numbers()
+batch.written_by(_numbers.flush)
+
+
+def _count(counter: Counter, *labels: str, by: float = 1) -> None:
+    key = (counter, labels)
+    _numbers.counts[key] = _numbers.counts.get(key, 0) + by
+    batch.soon()
+
+
+def _observe(histogram: Histogram, seconds: float, *labels: str) -> None:
+    _numbers.times.setdefault((histogram, labels), []).append(seconds)
+    batch.soon()
+
+
+def _set(gauge: Gauge, level: float) -> None:
+    _numbers.levels[gauge] = level
+    _numbers.moved.add(gauge)
+    batch.soon()
+
+
+# --- whose names are labels
+
 # Callers name models as they like: labels are for those of the catalogue, and the first so many others that answered.
 MODELS = 200
 KEYS = 200  # names of keys that are labels, likewise
@@ -60,71 +119,85 @@ def label_models(models: Iterable[str]) -> None:
     _known.update(models)
 
 
-def limit_decided(refused: str | None, shadowed: Iterable[str]) -> None:
-    """A call was asked about: which limit refused it, and which would have."""
-    _LIMITS.labels(refused or "", "refused" if refused else "admitted").inc()
-    for name in shadowed:
-        _LIMITS.labels(name, "shadowed").inc()
+def _label(model: str | None) -> str:
+    if model is None:
+        return ""
+    return model if model in _known or model in _answered else "other"
 
 
-def legacy_sunset(at: float | None) -> None:
-    """When the legacy route goes (Unix seconds)."""
-    _SUNSET.set(at or 0)
-
-
-def legacy_called(key: str | None) -> None:
-    """A call of the legacy route, with the key of that name."""
-    if key and key not in _keys and len(_keys) < KEYS:
-        _keys.add(key)
-    _LEGACY.labels((key if key in _keys else "other") if key else "").inc()
-
-
-def limit_store_error() -> None:
-    """The shared store of limits did not answer."""
-    _LIMIT_STORE.inc()
-
-
-def ledger_error() -> None:
-    """The end of a call could not be written at once."""
-    _LEDGER.inc()
-
-
-def ledger_lag(pending: int, oldest: float) -> None:
-    """How many ends wait to be written, and since when (Unix seconds)."""
-    _PENDING.set(pending)
-    _LAG.set(max(0.0, time.time() - oldest) if pending else 0.0)
-
-
-def stream_opened(change: int) -> None:
-    """A stream begins (+1) or has ended (-1)."""
-    _STREAMS.inc(change)
+# --- what happened
 
 
 def record(call: Call) -> None:
     """Count a call that has ended."""
     if call.served and call.served not in _known and len(_answered) < MODELS:
         _answered.add(call.served)
-    _CALLS.labels(call.route, _label(call.served or call.model), call.ending, call.code or "").inc()
-    _TOTAL.labels(call.route).observe((call.total_ms or 0.0) / 1000)
-    for model in call.asked:
-        _ATTEMPTS.labels(_label(model)).inc()
+    model = _label(call.served or call.model)
+    _count(_CALLS, call.route, model, call.ending or "", call.code or "")
+    _observe(_TOTAL, (call.total_ms or 0.0) / 1000, call.route)
+    for asked in call.asked:
+        _count(_ATTEMPTS, _label(asked))
     if call.fallbacks:
-        _FALLBACKS.labels(_label(call.model)).inc(call.fallbacks)
+        _count(_FALLBACKS, _label(call.model), by=call.fallbacks)
     if call.gateway_ms is not None:
-        _GATEWAY.observe(call.gateway_ms / 1000)
+        _observe(_GATEWAY, call.gateway_ms / 1000)
     if call.first_token_ms is not None:
-        _FIRST.labels(_label(call.first_token_model)).observe(call.first_token_ms / 1000)
+        _observe(_FIRST, call.first_token_ms / 1000, _label(call.first_token_model))
     if call.completion_tokens is not None:
-        _TOKENS.labels(_label(call.served or call.model), "prompt").inc(call.prompt_tokens or 0)
-        _TOKENS.labels(_label(call.served or call.model), "completion").inc(call.completion_tokens)
+        _count(_TOKENS, model, "prompt", by=call.prompt_tokens or 0)
+        _count(_TOKENS, model, "completion", by=call.completion_tokens)
     if call.malformed_events:
-        _MALFORMED.inc(call.malformed_events)
+        _count(_MALFORMED, by=call.malformed_events)
 
 
-def _label(model: str | None) -> str:
-    if model is None:
-        return ""
-    return model if model in _known or model in _answered else "other"
+def record_lost(calls: Iterable[Mapping[str, object]]) -> None:
+    """Count calls whose process was killed, found in the ledger: `route` and `model` of each."""
+    for row in calls:
+        model = row["model"]
+        _count(_CALLS, str(row["route"]), _label(model if isinstance(model, str) else None), "worker_lost", "")
+
+
+def limit_decided(refused: str | None, shadowed: Iterable[str]) -> None:
+    """A call was asked about: which limit refused it, and which would have."""
+    _count(_LIMITS, refused or "", "refused" if refused else "admitted")
+    for name in shadowed:
+        _count(_LIMITS, name, "shadowed")
+
+
+def limit_store_error() -> None:
+    """The shared store of limits did not answer."""
+    _count(_LIMIT_STORE)
+
+
+def legacy_sunset(at: float | None) -> None:
+    """When the legacy route goes (Unix seconds)."""
+    _set(_SUNSET, at or 0)
+
+
+def legacy_called(key: str | None) -> None:
+    """A call of the legacy route, with the key of that name."""
+    if key and key not in _keys and len(_keys) < KEYS:
+        _keys.add(key)
+    _count(_LEGACY, (key if key in _keys else "other") if key else "")
+
+
+def ledger_error() -> None:
+    """The end of a call could not be written at once."""
+    _count(_LEDGER)
+
+
+def ledger_lag(pending: int, oldest: float) -> None:
+    """How many ends wait to be written, and since when (Unix seconds)."""
+    _set(_PENDING, pending)
+    _set(_LAG, max(0.0, time.time() - oldest) if pending else 0.0)
+
+
+def stream_opened(change: int) -> None:
+    """A stream begins (+1) or has ended (-1)."""
+    _set(_STREAMS, _numbers.levels.get(_STREAMS, 0) + change)
+
+
+# --- for whoever asks
 
 
 class _Circuits:
@@ -153,6 +226,7 @@ class _Build:
 
 def metrics(opened: Mapping[str, float]) -> bytes:
     """Prometheus' text format: this process's numbers, or under gunicorn those of all workers together."""
+    batch.flush()
     registry = CollectorRegistry()
     several = True
     try:

@@ -1,18 +1,23 @@
 """What operators and readers see: health, readiness, the docs pages, CORS, and the line of each call."""
 
 import json
-import logging
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
-from support.gateways import CONFIG, ROOT, clean_environment, serve
+from prometheus_client import Histogram
+from support.gateways import CONFIG, ROOT, await_ready, clean_environment, serve
+from support.heard import wait_until
+from test_endings import endless
+from test_streams import Caller
 
 from chatapi import create_app
 from chatapi.accounting.statements import put_meta
@@ -20,9 +25,9 @@ from chatapi.accounting.store import Store
 from chatapi.call import Call
 from chatapi.errors import StoreUnavailable
 from chatapi.settings import VERSION, Settings
-from chatapi.telemetry import metrics
+from chatapi.telemetry import log, metrics
+from chatapi.telemetry.batch import batch
 from chatapi.telemetry.health import Health, Part
-from chatapi.telemetry.log import CallFormatter
 
 ORIGIN = "https://app.example.com"
 
@@ -147,23 +152,43 @@ def test_the_preflight_allows_what_clients_send():
 # --- one line a call
 
 
-def line_of(person, **fields):
+def ended(**fields):
     call = Call("id-1", "/v1/chat/completions", "openai")
+    call.address = "192.0.2.7"
     for name, value in {"model": "a/b", "status": 200, "ending": "completed", "total_ms": 12.0, **fields}.items():
         setattr(call, name, value)
-    log_record = logging.LogRecord("chatapi.calls", logging.INFO, "", 0, "", (), None)
-    log_record.__dict__["call"] = call
-    return CallFormatter(person).format(log_record)
+    return call
 
 
 def test_the_line_is_json_for_machines_and_short_for_people():
-    shown = json.loads(line_of(False, served="c/d", address="192.0.2.1", prompt_tokens=3, completion_tokens=5))
-    assert shown["model"] == "a/b"
-    assert shown["served"] == "c/d"
-    assert shown["address"] == "192.0.2.1"
-    assert shown["ending"] == "completed"
+    call = ended(served="c/d", prompt_tokens=3, completion_tokens=5)
+    shown = json.loads(log.line(call))
+    assert {"model": "a/b", "served": "c/d", "ending": "completed", "address": "192.0.2.7"}.items() <= shown.items()
     assert "first_token_ms" not in shown
-    assert "c/d completed 12 ms, 3+5 tokens" in line_of(True, served="c/d", prompt_tokens=3, completion_tokens=5)
+    assert "c/d completed 12 ms, 3+5 tokens" in log.line_for_person(call)
+
+
+def test_lines_are_written_soon_and_together_whole_up_to_what_a_pipe_keeps_unmixed(monkeypatch):
+    written = []
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=written.append, flush=lambda: None))
+    calls = [ended(request_id=f"id-{number}") for number in range(100)]
+    for call in calls:
+        log.write(call)
+    assert written == []
+    assert wait_until(lambda: len("".join(written).splitlines()) == 100, 1)
+    assert len(written) < 20
+    assert all(len(text) <= log.ATOMIC and text.endswith("}\n") for text in written)
+    lines = [json.loads(line)["request_id"] for line in "".join(written).splitlines()]
+    assert lines == [call.request_id for call in calls]
+
+
+def test_a_reader_of_lines_who_has_gone_disturbs_no_call(monkeypatch):
+    def gone(text):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=gone, flush=lambda: None))
+    log.write(ended())
+    batch.flush()
 
 
 # --- numbers
@@ -183,6 +208,7 @@ def test_metrics_of_all_workers_and_the_open_circuits(upstream, gateway_env):
         assert gateway.post("/v1/chat/completions", {**ask, "model": "metrics/malformed", "stream": True}).ok
         for _ in range(5):
             gateway.post("/v1/chat/completions", {**ask, "model": "metrics/ill", "max_time": 1})
+        time.sleep(0.2)  # what a worker counts is in its file within 50 ms
         text = gateway.request("GET", "/metrics").text
     found = numbers(text)
     answered = 'chatapi_calls_total{code="",ending="completed",model="test/ok",route="/v1/chat/completions"}'
@@ -195,6 +221,28 @@ def test_metrics_of_all_workers_and_the_open_circuits(upstream, gateway_env):
     assert found["chatapi_open_streams"] == 0
     assert found["chatapi_ledger_pending"] == 0
     assert found['chatapi_circuit_open_seconds{model="metrics/ill"}'] >= 0
+
+
+def test_times_are_counted_as_prometheus_itself_would():
+    ours, theirs = (Histogram("h", "h", buckets=metrics.SECONDS, registry=None) for _ in range(2))
+    seconds = [0.0, 0.05, 0.0500001, 1.0, 7.5, 119.9, 120.0, 500.0, 7.5]
+    metrics._observe_all(ours, seconds)
+    for value in seconds:
+        theirs.observe(value)
+    [mine], [wanted] = ours.collect(), theirs.collect()
+    without = [sample for sample in mine.samples if not sample.name.endswith("_created")]
+    assert without == [sample for sample in wanted.samples if not sample.name.endswith("_created")]
+
+
+def test_calls_lost_to_a_kill_are_counted(upstream, gateway_env, tmp_path):
+    upstream.behave("lost/endless", endless)
+    with serve({**gateway_env, "DATABASE_URL": f"sqlite:///{tmp_path}/chatapi.db"}) as gateway:
+        with Caller(gateway, "/v1/chat/completions", "lost/endless") as caller:
+            caller.read_until(b"tok3")
+            os.kill(gateway.workers()[0], signal.SIGKILL)
+        await_ready(gateway)
+        name = 'chatapi_calls_total{code="",ending="worker_lost",model="other",route="/v1/chat/completions"}'
+        assert wait_until(lambda: numbers(gateway.request("GET", "/metrics").text).get(name) == 1)
 
 
 def test_callers_cannot_make_labels(monkeypatch):
