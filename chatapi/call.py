@@ -132,6 +132,11 @@ class Call:
         if self._waiting is not None:
             self._waiting.throw(self._interruption)
 
+    def wake(self, error: BaseException) -> None:
+        """Raise `error` where this call waits just now, if it does. From the event loop itself."""
+        if self._waiting is not None:
+            self._waiting.throw(error)
+
     def leave(self) -> None:
         """The caller has closed the connection."""
         if self.left:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..catalogue import ModelCard
-from ..chat import ChatJob, Choice, StreamItem, Usage, estimate_tokens, text_of
+from ..chat import ChatJob, Choice, Chunk, StreamItem, Usage, estimate_tokens, text_of
 from ..errors import UpstreamUnavailable
 
 TOKEN_LIMITS = ("max_tokens", "max_completion_tokens")
@@ -62,20 +62,22 @@ class Continuation:
 
     def relay(self, items: Iterator[StreamItem]) -> Iterator[StreamItem]:
         """Pass on what is new. Raises UpstreamUnavailable when a fresh answer is not the one begun."""
+        named = not self._continues  # a chunk has said whose the pieces behind it are
+        last = Chunk(model="")
         with closing(items):  # type: ignore[type-var]
             for item in items:
                 if isinstance(item, list):
-                    if self._awaited:
-                        choice = {"index": 0, "delta": {"content": _text(item)}, "finish_reason": None}
-                        if new := self._new_in({**choice, "logprobs": None}):
-                            yield [_piece(new["delta"]["content"])]
-                    else:
+                    if named and not self._awaited:
                         self._pieces += item
                         yield item
-                elif item.usage:
+                        continue
+                    choice = {"index": 0, "delta": {"content": _text(item)}, "logprobs": None, "finish_reason": None}
+                    item = replace(last, choices=[choice])
+                last = item
+                if item.usage:
                     yield replace(item, usage=self._joined(item.usage))
                 elif choices := [new for choice in item.choices if (new := self._new_in(choice))]:
-                    self._begun = True
+                    self._begun = named = True
                     yield replace(item, choices=choices)
 
     def _new_in(self, choice: Choice) -> Choice | None:

@@ -3,29 +3,31 @@
 Nothing here knows a dialect of ours; the embedded engine is one more server that it talks to.
 """
 
-import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import replace
-from typing import Any
 
 from ..call import Call
 from ..catalogue import ModelCard
-from ..chat import ChatJob, Chunk, Json, Reply, StreamItem, Usage, estimated
+from ..chat import ChatJob, Json, Reply, StreamItem, Usage
 from ..errors import UpstreamError, UpstreamRejected, UpstreamUnavailable
-from .classify import classify as verdict
-from .failures import UpstreamFailure as Refusal
-from .failures import failure_in as error_in
+from ..languages import _
+from . import abilities
+from .classify import classify
+from .failures import UpstreamFailure, failure_in, words_of
 from .models import Listing
-from .sse import Events, EventTooLarge
-from .tasks import EventReader, Task, refuse_impossible, task_for
-from .transport import Answer, Exchange, Request, Transport
+from .relay import Relay
+from .sse import are_events
+from .tasks import EventReader, Task, task_for
+from .transport import Exchange, Request, Transport, silence
+from .values import read_json
+from .whole import chunks_of, reply_of
 
 __all__ = ["HuggingFace", "Transport"]
 
 AFTER_FINISH_S = 1.0  # how long usage and [DONE] may take once every choice has finished
+MAX_UNDECIDED = 65_536  # bytes of blanks before what tells events from one body
 
 
 def _as_it_is(model: str, usage: Usage) -> Usage:
@@ -52,149 +54,200 @@ class HuggingFace:
         """Raises BadRequest or ContextLengthExceeded for what `card` is known not to be able to do."""
         if card.is_chat and card.url is None:
             self._listing.check(card, job)
-        refuse_impossible(card, job, self._listing.able)
+        abilities.check(card, job, self._listing.able)
 
     def reply(self, card: ModelCard, job: ChatJob, call: Call, deadline: float) -> Reply:
         """A whole answer, by `deadline` (monotonic seconds). Raises UpstreamError, BadRequest or ClientLeft."""
         task = task_for(card)
-        request = _awaiting(card, deadline, task.request(self._base, card, job, stream=False))
-        call.asked.append(card.id)
-        answer = self._transport.fetch(request, call, deadline)
-        reply = _reply(task, card, job, answer)
-        return replace(reply, usage=self._count(card.id, reply.usage))
+        exchange = self._open(task, card, job, call, deadline, stream=False)
+        try:
+            begun, events = self._sniffed(card, exchange, deadline)
+            reader = task.events(card, job) if events else None
+            if reader is None:
+                return self._reply(task, card, job, exchange, begun, deadline)
+            relayed = self._relayed(card, call, exchange, reader, deadline)
+            relayed.await_words(begun, deadline)
+            return reply_of(card.id, relayed)
+        finally:
+            exchange.close()
 
     def stream(self, card: ModelCard, job: ChatJob, call: Call, deadline: float) -> Iterator[StreamItem]:
-        """The answer as it comes, its finish and usage last; returns when its first event is there, by `deadline`.
+        """The answer as it comes, its finish and usage last; returns when its first words are there, by `deadline`.
 
         Afterwards silence is limited by the idle timeout and everything by the call's deadline. A stream that does
         not end well raises UpstreamError, whatever was yielded before. Close what is returned.
         """
         task = task_for(card)
-        events = task.events(card, job)
-        if events is None:
+        reader = task.events(card, job)
+        if reader is None:
             return chunks_of(self.reply(card, job, call, deadline))
-        call.asked.append(card.id)
         try:
-            opened = self._open(task, card, job, call, deadline)
+            exchange = self._open(task, card, job, call, deadline, stream=True)
         except UpstreamRejected as refused:
             if "`stream` is not supported" not in refused.message:
                 raise
-            opened = self.reply(card, job, call, deadline)
-        if isinstance(opened, Reply):
-            return chunks_of(replace(opened, usage=self._count(card.id, opened.usage)))
-        return self._relay(card, job, call, events, opened)
-
-    def _open(self, task: Task, card: ModelCard, job: ChatJob, call: Call, deadline: float) -> "Reply | _Stream":
-        """A stream whose first event has come, or the whole answer of an upstream that does not stream."""
-        request = _awaiting(card, deadline, task.request(self._base, card, job, stream=True))
-        exchange = self._transport.open(request, call, deadline)
+            return chunks_of(self.reply(card, job, call, deadline))
         try:
-            if exchange.status != 200 or "text/event-stream" not in exchange.headers.get("Content-Type", "").lower():
-                return _reply(task, card, job, Answer(exchange.status, exchange.headers, exchange.rest(deadline)))
-            stream = _Stream(card, exchange, call)
-            stream.await_first(deadline)
-            return stream
+            begun, events = self._sniffed(card, exchange, deadline)
+            if not events:
+                reply = self._reply(task, card, job, exchange, begun, deadline)
+                exchange.close()
+                return chunks_of(reply)
+            relayed = self._relayed(card, call, exchange, reader, call.deadline)
+            relayed.await_words(begun, deadline)
+            return relayed
         except BaseException:
             exchange.close()
             raise
 
-    def _relay(
-        self, card: ModelCard, job: ChatJob, call: Call, events: EventReader, stream: "_Stream"
-    ) -> Iterator[StreamItem]:
-        said: list[str] = []
-        with closing(stream):
-            while True:
-                silence_s = AFTER_FINISH_S if events.complete else self._idle_timeout_s
-                try:
-                    event = stream.next(time.monotonic() + silence_s, silence_s)
-                except UpstreamError as error:
-                    # A finished answer whose [DONE] never comes is whole; one that an error event follows is not.
-                    if events.complete and not error.upstream_status:
-                        break
-                    raise _in_mid_stream(error) from None
-                if event is None:
-                    break
-                if chunk := events.feed(event):
-                    said += [c["delta"].get("content") or "" for c in chunk.choices]
-                    yield chunk
-            if not events.complete:
-                raise UpstreamUnavailable(
-                    f"The answer of '{card.id}' was cut: its stream ended before it was finished."
-                )
-            call.more_ready = True
-            yield events.end()
-            usage = events.usage or estimated(job.messages, "".join(said))
-            yield Chunk(model=card.id, usage=self._count(card.id, usage))
-            call.more_ready = False
+    def _relayed(
+        self, card: ModelCard, call: Call, exchange: Exchange, reader: EventReader, limit: float
+    ) -> "_Relayed":
+        relay = Relay(card, reader, self._count, self._transport.token)
+        return _Relayed(card, call, exchange, relay, self._idle_timeout_s, limit)
+
+    def _open(self, task: Task, card: ModelCard, job: ChatJob, call: Call, deadline: float, stream: bool) -> Exchange:
+        """An exchange whose answer is one. Raises the error that it is otherwise."""
+        request = _awaiting(card, deadline, task.request(self._base, card, job, stream))
+        call.asked.append(card.id)
+        exchange = self._transport.open(request, call, deadline)
+        if 200 <= exchange.status < 300:
+            return exchange
+        try:
+            raw = exchange.beginning(deadline)
+        finally:
+            exchange.close()
+        failure = UpstreamFailure.of(exchange.status, exchange.headers, raw, self._transport.token)
+        raise classify(card, failure)
+
+    def _sniffed(self, card: ModelCard, exchange: Exchange, deadline: float) -> tuple[bytes, bool]:
+        """The beginning of a body, and whether it is events: its first bytes say so, not its label."""
+        begun = b""
+        while True:
+            data = exchange.read(deadline)
+            begun += data
+            events = are_events(begun)
+            if events is not None or not data or len(begun) > MAX_UNDECIDED:
+                return begun, bool(events)
+            if time.monotonic() >= deadline:
+                raise silence()
+
+    def _reply(
+        self, task: Task, card: ModelCard, job: ChatJob, exchange: Exchange, begun: bytes, deadline: float
+    ) -> Reply:
+        """The whole answer that one body is."""
+        raw = exchange.rest(deadline, begun)
+        try:
+            body = read_json(raw)
+        except ValueError:
+            raise _no_json(card, raw, self._transport.token) from None
+        if failure := failure_in(body, self._transport.token):
+            raise classify(card, failure)
+        reply = task.reply(card, job, body, exchange.headers)
+        usage = self._count(card.id, reply.usage)
+        return reply if usage is reply.usage else replace(reply, usage=usage)
 
 
-class _Stream:
-    """The events of one exchange, each a JSON object; None at its end."""
+class _Relayed:
+    """A stream that has begun to answer: its items, the first of which says something.
 
-    def __init__(self, card: ModelCard, exchange: Exchange, call: Call) -> None:
+    An object rather than a generator: one that was never started would not close its exchange.
+    """
+
+    def __init__(
+        self, card: ModelCard, call: Call, exchange: Exchange, relay: Relay, idle_s: float, limit: float
+    ) -> None:
         self._card = card
         self._call = call
         self._exchange = exchange
-        self._events = Events()
-        self._ready: deque[bytes] = deque()
-        self._first: Any = None
-        self._ended = False
+        self._relay = relay
+        self._idle_s = idle_s
+        self._limit = limit  # monotonic, for all of it
+        self._ready: deque[StreamItem] = deque()
+        self._ended = False  # the stream; what it gave may still be ready
+        self._finished = False
+        self._heard, self._heard_at = 0, time.monotonic()
 
-    def await_first(self, deadline: float) -> None:
-        """Wait for the first event. Raises the error it is, or UpstreamUnavailable when there is none."""
-        self._first = self.next(deadline)
-        if self._first is None:
-            raise UpstreamUnavailable(f"The upstream of '{self._card.id}' sent an empty stream. Try again.")
+    def await_words(self, begun: bytes, deadline: float) -> None:
+        """Read until there is something of the answer itself: a role is no token, nor is a comment.
 
-    def next(self, deadline: float, silence_s: float = 0.0) -> Any:
-        """The next event, or None at the end. Raises UpstreamError for an error event, UpstreamTimeout at `deadline`.
-
-        A comment is a sign of life (TGI sends one every 15 s): after it another `silence_s` may pass.
+        Raises the error that the stream is instead.
         """
-        if first := self._first:
-            self._first = None
-            return first
-        while True:
-            while self._ready:
-                data = self._ready.popleft()
-                self._call.more_ready = bool(self._ready)
-                if data.strip() == b"[DONE]":
-                    self._ended = True
-                    self._exchange.settle()
-                    return None
-                if (event := self._parsed(data)) is not None:
-                    return event
+        self._take(begun)
+        while not any(map(_says_something, self._ready)):
+            if self._relay.failure:
+                raise self._relay.failure
             if self._ended:
-                return None
-            received = self._exchange.read(min(deadline, self._call.deadline))
-            if self._take(received) and silence_s:
-                deadline = time.monotonic() + silence_s
+                self._finish()
+                return
+            self._read(deadline)
+
+    def __iter__(self) -> Iterator[StreamItem]:
+        return self
+
+    def __next__(self) -> StreamItem:
+        ready = self._ready
+        try:
+            while not ready:
+                if self._relay.failure:
+                    raise self._relay.failure
+                if self._finished:
+                    raise StopIteration
+                if self._ended:
+                    self._finish()
+                else:
+                    self._read(self._limit)
+        except BaseException:
+            self.close()
+            raise
+        item = ready.popleft()
+        self._call.more_ready = bool(ready)
+        return item
 
     def close(self) -> None:
-        """Close the connection, if the stream has not ended by itself."""
+        """End it, and with it the exchange."""
+        self._call.more_ready = False
         self._exchange.close()
 
-    def _take(self, received: bytes) -> bool:
-        """Read what arrived; whether a comment was among it."""
-        comments = self._events.comments
+    def _read(self, limit: float) -> None:
+        """Read what comes next. Raises UpstreamTimeout where nothing does."""
+        relay = self._relay
+        if relay.heard:  # before the first event only the limit holds
+            limit = min(limit, self._heard_at + (AFTER_FINISH_S if relay.complete else self._idle_s))
         try:
-            self._ready.extend(self._events.feed(received) if received else self._events.end())
-        except EventTooLarge as error:
-            raise UpstreamUnavailable(f"The upstream of '{self._card.id}' sent {error}.") from None
-        self._ended = not received
-        return self._events.comments > comments
+            received = self._exchange.read(limit)
+        except UpstreamError:
+            # A finished answer whose [DONE] never comes is whole; so is one with fewer choices than were asked for.
+            if not relay.ended:
+                raise
+            received = b""
+        now = time.monotonic()
+        if received and now >= self._limit:
+            raise silence()
+        self._take(received)
+        if relay.heard != self._heard:
+            self._heard, self._heard_at = relay.heard, now
 
-    def _parsed(self, data: bytes) -> Any:
-        try:
-            event = json.loads(data)
-        except (ValueError, RecursionError):
-            event = None
-        if not isinstance(event, dict):
-            self._call.malformed_events += 1
-            return None
-        if refusal := error_in(event):
-            raise verdict(self._card, refusal)
-        return event
+    def _take(self, received: bytes) -> None:
+        relay = self._relay
+        self._ready.extend(relay.take(received) if received else relay.end())
+        if relay.malformed:
+            self._call.malformed_events += relay.malformed
+            relay.malformed = 0
+        if relay.done or not received:
+            self._ended = True
+            self._exchange.settle()
+
+    def _finish(self) -> None:
+        self._finished = True
+        self._ready += self._relay.finish()
+
+
+def _says_something(item: StreamItem) -> bool:
+    if isinstance(item, list):
+        return True
+    deltas = [choice["delta"] for choice in item.choices]
+    return any(delta.get("content") or delta.keys() - {"role", "content"} for delta in deltas)
 
 
 def _awaiting(card: ModelCard, deadline: float, request: Request) -> Request:
@@ -203,54 +256,8 @@ def _awaiting(card: ModelCard, deadline: float, request: Request) -> Request:
     return replace(request, headers={"X-Scale-Up-Timeout": str(seconds)}) if card.url and seconds > 0 else request
 
 
-def _in_mid_stream(error: UpstreamError) -> UpstreamError:
-    # What began to be answered was not the caller's mistake: TGI says 422 there whatever the cause (HF§4.3).
-    if type(error) is not UpstreamRejected:
-        return error
-    return UpstreamUnavailable(error.message, upstream_status=error.upstream_status)
-
-
-def _reply(task: Task, card: ModelCard, job: ChatJob, answer: Answer) -> Reply:
-    refusal = Refusal.of(answer.status, answer.headers, answer.body)
-    if answer.status != 200:
-        raise verdict(card, refusal)
-    if inner := error_in(refusal.body):
-        raise verdict(card, inner)
-    if refusal.body is None:
-        raise UpstreamUnavailable(
-            f"The upstream of '{card.id}' sent an answer that is not JSON. Try again.", upstream_status=200
-        )
-    return task.reply(card, job, refusal.body, answer.headers)
-
-
-def chunks_of(reply: Reply) -> Iterator[Chunk]:
-    """A whole answer as a stream: its text in one chunk, then finish and usage."""
-    for choice in reply.choices:
-        delta = {k: v for k, v in choice["message"].items() if v is not None}
-        if calls := delta.get("tool_calls"):
-            delta["tool_calls"] = [{"index": i, **call} for i, call in enumerate(calls)]
-        begun = {
-            "index": choice["index"],
-            "delta": delta,
-            "logprobs": choice["logprobs"],
-            "finish_reason": None,
-        }
-        yield _chunk(reply, begun)
-    for choice in reply.choices:
-        ended = {
-            "index": choice["index"],
-            "delta": {},
-            "logprobs": None,
-            "finish_reason": choice["finish_reason"],
-        }
-        yield _chunk(reply, ended)
-    yield Chunk(model=reply.model, usage=reply.usage)
-
-
-def _chunk(reply: Reply, choice: Any) -> Chunk:
-    return Chunk(
-        model=reply.model,
-        choices=[choice],
-        system_fingerprint=reply.system_fingerprint,
-        ignored=reply.ignored,
-    )
+def _no_json(card: ModelCard, raw: bytes, secret: str | None) -> UpstreamUnavailable:
+    message = _("The upstream of '{model}' sent an answer that is not JSON. Try again.", model=card.id)
+    if words := words_of(None, raw, secret).rstrip("."):
+        message = _("The upstream of '{model}' sent no JSON: {words}. Try again.", model=card.id, words=words)
+    return UpstreamUnavailable(message, upstream_status=200)

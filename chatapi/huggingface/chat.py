@@ -14,7 +14,7 @@ from .finish import ended, finish_of, is_cut
 from .tool_calls import CallPieces, whole_function_call
 from .transport import Request
 from .usage import believed, said_in, usage_in
-from .values import count
+from .values import count, read_json
 
 # vLLM, SGLang and TGI begin a new answer after a trailing assistant message unless they are told.
 CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
@@ -30,7 +30,7 @@ class Chat:
             messages = [{**m, "content": text_of(m)} if has_image(m) else m for m in messages]
         # `model` goes first: a router can then read it from a small prefix of the body.
         payload: Json = {"model": card.id, "messages": messages, **_options(card, job)}
-        if card.prefill and messages and messages[-1]["role"] == "assistant":
+        if job.prefill:
             payload |= _continuing(card)
         if card.own_fields:
             payload |= job.extra
@@ -54,7 +54,7 @@ class Chat:
         return Reply(
             model=card.id,
             choices=choices,
-            usage=believed(usage_in(body), job, said),
+            usage=believed(usage_in(body), job, len(said), lambda: said),
             system_fingerprint=_fingerprint(body),
             extra=extra_of(body),
             ignored=check(card, job),
@@ -115,8 +115,7 @@ class _StreamedChoice:
 
     def __init__(self) -> None:
         self.begun = False  # its role has gone out
-        self.spoken: list[str] = []  # pieces of its text
-        self.length = 0  # of these
+        self.spoken: list[str | bytes] = []  # pieces of its text; bytes as they stand in JSON
         self.place = ""  # where they were found first
         self.thought: list[str] = []  # what else it said, to be counted
         self.calls = CallPieces()
@@ -140,6 +139,7 @@ class ChatEvents:
     def __init__(self, card: ModelCard, job: ChatJob, ignored: tuple[str, ...]) -> None:
         self._card = card
         self._model = card.id
+        self._job = job
         self._wanted = _wanted(job)
         self._ignored = ignored
         self._choices: list[_StreamedChoice] = []
@@ -148,7 +148,7 @@ class ChatEvents:
         self._strange = False  # an event said something in no form that is known
         self._fingerprint: str | None = None
         self._extra: Json = {}  # of events that made no chunk yet
-        self.usage: Usage | None = None
+        self._usage: Usage | None = None
 
     @property
     def complete(self) -> bool:
@@ -167,11 +167,40 @@ class ChatEvents:
     @property
     def said(self) -> str:
         """All that was delivered, as one text to be counted."""
-        return "".join(piece for choice in self._choices for piece in (*choice.spoken, *choice.thought))
+        return "".join("".join((_joined(choice.spoken), *choice.thought)) for choice in self._choices)
+
+    @property
+    def begun(self) -> bool:
+        """Whether a chunk has been made."""
+        return any(choice.begun for choice in self._choices)
+
+    def count(self) -> Usage:
+        """The upstream's count where it can be true, else an estimate."""
+        pieces = (piece for choice in self._choices for piece in (*choice.spoken, *choice.thought))
+        return believed(self._usage, self._job, sum(map(len, pieces)), lambda: self.said)
+
+    def plain_text(self, event: Json, chunk: Chunk) -> str | None:
+        """The text of an event that adds nothing but text to the one answer; the chunk it made says no more."""
+        given, made = event.get("choices"), chunk.choices
+        if self._wanted > 1 or not isinstance(given, list) or len(given) != 1 or len(made) != 1:
+            return None
+        choice = given[0]
+        if not isinstance(delta := choice.get("delta"), dict) or not isinstance(text := delta.get("content"), str):
+            return None
+        adds = {key for key, value in delta.items() if value} | {key for key, value in choice.items() if value}
+        told = made[0]["delta"].keys() <= {"role", "content"} and "content" in made[0]["delta"]
+        if adds <= {"role", "content", "delta", "index"} and told and not event.get("usage"):
+            # What other events had added goes out with the chunk, and would with each piece.
+            return text if text and chunk.extra == extra_of(event) else None
+        return None
+
+    def relayed(self, pieces: list[bytes]) -> None:
+        """So many pieces of text have been passed on without a look at their events."""
+        self._choices[0].spoken += pieces
 
     def feed(self, event: Json) -> Chunk | None:
         """The chunk that `event` makes, or None. Raises UpstreamUnavailable for what cannot be read or broke off."""
-        self.usage = usage_in(event) or self.usage  # cumulative where it is in every chunk: the last one counts
+        self._usage = usage_in(event) or self._usage  # cumulative where it is in every chunk: the last one counts
         self._fingerprint = _fingerprint(event) or self._fingerprint
         self._extra |= extra_of(event)
         given = choices_in(event)
@@ -277,13 +306,17 @@ class ChatEvents:
 def _new_text(choice: _StreamedChoice, text: str, place: str, reason: str | None) -> str:
     """What of `text` was not yet said: some servers say all of it once more at the end, in another place."""
     elsewhere = place != choice.place or (reason is not None and place.startswith("message"))
-    if choice.spoken and elsewhere and len(text) >= choice.length > 1 and text.startswith("".join(choice.spoken)):
-        text = text[choice.length :]
+    if elsewhere and 0 < len(choice.spoken) <= len(text) > 1 and text.startswith(said := _joined(choice.spoken)):
+        text = text.removeprefix(said)
     if text:
         choice.place = choice.place or place
         choice.spoken.append(text)
-        choice.length += len(text)
     return text
+
+
+def _joined(pieces: list[str | bytes]) -> str:
+    """The text of pieces, those that were passed on as they stood in JSON read."""
+    return "".join(p if isinstance(p, str) else read_json(b'"' + p + b'"') for p in pieces)
 
 
 def _streamed(number: int, delta: Json, logprobs: Any, reason: str | None, extra: Json) -> Choice:

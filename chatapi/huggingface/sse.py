@@ -1,9 +1,22 @@
 """Server-sent events: bytes as they arrive → the `data` of each event (WHATWG HTML §9.2, with HF§4.1's quirks)."""
 
+import re
 from collections.abc import Iterator
 
 MAX_EVENT = 16 * 1024 * 1024  # bytes; an upstream that never ends a line must not fill our memory
 BOM = b"\xef\xbb\xbf"
+_FIELDS = (b"data", b"event", b"id", b"retry")
+_FIELD = re.compile(rb"(?:data|event|id|retry)?[:\n\r]")
+
+
+def are_events(begun: bytes) -> bool | None:
+    """Whether a body that begins so is events, whatever its label says; None where it may yet be either."""
+    start = begun.removeprefix(BOM).lstrip()
+    if not start:
+        return None
+    if _FIELD.match(start):
+        return True
+    return None if any(field.startswith(start) for field in _FIELDS) or BOM.startswith(begun) else False
 
 
 class EventTooLarge(ValueError):
@@ -15,7 +28,7 @@ class ErrorEvent(bytes):
 
 
 class Events:
-    """Feed it bytes, split anywhere; it gives whole events.
+    """Give it what arrives, split anywhere; it gives whole events.
 
     A line ends at CR, LF or CRLF, and is cut as bytes: a str would also split at U+2028 and U+0085, which are ordinary
     characters inside JSON, and a character may be cut in two by the network. A byte order mark may come first, in
@@ -33,11 +46,11 @@ class Events:
 
     @property
     def between(self) -> bool:
-        """Whether an event has just ended and nothing of the next one has come."""
-        return not (self._rest[-1:] not in ([], [b""]) or self._data or self._after_cr or self._error or self._start)
+        """Whether an event has just ended, and nothing of the next one has come."""
+        return not (self._rest or self._data or self._error)
 
-    def feed(self, received: bytes) -> Iterator[bytes]:
-        """The data of each event that `received` completes. Comments and other fields are passed over."""
+    def lines(self, received: bytes) -> bytes:
+        """`received` with LF for every line end, and without byte order mark: what `feed` takes."""
         if self._start is not None:
             received = self._without_mark(received)
         if self._after_cr and received:
@@ -46,19 +59,25 @@ class Events:
         if b"\r" in received:
             self._after_cr = received.endswith(b"\r")
             received = received.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        self._rest.append(received)
-        self._size += len(received)
-        if b"\n" in received:
-            lines = b"".join(self._rest).split(b"\n")
-            self._rest = [lines.pop()]
-            for line in lines:
+        return received
+
+    def feed(self, lines: bytes) -> Iterator[bytes]:
+        """The data of each event that `lines` complete. Comments and other fields are passed over."""
+        self._size += len(lines)
+        if b"\n" not in lines:
+            if lines:
+                self._rest.append(lines)
+        else:
+            *whole, rest = b"".join((*self._rest, lines)).split(b"\n")
+            self._rest = [rest] if rest else []
+            for line in whole:
                 if line.startswith(b"data:"):
                     # One space after the colon belongs to the syntax; older TGI leaves it out.
                     self._data.append(line[6:] if line[5:6] == b" " else line[5:])
                 elif not line:
                     if self._data:
                         # What this packet still holds of later events is counted when those go on.
-                        self._size = len(self._rest[0])
+                        self._size = len(rest)
                         yield self._take()
                     self._error = False
                 elif line.startswith(b":"):
@@ -73,8 +92,8 @@ class Events:
     def end(self) -> Iterator[bytes]:
         """At the end of the stream: an event whose closing blank line, or even whose line end, was left out."""
         if self._start:
-            yield from self.feed(b"\n")
-        yield from self.feed(b"\n\n") if any(self._rest) or self._data else ()
+            self._rest.append(self._start)
+        yield from self.feed(b"\n\n") if self._rest or self._data else ()
 
     def _without_mark(self, received: bytes) -> bytes:
         begun = (self._start or b"") + received

@@ -16,20 +16,31 @@ __all__ = ["EventReader", "Task", "refuse_impossible", "task_for"]
 class EventReader(Protocol):
     """Reads one stream's events."""
 
-    usage: Usage | None
-
     @property
-    def complete(self) -> bool:
-        """Whether the answer has been finished."""
+    def begun(self) -> bool:
+        """Whether a chunk has been made."""
         ...
 
     @property
-    def said(self) -> str:
-        """All that was delivered, as one text to be counted."""
+    def complete(self) -> bool:
+        """Whether the answer has been finished, with as many choices as were asked for."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """Whether all that has begun is finished."""
         ...
 
     def feed(self, event: Json) -> Chunk | None:
         """The chunk that `event` makes, or None when it has nothing for the caller. Raises UpstreamError."""
+        ...
+
+    def plain_text(self, event: Json, chunk: Chunk) -> str | None:
+        """The text of an event that adds nothing but text, as the `chunk` it made shows; else None."""
+        ...
+
+    def relayed(self, pieces: list[bytes]) -> None:
+        """The texts (JSON-escaped) of further events that differ from a plain one in their text alone."""
         ...
 
     def done(self) -> None:
@@ -38,6 +49,10 @@ class EventReader(Protocol):
 
     def end(self) -> Chunk:
         """The finish chunk. Raises UpstreamError where the answer is not the one asked for."""
+        ...
+
+    def count(self) -> Usage:
+        """The upstream's count where it can be true, else an estimate."""
         ...
 
 

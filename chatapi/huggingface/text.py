@@ -93,7 +93,7 @@ class GenerateEvents:
         self._sent: list[str] = []
         self._cut = False
         self._reason: str | None = None
-        self.usage: Usage | None = None
+        self._usage: Usage | None = None
 
     @property
     def complete(self) -> bool:
@@ -103,9 +103,19 @@ class GenerateEvents:
     ended = complete
 
     @property
-    def said(self) -> str:
-        """All that was delivered."""
-        return "".join(self._sent)
+    def begun(self) -> bool:
+        """Whether a chunk has been made."""
+        return bool(self._sent)
+
+    def count(self) -> Usage:
+        """The upstream's count where it can be true, else an estimate."""
+        return self._usage or generate_usage({}, {}, self._prompt.text, "".join(self._sent))
+
+    def plain_text(self, event: Json, chunk: Chunk) -> None:
+        """Every token event has its own number: none is like another."""
+
+    def relayed(self, pieces: list[bytes]) -> None:
+        """Nothing is."""
 
     def feed(self, event: Json) -> Chunk | None:
         """The chunk that `event` makes, or None. Raises UpstreamUnavailable for one whose answer broke off."""
@@ -123,7 +133,7 @@ class GenerateEvents:
             self._reason = finish_of(self._model, choices[0]) or self._reason
         piece = self._release()
         if details or generated is not None or "usage" in event:
-            self.usage = _usage(event, {}, self._prompt.text, self.said, self._job)
+            self._usage = _usage(event, {}, self._prompt.text, "".join(self._sent), self._job)
         return self._chunk({"content": piece}) if piece else None
 
     def done(self) -> None:
@@ -220,6 +230,6 @@ def _usage(body: Json, headers: Mapping[str, str], prompt: str, text: str, job: 
     given = usage_in(body)
     usage = generate_usage(_details(body), headers, prompt, text) if given is None else given
     # What cannot be true is estimated from the one text that was sent, not from the conversation.
-    if usage.source == "upstream" and believed(usage, job, text) is usage:
+    if usage.source == "upstream" and believed(usage, job, len(text), lambda: text) is usage:
         return usage
     return generate_usage({}, {}, prompt, text)

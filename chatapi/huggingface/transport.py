@@ -1,35 +1,35 @@
-"""Sending: one pooled `requests` session per process, and limits that hold in every phase.
+"""Sending: connections kept per host, one exchange on each, and limits that hold in every phase.
 
-Plain blocking code in the call's own greenlet. Under gevent a deadline ends it by an exception wherever it blocks, be
-it a name that is looked up or a header that comes one byte a second, and so does a caller who leaves. Elsewhere (a
-test client) the socket's own timeouts are what there is.
+`requests` finds the way once per host (proxies, CA bundle, TLS); a call's own greenlet then speaks on the connection
+itself. Plain blocking code: under gevent a deadline ends it by an exception wherever it blocks, be it a name that is
+looked up or a header that comes one byte a second, and so does a caller who leaves. Elsewhere (a test client, a
+command) the socket's own timeouts are what there is.
 """
 
 import contextlib
-import http.client
 import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple
 
 import gevent
 import gevent.monkey
-import requests
-import urllib3
-from requests.adapters import DEFAULT_POOLBLOCK, HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from ..call import Call
-from ..errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from ..errors import UpstreamTimeout, UpstreamUnavailable
+from ..languages import _
+from .connect import NETWORK_ERRORS, translated
+from .connections import Adapter, Connection, TracedSession, give_back
+from .http1 import READ_SIZE, Headers, Response
 
-CONNECT_TIMEOUT_S = 5.0
-MAX_REPLY = 64 * 1024 * 1024  # bytes of a whole answer
-READ_SIZE = 65_536
+MAX_REPLY = 32 * 1024 * 1024  # bytes of a whole answer
+MAX_ERROR = 1024 * 1024  # bytes of one that is an error: only its beginning is looked at
 SETTLE_S = 1.0  # how long the end of a body whose last event has come may take
-POOL_SIZE = 1024  # idle connections kept per host; a smaller pool throws away what a burst of streams opened
+READS_A_TURN = 4  # after so many reads without waiting, others have theirs
+MAX_HEADS = 1000  # urls whose head is remembered: a classic one has the model's id in it
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,249 +53,256 @@ class Transport:
     """The process's one door to the network. `token` is sent to every upstream, all of them operator-configured."""
 
     def __init__(self, token: str | None, user_agent: str, traced: bool = False) -> None:
-        self._session = requests.Session()
-        self._adapter = _Adapter(pool_connections=32, pool_maxsize=POOL_SIZE)
-        self._session.mount("https://", self._adapter)
-        self._session.mount("http://", self._adapter)
-        self._headers = {
-            "Content-Type": "application/json",
-            "Accept-Encoding": "identity",
-            "User-Agent": user_agent,
-        }
+        self.token = token
+        self._adapter = Adapter()
+        self._session = TracedSession(self._adapter) if traced else None
+        self._headers = {"User-Agent": user_agent, "Accept-Encoding": "identity", "Content-Type": "application/json"}
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
-        self._send = self._send_traced if traced else self._adapter.send
-        self._routes: dict[str, Mapping[str, Any]] = {}
+        self._heads: dict[tuple[str, str], bytes] = {}
 
     def open(self, request: Request, call: Call, deadline: float) -> "Exchange":
-        """Send `request` and wait for the answer's head. Close the exchange, whatever happens.
+        """Send `request` and wait for the answer's head, until `deadline` (monotonic). Close the exchange in any case.
 
         Raises UpstreamUnavailable, UpstreamTimeout, or what interrupts the call.
         """
-        prepared = requests.PreparedRequest()
-        prepared.method = "GET" if request.payload is None else "POST"
-        prepared.url = request.url
-        prepared.headers = requests.structures.CaseInsensitiveDict({**self._headers, **request.headers, **call.headers})
-        if request.payload is not None:
-            # The caller's strings were checked for unpaired surrogates, so this encodes.
-            prepared.body = json.dumps(request.payload, ensure_ascii=False, separators=(",", ":")).encode()
-            prepared.headers["Content-Length"] = str(len(prepared.body))
-        prepared.hooks = {}
-        left_s = max(0.001, deadline - time.monotonic())
-        timeout = (min(CONNECT_TIMEOUT_S, left_s), left_s)
-        send = partial(self._send, prepared, stream=True, timeout=timeout, **self._route(request.url))
-        response = _within(call, deadline, send, begun=False)
+        exchange = Exchange(call, deadline)
+        method, url = "GET" if request.payload is None else "POST", request.url
+        # The caller's strings were checked for unpaired surrogates, so this encodes.
+        body = b"" if request.payload is None else _encode(request.payload).encode()
+
+        def send(headers: Mapping[str, str]) -> Response:
+            return exchange.send(self._adapter, url, self._head_of(method, url, headers, len(body)) + body)
+
+        try:
+            if self._session is None:
+                send({**request.headers, **call.headers})
+            else:
+                self._session.send(method, url, {**request.headers, **call.headers}, send)
+        except BaseException:
+            exchange.close()
+            raise
         if call.first_byte_at is None:
             call.first_byte_at = time.monotonic()
-        return Exchange(response, call)
+        return exchange
 
-    def _send_traced(self, prepared: requests.PreparedRequest, **how: Any) -> requests.Response:
-        # The session adds cookies, hooks and redirects, of which we use none, and is what instrumentation looks at.
-        return self._session.send(prepared, allow_redirects=False, **how)
+    def close(self) -> None:
+        """Close the connections that are kept."""
+        self._adapter.close()
+
+    def _head_of(self, method: str, url: str, headers: Mapping[str, str], length: int) -> bytes:
+        if (head := self._heads.get((method, url))) is None:
+            way = self._adapter.way_to(url)
+            fields = {"Host": way.host, **self._headers, **way.proxy_headers}
+            head = f"{method} {way.target_of(url)} HTTP/1.1\r\n".encode("ascii") + _fields(fields)
+            if len(self._heads) < MAX_HEADS:
+                self._heads[method, url] = head
+        return head + _fields({**headers, "Content-Length": str(length)}) + b"\r\n"
 
     def fetch(self, request: Request, call: Call, deadline: float) -> Answer:
         """A whole answer, whatever its status. Raises as `open` does."""
         with contextlib.closing(self.open(request, call, deadline)) as exchange:
             return Answer(exchange.status, exchange.headers, exchange.rest(deadline))
 
-    def _route(self, url: str) -> Mapping[str, Any]:
-        # Proxies and CA bundle from the environment, once per host: `requests` would read them (and .netrc,
-        # which would replace our Authorization header) at every call.
-        host = url.split("/", 3)[2]
-        if host not in self._routes:
-            settings = self._session.merge_environment_settings(url, {}, None, None, None)
-            self._routes[host] = {key: settings[key] for key in ("proxies", "verify", "cert")}
-        return self._routes[host]
+
+def _fields(headers: Mapping[str, str]) -> bytes:
+    lines = (f"{name}: {value}\r\n" for name, value in headers.items() if not {"\r", "\n"} & set(name + value))
+    return "".join(lines).encode("latin-1", "replace")
 
 
 class Exchange:
-    """An answer whose head has come."""
+    """A request on its way, and the answer whose head has come."""
 
-    def __init__(self, response: requests.Response, call: Call) -> None:
-        self.status = response.status_code
-        self.headers: Mapping[str, str] = response.headers
-        self._raw: Any = response.raw
-        self._read = _reader(self._raw)
+    status: int
+    headers: Headers
+
+    def __init__(self, call: Call, deadline: float) -> None:
         self._call = call
-        self._settling = False
+        self._deadline = deadline
+        self._connection: Connection | None = None
+        self._response: Response | None = None
+        self._alarm = _Alarm(call, deadline) if gevent.monkey.is_module_patched("socket") else None
+
+    def send(self, adapter: Adapter, url: str, data: bytes) -> Response:
+        """Send head and body in one write, on a kept connection or a new one, and read the head of the answer."""
+        way = adapter.way_to(url)
+        self._connection = connection = way.idle() or self._guarded(way.connect, self._left_s())
+        if self._alarm is None:
+            connection.sock.settimeout(self._left_s())
+        try:
+            self._guarded(connection.sock.sendall, data)
+        except UpstreamUnavailable:
+            # It may have answered without reading all of a large body; what it said counts then.
+            if len(data) < READ_SIZE:
+                raise
+        response: Response = self._guarded(Response, self._receive)
+        self._response = response
+        self.status, self.headers = response.status, response.headers
+        return response
 
     def read(self, deadline: float) -> bytes:
         """What arrives next; nothing at the end of the body. Raises UpstreamTimeout at `deadline` (monotonic)."""
-        connection = self._raw.connection
-        if connection is not None and connection.sock is not None:
-            connection.sock.settimeout(max(0.001, deadline - time.monotonic()))
-        data: bytes = _within(self._call, deadline, self._read, begun=True)
+        assert self._response is not None
+        self._deadline = deadline
+        if self._alarm is not None:
+            self._alarm.set(deadline)
+        data: bytes = self._guarded(self._response.read)
+        if self._response.ended:
+            self._release()
         return data
 
-    def rest(self, deadline: float) -> bytes:
-        """The whole body."""
-        body = bytearray()
-        while data := self.read(deadline):
+    def rest(self, deadline: float, begun: bytes = b"", most: int = MAX_REPLY) -> bytes:
+        """The whole body, of which `begun` was read. Raises UpstreamUnavailable where it has more than `most` bytes."""
+        body = bytearray(begun)
+        while len(body) <= most and (data := self.read(deadline)):
             body += data
-            if len(body) > MAX_REPLY:
-                raise UpstreamUnavailable(f"The upstream's answer is larger than {MAX_REPLY} bytes.")
+            if time.monotonic() >= deadline:
+                raise silence()
+        if len(body) > most:
+            raise UpstreamUnavailable(_("The upstream's answer is larger than {bytes} bytes.", bytes=most))
+        return bytes(body)
+
+    def beginning(self, deadline: float) -> bytes:
+        """The beginning of the body of an error; the rest is not read."""
+        body = bytearray()
+        while len(body) < MAX_ERROR and time.monotonic() < deadline and (data := self.read(deadline)):
+            body += data
         return bytes(body)
 
     def settle(self) -> None:
         """Nothing more is expected: let the body end, so that the connection can be used again. Nobody waits for it."""
-        self._settling = True
-        if gevent.monkey.is_module_patched("socket"):
-            gevent.spawn(self._settle)
+        if self._response is None or self._connection is None:
+            return
+        # The end is in the packet of the last event as a rule.
+        if self._response.ends_here():
+            self._release()
+        elif self._alarm is not None:
+            self._alarm.stop()
+            gevent.spawn(_drain, self._connection, self._response)
+            self._connection = None
         else:
-            self._settle()
-
-    def _settle(self) -> None:
-        with gevent.Timeout(SETTLE_S, False), contextlib.suppress(Exception):
-            while self._read():
-                pass
-        self._raw.close()
+            self._deadline = time.monotonic() + SETTLE_S
+            _drain(self._connection, self._response)
+            self._connection = None
 
     def close(self) -> None:
         """End the exchange, and with it a connection whose body has not been read to its end."""
-        if not self._settling:
-            self._raw.close()
+        if self._alarm is not None:
+            self._alarm.stop()
+        if (connection := self._connection) is not None:
+            self._connection = None
+            connection.close()
 
+    def _release(self) -> None:
+        """The body has ended: its connection may be another exchange's from here on."""
+        if self._alarm is not None:
+            self._alarm.stop()
+        connection, self._connection = self._connection, None
+        if connection is not None and self._response is not None:
+            give_back(connection, self._response)
 
-def _within(call: Call, deadline: float, do: Callable[[], Any], begun: bool) -> Any:
-    """What `do` returns, unless `deadline` passes, the call is interrupted or the connection fails."""
-    timer = gevent.Timeout.start_new(max(0.0, deadline - time.monotonic()))
-    try:
-        return call.wait(do)
-    except gevent.Timeout as timeout:
-        if timeout is not timer:
-            raise
-        raise silence() from None
-    except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
-        if time.monotonic() >= deadline - 0.005:  # the socket's own timeout was it
-            raise silence() from None
-        raise _translated(error, begun) from None
-    finally:
-        timer.close()
+    # --- waiting
 
+    def _left_s(self) -> float:
+        return max(0.001, self._deadline - time.monotonic())
 
-def _reader(raw: Any) -> Callable[[], bytes]:
-    """Reads what has arrived of a body, at least one byte; nothing at its end. Raises when it was cut."""
-    body = getattr(raw, "_original_response", None)
-    if not isinstance(body, http.client.HTTPResponse) or raw.headers.get("Content-Encoding"):
-        return partial(raw.read1, READ_SIZE, decode_content=True)
-
-    # The standard library's own reader, without the two layers that urllib3 puts around every read: they were a
-    # fifth of what a token costs.
-    def read() -> bytes:
-        data = body.read1(READ_SIZE)
-        if not data:
-            if body.length:
-                raise http.client.IncompleteRead(b"", body.length)
-            body.close()
-            raw.release_conn()
+    def _receive(self, size: int) -> bytes:
+        assert self._connection is not None
+        sock = self._connection.sock
+        if self._alarm is None:
+            sock.settimeout(self._left_s())
+            data: bytes = sock.recv(size)
+            return data
+        self._alarm.take_turns()
+        try:
+            data = sock.recv(size)
+        except TimeIsUp:
+            # Held up ourselves we are late; what has arrived meanwhile was no silence.
+            sock.settimeout(0.0)
+            try:
+                data = sock.recv(size)
+            except OSError:
+                raise TimeIsUp from None
+            sock.settimeout(None)
         return data
 
-    return read
+    def _guarded(self, do: Callable[..., Any], *args: Any) -> Any:
+        """What `do` returns, unless the deadline passes, the call is interrupted or the connection fails."""
+        try:
+            return self._call.wait(do, *args)
+        except TimeIsUp:
+            raise silence() from None
+        except NETWORK_ERRORS as error:
+            if time.monotonic() >= self._deadline - 0.005:  # the socket's own timeout was it
+                raise silence() from None
+            raise translated(error, begun=self._response is not None) from None
+
+
+class TimeIsUp(BaseException):
+    """Raised in a call's greenlet where it waits when the deadline of its exchange passes."""
+
+
+class _Alarm:
+    """Ends a call's waiting when its exchange's deadline passes. One timer, set anew when it fires too early."""
+
+    def __init__(self, call: Call, deadline: float) -> None:
+        self._call = call
+        self._deadline = deadline
+        self._loop = gevent.get_hub().loop
+        self._timer: Any = None
+        self._fires_at = 0.0
+        self._turn, self._reads = 0.0, 0
+        self.set(deadline)
+
+    def set(self, deadline: float) -> None:
+        """The deadline is another one."""
+        self._deadline = deadline
+        if self._timer is None or deadline < self._fires_at:
+            self._start(deadline - time.monotonic())
+
+    def stop(self) -> None:
+        """Nothing is waited for any more."""
+        if self._timer is not None:
+            self._timer.close()
+            self._timer = None
+
+    def take_turns(self) -> None:
+        """Before a read: a socket that always has data never waits, and so must let others have their turn."""
+        now = self._loop.now()
+        self._reads = self._reads + 1 if now == self._turn else 0
+        self._turn = now
+        if self._reads >= READS_A_TURN:
+            gevent.sleep(0)
+
+    def _start(self, seconds: float) -> None:
+        self.stop()
+        self._fires_at = time.monotonic() + max(0.0, seconds)
+        self._timer = self._loop.timer(max(0.0, seconds))
+        self._timer.start(self._due)
+
+    def _due(self) -> None:
+        left_s = self._deadline - time.monotonic()
+        if left_s > 0.001:
+            self._start(left_s)
+        else:
+            self.stop()
+            self._call.wake(TimeIsUp())
+
+
+def _drain(connection: Connection, response: Response) -> None:
+    """Read to the end of a body of which nothing more is wanted, for a while."""
+    try:
+        with gevent.Timeout(SETTLE_S, False):
+            while response.read():
+                pass
+    except Exception:  # whatever it is, nobody is interested
+        response.is_kept = False
+    if response.ended:
+        give_back(connection, response)
+    else:
+        connection.close()
 
 
 def silence() -> UpstreamTimeout:
     """The error of a limit that passed while the upstream said nothing."""
-    return UpstreamTimeout("The upstream did not answer in time. Try again, or allow more time with max_time.")
-
-
-def _translated(error: Exception, begun: bool) -> UpstreamError:
-    # By cause, not by class: `requests` calls a read timeout in mid-body a ConnectionError.
-    causes = []
-    at: BaseException | None = error
-    while at is not None and at not in causes:
-        causes.append(at)
-        reason = getattr(at, "reason", None)
-        inner = (
-            reason
-            if isinstance(reason, BaseException)
-            else next((a for a in at.args if isinstance(a, BaseException)), None)
-        )
-        at = inner or at.__cause__ or at.__context__
-    rows = ((said, again) for kind, said, again in _CAUSES if any(isinstance(cause, kind) for cause in causes))
-    said, transient = next(rows)
-    unavailable = UpstreamUnavailable(said)
-    unavailable.transient = transient and not begun
-    return unavailable
-
-
-# The first row of which an error or one of its causes is an instance decides; True: worth another attempt.
-_CAUSES: tuple[tuple[type[BaseException], str, bool], ...] = (
-    (
-        urllib3.exceptions.NameResolutionError,
-        "The upstream's host name cannot be resolved. Check HUGGINGFACE_BASE_URL, or the url of its entry.",
-        False,
-    ),
-    (urllib3.exceptions.ProxyError, "The proxy to the upstream failed. Check HTTPS_PROXY.", False),
-    (
-        urllib3.exceptions.SSLError,
-        "The upstream's TLS certificate or handshake failed. Check its url, or REQUESTS_CA_BUNDLE.",
-        False,
-    ),
-    (urllib3.exceptions.NewConnectionError, "The upstream refused the connection. Try again in a moment.", True),
-    (
-        urllib3.exceptions.ConnectTimeoutError,
-        f"The upstream did not accept a connection within {CONNECT_TIMEOUT_S:g} s. Try again in a moment.",
-        False,
-    ),
-    (http.client.IncompleteRead, "The upstream's answer was cut. Try again in a moment.", False),
-    (ConnectionError, "The upstream closed the connection. Try again in a moment.", True),
-    (BaseException, "The upstream's answer could not be read. Try again in a moment.", False),
-)
-
-
-# --- connections that send head and body in one write
-
-
-class _Connection:
-    """Holds a request back until it is whole: sending took 44 % less of a call."""
-
-    sock: Any
-    _held: list[Any] | None = None
-
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        if self.sock is None:
-            self.connect()  # type: ignore[attr-defined]
-        self._held = []
-        try:
-            super().request(*args, **kwargs)  # type: ignore[misc]
-            held = b"".join(self._held)
-        finally:
-            self._held = None
-        self.send(held)
-
-    def send(self, data: Any) -> None:
-        """Send, or hold back while a request is put together."""
-        if self._held is None:
-            super().send(data)  # type: ignore[misc]
-        else:
-            self._held.append(data)
-
-
-class _HTTPConnection(_Connection, HTTPConnection):
-    pass
-
-
-class _HTTPSConnection(_Connection, HTTPSConnection):
-    pass
-
-
-class _HTTPPool(HTTPConnectionPool):
-    ConnectionCls = _HTTPConnection
-
-
-class _HTTPSPool(HTTPSConnectionPool):
-    ConnectionCls = _HTTPSConnection
-
-
-_POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
-
-
-class _Adapter(HTTPAdapter):
-    def init_poolmanager(self, connections: int, maxsize: int, block: bool = DEFAULT_POOLBLOCK, **kwargs: Any) -> None:
-        super().init_poolmanager(connections, maxsize, block, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = _POOLS
-
-    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> urllib3.PoolManager:
-        manager: urllib3.PoolManager = super().proxy_manager_for(proxy, **kwargs)
-        manager.pool_classes_by_scheme = _POOLS
-        return manager
+    return UpstreamTimeout(_("The upstream did not answer in time. Try again, or allow more time with max_time."))

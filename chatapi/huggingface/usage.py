@@ -5,7 +5,7 @@ Pure.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..chat import ChatJob, Json, Usage, estimate_tokens, estimated
@@ -94,15 +94,15 @@ HIDDEN_PROMPT = 131_072  # tokens that pictures, tools and a server's own system
 HIDDEN_ANSWER = 1024  # tokens of an answer that were not delivered, where nothing limited them to fewer
 
 
-def believed(given: Usage | None, job: ChatJob, said: str) -> Usage:
-    """`given` where it can be true of `job` and of what was `said`, else an estimate of what cannot."""
+def believed(given: Usage | None, job: ChatJob, length: int, said: Callable[[], str]) -> Usage:
+    """`given` where it can be true of `job` and of the `length` that was said, else an estimate of what cannot."""
     if given is None:
-        return estimated(job.messages, said)
+        return estimated(job.messages, said())
     prompt_fits = 0 < given.prompt_tokens <= HIDDEN_PROMPT or 0 < given.prompt_tokens <= _most_prompt(job)
-    completion_fits = len(said) / MOST_CHARACTERS_A_TOKEN <= given.completion_tokens <= _most_completion(job, said)
+    completion_fits = length / MOST_CHARACTERS_A_TOKEN <= given.completion_tokens <= _most_completion(job, length)
     if prompt_fits and completion_fits:
         return given
-    guess = estimated(job.messages, said)
+    guess = estimated(job.messages, said())
     if not (prompt_fits or completion_fits):
         return guess
     prompt = given.prompt_tokens if prompt_fits else guess.prompt_tokens
@@ -114,11 +114,11 @@ def _most_prompt(job: ChatJob) -> int:
     return HIDDEN_PROMPT + MOST_TOKENS_A_CHARACTER * characters
 
 
-def _most_completion(job: ChatJob, said: str) -> int:
+def _most_completion(job: ChatJob, length: int) -> int:
     # Reasoning that is not shown counts: without a limit it may be long, but no window is longer than this.
     limit = job.max_tokens
     allowed = 2 * limit * (count(job.options.get("n")) or 1) if limit else 2**24
-    return max(MOST_TOKENS_A_CHARACTER * len(said) + HIDDEN_ANSWER, allowed)
+    return max(MOST_TOKENS_A_CHARACTER * length + HIDDEN_ANSWER, allowed)
 
 
 def _size(value: Any) -> int:

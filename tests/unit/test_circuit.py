@@ -301,7 +301,7 @@ def test_the_same_id_on_a_server_of_its_own(upstream, lines):
     assert "own/model at " in str(lines[0].get("/readyz"))
 
 
-COUNTING = ["cut", "reset-mid", "error-then-done", "stall-after-3", "done-no-finish"]
+COUNTING = ["cut", "reset-mid", "error-then-done", "stall-after-3", "eof-no-finish"]
 NOT_COUNTING = ["gone", "gated", "loading", "content-filter", "context-length", "err-validation", "err-depleted"]
 NOT_COUNTING += ["err-ratelimit", "err-bad-token", "body-list-error"]
 

@@ -824,11 +824,11 @@ STREAM_USAGE = {
 @pytest.mark.parametrize("events", STREAM_USAGE.values(), ids=STREAM_USAGE)
 def test_usage_anywhere_in_a_chat_stream(events):
     _, reader = chunks(CHAT, events)
-    assert reader.usage.counts() == counted(9, 2)
+    assert reader.count().counts() == counted(9, 2)
 
 
 def test_no_usage_in_a_chat_stream():
-    assert chunks(CHAT, STREAMS["plain"])[1].usage is None
+    assert chunks(CHAT, STREAMS["plain"])[1].count().source == "estimate"
 
 
 # ---------------------------------------------------------------- text models: streams
@@ -863,7 +863,7 @@ def test_finish_reasons_of_generate_streams(word, reason):
 
 def test_a_generate_stream_without_details():
     made, reader = chunks(GENERATE, [token("a"), last("b", "ab")])
-    assert (text(made), finishes(made), reader.usage.source) == ("ab", [(0, "stop")], "estimate")
+    assert (text(made), finishes(made), reader.count().source) == ("ab", [(0, "stop")], "estimate")
 
 
 def test_special_tokens_are_not_text():
@@ -885,7 +885,7 @@ def test_a_generate_stream_is_complete_only_with_its_last_token():
 
 def test_usage_of_a_generate_stream():
     end = last("b", "ab", finish_reason="length", generated_tokens=2, input_length=9)
-    assert chunks(GENERATE, [token("a"), end])[1].usage.counts() == counted(9, 2)
+    assert chunks(GENERATE, [token("a"), end])[1].count().counts() == counted(9, 2)
 
 
 # A stop string may come in one token, over several, or with text after it; what comes after is never seen.
@@ -1004,8 +1004,7 @@ def test_any_stream_is_chunks_or_the_upstreams_fault(card, events):
     if reader.complete:
         made.append(reader.end())
     json.dumps([chunk.choices for chunk in made])
-    if reader.usage:
-        assert all(type(count) is int and count >= 0 for count in reader.usage.counts().values())
+    assert all(type(count) is int and count >= 0 for count in reader.count().counts().values())
 
 
 @given(st.lists(st.sampled_from([event(BL), event({}), event({"content": ""}), event(UE)]), max_size=6))

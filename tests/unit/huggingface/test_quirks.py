@@ -45,7 +45,7 @@ def streamed(quirk):
         refused(event)
         chunks += [chunk] if (chunk := reader.feed(event)) else []
     chunks.append(reader.end())
-    return joined(chunk.choices for chunk in chunks), reader.usage
+    return joined(chunk.choices for chunk in chunks), reader.count()
 
 
 def joined(chunks):

@@ -13,7 +13,7 @@ from chatapi.huggingface.sse import MAX_EVENT, ErrorEvent, Events, EventTooLarge
 def read(*packets, end=True):
     """The data of every event in `packets`."""
     events = Events()
-    found = [data for packet in packets for data in events.feed(packet)]
+    found = [data for packet in packets for data in events.feed(events.lines(packet))]
     return found + (list(events.end()) if end else [])
 
 
@@ -75,8 +75,8 @@ def test_the_last_event_may_lack_its_end(tail):
 
 def test_an_event_waits_for_its_end():
     events = Events()
-    assert list(events.feed(b"data: a\n")) == []
-    assert list(events.feed(b"\n")) == [b"a"]
+    assert list(events.feed(events.lines(b"data: a\n"))) == []
+    assert list(events.feed(events.lines(b"\n"))) == [b"a"]
     assert list(events.end()) == []
 
 
@@ -87,15 +87,15 @@ def test_crlf_may_be_cut_between_packets():
 def test_an_event_goes_out_at_its_cr():
     """The LF that may belong to it is not waited for."""
     events = Events()
-    assert list(events.feed(b"data: a\r\r")) == [b"a"]
-    assert list(events.feed(b"\ndata: b\r")) == []
-    assert list(events.feed(b"\n\r")) == [b"b"]
-    assert list(events.feed(b"\n\n")) == []
+    assert list(events.feed(events.lines(b"data: a\r\r"))) == [b"a"]
+    assert list(events.feed(events.lines(b"\ndata: b\r"))) == []
+    assert list(events.feed(events.lines(b"\n\r"))) == [b"b"]
+    assert list(events.feed(events.lines(b"\n\n"))) == []
 
 
 def test_errors_are_known_by_their_name():
     events = Events()
-    found = list(events.feed(b"event: error\ndata: no\n\ndata: a\n\nevent:error\n\ndata: b\n\n"))
+    found = list(events.feed(events.lines(b"event: error\ndata: no\n\ndata: a\n\nevent:error\n\ndata: b\n\n")))
     assert [(data, isinstance(data, ErrorEvent)) for data in found] == [(b"no", True), (b"a", False), (b"b", False)]
 
 

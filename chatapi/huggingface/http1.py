@@ -1,0 +1,237 @@
+"""HTTP/1.1 responses (RFC 9112) as they arrive on a connection: head, interim responses skipped, body, its end.
+
+By hand: `http.client` follows interim responses without end, takes 103 for the answer, and reads a stream through three
+layers; it cost a third of an exchange. Everything a peer can send is bounded. Nothing is known here of sockets but how
+to receive.
+"""
+
+import re
+import zlib
+from collections.abc import Callable, Iterator
+
+MAX_HEAD = 65_536  # bytes of status line and fields
+MAX_INTERIM = 20  # responses before the final one
+MAX_SIZE_LINE = 1024  # bytes of a chunk's size and extensions
+READ_SIZE = 65_536
+MAX_INFLATED = 1024 * 1024  # bytes that one read gives of a compressed body
+
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5]\d\d)(?: [^\r\n]*)?")
+_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;[^\r\n]*)?")
+
+
+class BadResponse(Exception):
+    """What arrives is no HTTP, or more than anybody should send."""
+
+
+class CutShort(Exception):
+    """The connection was closed before the response was complete."""
+
+
+class Headers(dict[str, str]):
+    """Header fields, asked for in any case."""
+
+    def get(self, name: str, default: str = "") -> str:  # type: ignore[override]
+        """The field's value, or `default`."""
+        return super().get(name.lower(), default)
+
+    def __getitem__(self, name: str) -> str:
+        return super().__getitem__(name.lower())
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(str(name).lower())
+
+
+class Response:
+    """The final response on a connection; `receive(size)` gives what has arrived, nothing at the connection's end."""
+
+    def __init__(self, receive: Callable[[int], bytes]) -> None:
+        self._receive = receive
+        self._buffer = b""
+        self._at = 0  # in the buffer: what lies before has been read
+        self._left = 0  # bytes of the body, or of its chunk, still to come; -1: the line end behind a chunk
+        self._chunked = self._until_close = False
+        self.ended = False  # the body has been read to its end
+        self.status, self.headers, version = self._final_head()
+        self._begin_body()
+        connection = self.headers.get("Connection").lower()
+        kept = "close" not in connection if version else "keep-alive" in connection
+        self.is_kept = kept and not self._until_close  # the connection can be used again once the body has ended
+        self._inflate = _inflater(self.headers.get("Content-Encoding").strip().lower())
+        self._deflated = b""
+
+    # --- the head
+
+    def _final_head(self) -> tuple[int, Headers, int]:
+        for _ in range(MAX_INTERIM + 1):
+            lines = self._head_lines()
+            found = _STATUS_LINE.fullmatch(next(lines, b""))
+            if found is None:
+                raise BadResponse("no HTTP/1 response")
+            status = int(found[2])
+            if status >= 200 or status == 101:
+                return status, _headers(lines), int(found[1])
+        raise BadResponse("no final response")
+
+    def _head_lines(self) -> Iterator[bytes]:
+        searched = self._at
+        while (end := self._blank_line(searched)) < 0:
+            if len(self._buffer) - self._at > MAX_HEAD:
+                raise BadResponse("a head without end")
+            searched = max(self._at, len(self._buffer) - 3)
+            self._fill(begun=len(self._buffer) > self._at)
+        if end - self._at > MAX_HEAD:
+            raise BadResponse("a head without end")
+        head = self._buffer[self._at : end]
+        self._at = end + (4 if self._buffer.startswith(b"\r\n\r\n", end) else 2)
+        return iter(head.replace(b"\r\n", b"\n").split(b"\n"))
+
+    def _blank_line(self, start: int) -> int:
+        end = self._buffer.find(b"\r\n\r\n", start)
+        return end if end >= 0 else self._buffer.find(b"\n\n", start)
+
+    def _begin_body(self) -> None:
+        encodings = [part.strip() for part in self.headers.get("Transfer-Encoding").lower().split(",") if part.strip()]
+        lengths = {part.strip() for part in self.headers.get("Content-Length").split(",")}
+        if self.status in (204, 304):
+            self.ended = True
+        elif encodings:
+            self._chunked = encodings == ["chunked"]
+            self._until_close = not self._chunked
+        elif "Content-Length" in self.headers:
+            length = lengths.pop()
+            if lengths or not (length.isascii() and length.isdigit() and len(length) <= 15):
+                raise BadResponse("a length that is none")
+            self._left = int(length)
+            self.ended = self._left == 0
+        else:
+            self._until_close = True
+
+    # --- the body
+
+    def read(self) -> bytes:
+        """What arrives next of the body, at least a byte; nothing at its end. Raises CutShort."""
+        if self._inflate is None:
+            return self._read()
+        while True:
+            data = self._deflated or self._read()
+            inflated, self._deflated = self._inflate(data)
+            if inflated or not data:
+                return inflated
+
+    def _read(self) -> bytes:
+        while not self.ended:
+            if data := self._take():
+                return data
+            if self.ended:
+                break
+            self._fill(begun=True)
+        return b""
+
+    def ends_here(self) -> bool:
+        """Whether all that has arrived and was not read is the end of the body."""
+        while not self.ended:
+            try:
+                if not self._take():
+                    break
+            except BadResponse:
+                break
+        return self.ended
+
+    def _fill(self, begun: bool) -> None:
+        data = self._receive(READ_SIZE)
+        if data:
+            self._buffer = self._buffer[self._at :] + data if self._at < len(self._buffer) else data
+            self._at = 0
+        elif self._until_close:
+            self.ended = True
+        elif begun:
+            raise CutShort
+        else:
+            raise ConnectionResetError("closed before a response")
+
+    def _take(self) -> bytes:
+        """What the buffer holds of the body; nothing where more has to arrive."""
+        if self._chunked:
+            return b"".join(self._chunks())
+        data = self._buffer[self._at :] if self._at else self._buffer
+        if not self._until_close:
+            data = data[: self._left]
+            self._left -= len(data)
+            self.ended = self._left == 0
+        self._at += len(data)
+        return data
+
+    def _chunks(self) -> Iterator[bytes]:
+        """The data of the chunks in the buffer, the last one perhaps in part."""
+        buffer = self._buffer
+        while self._at < len(buffer):
+            if self._left > 0:
+                data = buffer[self._at : self._at + self._left]
+                self._at += len(data)
+                self._left -= len(data)
+                if not self._left:
+                    self._left = -1
+                yield data
+                continue
+            line_end = buffer.find(b"\n", self._at)
+            if line_end < 0:
+                if len(buffer) - self._at > MAX_SIZE_LINE:
+                    raise BadResponse("a chunk without size")
+                return
+            line = buffer[self._at : line_end].removesuffix(b"\r")
+            if self._left == -1:
+                if line:
+                    raise BadResponse("a chunk longer than its size")
+                self._at, self._left = line_end + 1, 0
+                continue
+            size = _SIZE.fullmatch(line)
+            if size is None:
+                raise BadResponse("a chunk without size")
+            length = int(size[1], 16)
+            if length == 0:
+                self._end_of_chunks(line_end + 1)
+                return
+            self._at, self._left = line_end + 1, length
+
+    def _end_of_chunks(self, at: int) -> None:
+        """The last chunk's size was read: the body has ended where its trailer, empty as a rule, has."""
+        end = at
+        while (line_end := self._buffer.find(b"\n", end)) >= 0:
+            if not self._buffer[end:line_end].removesuffix(b"\r"):
+                self._at, self.ended = line_end + 1, True
+                return
+            end = line_end + 1
+        if len(self._buffer) - at > MAX_HEAD:
+            raise BadResponse("a trailer without end")
+
+
+def _headers(lines: Iterator[bytes]) -> Headers:
+    headers = Headers()
+    name = ""
+    for line in lines:
+        if line[:1] in (b" ", b"\t") and name:  # a folded line goes on
+            dict.__setitem__(headers, name, f"{headers[name]} {line.strip().decode('latin-1')}")
+            continue
+        field, colon, value = line.partition(b":")
+        if not colon:
+            continue
+        name, text = field.strip().lower().decode("latin-1"), value.strip().decode("latin-1")
+        dict.__setitem__(headers, name, f"{headers[name]}, {text}" if name in headers else text)
+    return headers
+
+
+def _inflater(encoding: str) -> Callable[[bytes], tuple[bytes, bytes]] | None:
+    """Gives of a piece of a compressed body at most MAX_INFLATED bytes, and what is left of it."""
+    if encoding in ("", "identity"):
+        return None
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise BadResponse(f"an encoding that was not asked for: {encoding[:20]}")
+    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip or zlib, as its first bytes say
+
+    def inflate(data: bytes) -> tuple[bytes, bytes]:
+        try:
+            return inflater.decompress(data, MAX_INFLATED), inflater.unconsumed_tail
+        except zlib.error:
+            raise BadResponse("a body that is not compressed as it says") from None
+
+    return inflate

@@ -1,0 +1,231 @@
+"""A stream's bytes → what goes on to the caller. Pure: whoever reads the connection hands them in.
+
+Events are parsed one by one. But most of them differ in their text alone: once a plain one was parsed, the bytes before
+and after its text are known, and those that have the same around their text are passed on as pieces of it. Anything
+else goes the careful way.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from ..catalogue import ModelCard
+from ..chat import Chunk, Json, StreamItem, Usage
+from ..errors import UpstreamError, UpstreamRejected, UpstreamUnavailable
+from ..languages import _
+from .classify import classify
+from .failures import UpstreamFailure, event_failure, failure_in, said_badly, words_of
+from .sse import MAX_EVENT, ErrorEvent, Events, EventTooLarge
+from .tasks import EventReader
+from .values import read_json
+
+MAX_MUTE = 50_000  # events and comments in a row that say nothing; some servers send one for each hidden token
+MAX_TEMPLATES = 5  # learnt in vain: then every event of this upstream looks different
+
+# A JSON string's characters (RFC 8259), at least one; and those that may not go out as they are, for readers of events
+# that split lines at them.
+_TEXT = re.compile(rb'(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))++')
+_CONTENT = re.compile(rb'"content"\s*:\s*"((?:[^"\\]|\\.)*+)"')
+_LINE_ENDS = (b"\xe2\x80\xa8", b"\xe2\x80\xa9", b"\xc2\x85")
+_PROBE = "\x01probe"
+
+
+class Relay:
+    """One stream."""
+
+    def __init__(
+        self, card: ModelCard, reader: EventReader, count: Callable[[str, Usage], Usage], secret: str | None = None
+    ) -> None:
+        self._card = card
+        self._reader = reader
+        self._count = count
+        self._secret = secret
+        self._events = Events()
+        self._prefix = self._suffix = b""  # around the text of a plain event; empty while none is known
+        self._templates = 0  # learnt since one was of use
+        self._mute = 0
+        self._odd = ""  # the beginning of the first event that was none
+        self._heard = 0  # events that were read
+        self.malformed = 0
+        self.failure: UpstreamError | None = None  # what ended it
+        self.done = False  # [DONE] came
+
+    @property
+    def complete(self) -> bool:
+        """Whether every answer that was asked for has ended."""
+        return self._reader.complete
+
+    @property
+    def ended(self) -> bool:
+        """Whether every answer that has begun has ended."""
+        return self._reader.ended
+
+    @property
+    def heard(self) -> int:
+        """Counts signs of life: comments are some (TGI sends one every 15 s), once there was an event."""
+        return self._heard and self._heard + self._events.comments
+
+    def finish(self) -> list[StreamItem]:
+        """The last chunks of a stream that has ended. Raises UpstreamError where that is no end of the answer."""
+        finish = self._reader.end()
+        return [finish, Chunk(model=self._card.id, usage=self._count(self._card.id, self._reader.count()))]
+
+    def take(self, received: bytes) -> list[StreamItem]:
+        """What `received` gives for the caller. Once it has failed, `failure` says how."""
+        items: list[StreamItem] = []
+        try:
+            self._take(self._events.lines(received), items)
+        except UpstreamError as error:
+            self.failure = error
+        except EventTooLarge:
+            self.failure = UpstreamUnavailable(
+                _(
+                    "The upstream of '{model}' sent an event of more than {bytes} bytes.",
+                    model=self._card.id,
+                    bytes=MAX_EVENT,
+                )
+            )
+        return items
+
+    def end(self) -> list[StreamItem]:
+        """What is left at the end of the body."""
+        items: list[StreamItem] = []
+        try:
+            for data in self._events.end():
+                self._event(data, b"", items)
+            if not self._heard and not self.failure:
+                raise self._nothing()
+        except UpstreamError as error:
+            self.failure = error
+        return items
+
+    def _nothing(self) -> UpstreamError:
+        if self._odd:
+            words = self._odd.rstrip(".")
+            return UpstreamUnavailable(
+                _("The upstream of '{model}' sent no events: {words}. Try again.", model=self._card.id, words=words)
+            )
+        return UpstreamUnavailable(_("The upstream of '{model}' sent an empty stream. Try again.", model=self._card.id))
+
+    def _take(self, lines: bytes, items: list[StreamItem]) -> None:
+        at, size = 0, len(lines)
+        comments = self._events.comments
+        while at < size and not self.done:
+            if self._prefix and self._events.between:
+                start, at = at, self._run(lines, at, items)
+                if at > start:
+                    continue
+            end = lines.find(b"\n\n", at)
+            event = lines[at:] if end < 0 else lines[at : end + 2]
+            whole = event if end >= 0 and self._events.between else b""
+            at += len(event)
+            for data in self._events.feed(event):
+                self._event(data, whole, items)
+        self._mute += self._events.comments - comments
+        if self._mute > MAX_MUTE:
+            raise said_badly(
+                _("The upstream of '{model}' sends events that say nothing, without end.", model=self._card.id)
+            )
+
+    # --- the fast way
+
+    def _run(self, lines: bytes, at: int, items: list[StreamItem]) -> int:
+        """Pass on the plain events at `at`; where the next other one begins."""
+        prefix, suffix = self._prefix, self._suffix
+        start, before, after = at, len(prefix), len(suffix)
+        pieces: list[bytes] = []
+        while lines.startswith(prefix, at) and (found := _TEXT.match(lines, at + before)):
+            end = found.end()
+            if not lines.startswith(suffix, end):
+                break
+            pieces.append(lines[at + before : end])
+            at = end + after
+        if not pieces:
+            return start
+        run = lines[start:at]
+        if not run.isascii():
+            try:
+                run.decode()
+            except UnicodeDecodeError:
+                return start
+            if any(line_end in run for line_end in _LINE_ENDS):
+                return start
+        self._reader.relayed(pieces)
+        self._templates = self._mute = 0
+        self._heard += 1
+        items.append(pieces)
+        return at
+
+    def _learn(self, whole: bytes, event: Json, chunk: Chunk) -> None:
+        """Remember what stands around the text of a plain event, if it does so exactly once."""
+        self._prefix = self._suffix = b""
+        text = self._reader.plain_text(event, chunk)
+        if text is None or self._templates >= MAX_TEMPLATES or whole.count(b'"content"') != 1:
+            return
+        one_line = whole.startswith(b"data:") and whole.find(b"\n") == len(whole) - 2
+        found = _CONTENT.search(whole) if one_line else None
+        if found is None:
+            return
+        prefix, suffix = whole[: found.start(1)], whole[found.end(1) :]
+        try:
+            probe = read_json(prefix.removeprefix(b"data:") + b"\\u0001probe" + suffix)
+        except ValueError:
+            return
+        if self._reader.plain_text(probe, chunk) == _PROBE and _without_text(probe) == _without_text(event):
+            self._prefix, self._suffix = prefix, suffix
+            self._templates += 1
+
+    # --- the careful way
+
+    def _event(self, data: bytes, whole: bytes, items: list[StreamItem]) -> None:
+        if self.done:
+            return
+        if data.strip() == b"[DONE]":
+            self.done = True
+            self._reader.done()
+            if not self._heard:
+                raise self._nothing()
+            return
+        self._mute += 1
+        event = self._parsed(data)
+        if event is None:
+            return
+        self._heard += 1
+        if failure := failure_in(event, self._secret):
+            raise self._failed(failure)
+        chunk = self._reader.feed(event)
+        if chunk is None:
+            return
+        items.append(chunk)
+        self._mute = 0
+        if whole:
+            self._learn(whole, event, chunk)
+        else:
+            self._prefix = b""
+
+    def _parsed(self, data: bytes) -> Json | None:
+        try:
+            event: Any = read_json(data)
+        except ValueError:
+            event = None
+        while isinstance(event, list) and len(event) == 1:
+            event = event[0]
+        if isinstance(data, ErrorEvent):
+            raise self._failed(event_failure(event, data.decode("utf-8", "replace"), self._secret))
+        if isinstance(event, dict):
+            return event
+        self.malformed += 1
+        self._odd = self._odd or words_of(None, bytes(data), self._secret)
+        return None
+
+    def _failed(self, failure: UpstreamFailure) -> UpstreamError:
+        error = classify(self._card, failure)
+        # What began to be answered was not the caller's mistake: TGI says 422 there whatever the cause (HF§4.3).
+        if type(error) is UpstreamRejected and failure.status == 422 and self._reader.begun:
+            return UpstreamUnavailable(error.message, upstream_status=error.upstream_status)
+        return error
+
+
+def _without_text(event: Json) -> Json:
+    [choice] = event["choices"]
+    return {**event, "choices": [{**choice, "delta": {**choice["delta"], "content": ""}}]}
