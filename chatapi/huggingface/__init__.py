@@ -127,7 +127,9 @@ class HuggingFace:
             data = exchange.read(deadline)
             begun += data
             events = are_events(begun)
-            if events is not None or not data or len(begun) > MAX_UNDECIDED:
+            if events is None and not data:  # nothing at all: its label says what it lacks
+                events = "text/event-stream" in exchange.headers.get("Content-Type").lower()
+            if events is not None or len(begun) > MAX_UNDECIDED:
                 return begun, bool(events)
             if time.monotonic() >= deadline:
                 raise silence()

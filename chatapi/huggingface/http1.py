@@ -45,7 +45,7 @@ class Response:
     """The final response on a connection; `receive(size)` gives what has arrived, nothing at the connection's end."""
 
     def __init__(self, receive: Callable[[int], bytes]) -> None:
-        self._receive = receive
+        self.receive = receive
         self._buffer = b""
         self._at = 0  # in the buffer: what lies before has been read
         self._left = 0  # bytes of the body, or of its chunk, still to come; -1: the line end behind a chunk
@@ -138,7 +138,7 @@ class Response:
         return self.ended
 
     def _fill(self, begun: bool) -> None:
-        data = self._receive(READ_SIZE)
+        data = self.receive(READ_SIZE)
         if data:
             self._buffer = self._buffer[self._at :] + data if self._at < len(self._buffer) else data
             self._at = 0

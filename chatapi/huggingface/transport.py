@@ -181,7 +181,7 @@ class Exchange:
             gevent.spawn(_drain, self._connection, self._response)
             self._connection = None
         else:
-            self._deadline = time.monotonic() + SETTLE_S
+            self._connection.sock.settimeout(SETTLE_S)
             _drain(self._connection, self._response)
             self._connection = None
 
@@ -291,6 +291,7 @@ class _Alarm:
 
 def _drain(connection: Connection, response: Response) -> None:
     """Read to the end of a body of which nothing more is wanted, for a while."""
+    response.receive = connection.sock.recv
     try:
         with gevent.Timeout(SETTLE_S, False):
             while response.read():

@@ -138,7 +138,6 @@ BROKEN = {
     "eof-no-finish": ("Hello from", "upstream_unavailable"),
     "error-then-done": ("Hello from", "upstream_unavailable"),
     "error-then-close": ("Hello from", "upstream_unavailable"),
-    "done-no-finish": (TEXT, "upstream_unavailable"),
     "stall-after-3": ("Hello from", "upstream_timeout"),
 }
 # Behaviours that fail before the first event: a plain HTTP error.
