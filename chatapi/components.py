@@ -14,10 +14,11 @@ from .engine import circuit
 from .engine.engine import Engine, TimeLimits
 from .huggingface import HuggingFace, Transport
 from .huggingface.tokenizers import Tokenizers
+from .languages import N_
 from .migration.route import LegacyRoute
 from .settings import VERSION, Settings
 from .telemetry import log, metrics
-from .telemetry.health import Health, Part
+from .telemetry.health import Check, Health
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +52,23 @@ def build(settings: Settings) -> Components:
     access = Access(settings.auth, settings.keys, keys, settings.anonymous_limits)
     accounts = Accounts(store, settings.redis_url, metrics.record_lost)
     metrics.label_models(catalogue.cards)
-    health = Health(_parts_of_health(settings, store, accounts, engine))
+    health = Health(_checks(settings, store, accounts, engine))
     legacy = LegacyRoute(store, settings.legacy_sunset, settings.legacy_brownouts)
     observers = (metrics.record, log.write)
     return Components(settings, store, keys, access, engine, health, legacy, accounts, observers)
 
 
-def _parts_of_health(settings: Settings, store: Store, accounts: Accounts, engine: Engine) -> dict[str, Part]:
-    parts = {
-        "database": Part(store.ping),
-        "limits": Part(accounts.ping, required=False),  # without Redis they are held in the database
-        "upstream": Part(engine.reachable, required=False),  # fallbacks answer, and other models
+def _checks(settings: Settings, store: Store, accounts: Accounts, engine: Engine) -> dict[str, Check]:
+    checks = {
+        "database": Check(store.ping, N_("It does not answer, or cannot be written to.")),
+        "limits": Check(accounts.ping, N_("Redis does not answer; limits are held in the database."), required=False),
+        # Fallbacks answer, and other models.
+        "upstream": Check(engine.reachable, N_("Some models are failing."), required=False),
     }
     if settings.embedded_url:
         url = settings.embedded_url
-        parts["engine"] = Part(lambda: check_health(url))
-    return parts
+        checks["engine"] = Check(lambda: check_health(url), N_("The embedded engine does not answer."))
+    return checks
 
 
 def _embedded_card(settings: Settings) -> ModelCard | None:

@@ -1,5 +1,6 @@
 """What operators and readers see: health, readiness, the docs pages, CORS, and the line of each call."""
 
+import hashlib
 import json
 import os
 import platform
@@ -25,9 +26,9 @@ from chatapi.accounting.store import Store
 from chatapi.call import Call
 from chatapi.errors import StoreUnavailable
 from chatapi.settings import VERSION, Settings
-from chatapi.telemetry import log, metrics
+from chatapi.telemetry import health, log, metrics
 from chatapi.telemetry.batch import batch
-from chatapi.telemetry.health import Health, Part
+from chatapi.telemetry.health import PATIENCE_S, Check, Health
 
 ORIGIN = "https://app.example.com"
 
@@ -50,7 +51,7 @@ def test_readyz_names_the_open_circuits(app, client):
     ready = client.get("/readyz")
     assert list(ready.json["circuit"]["open"]) == ["acme/ill"]
     assert (ready.status_code, ready.json["status"]) == (200, "degraded"), "other models answer, and fallbacks"
-    assert "acme/ill" in ready.json["parts"]["upstream"]["reason"]
+    assert ready.json["parts"]["upstream"]["reason"] == "Some models are failing."
 
 
 def test_a_worker_told_to_stop_is_not_ready(app, client):
@@ -64,7 +65,7 @@ def test_without_a_database_it_is_not_ready(settings, tmp_path):
     client = create_app(replace(settings, database_url=f"sqlite:///{tmp_path}/file/chatapi.db")).test_client()
     ready = client.get("/readyz")
     assert (ready.status_code, ready.json["status"]) == (503, "not ready")
-    assert "unable to open" in ready.json["parts"]["database"]["reason"]
+    assert "cannot be written to" in ready.json["parts"]["database"]["reason"]
 
 
 def test_redis_away_is_no_reason_not_to_answer(settings):
@@ -74,7 +75,30 @@ def test_redis_away_is_no_reason_not_to_answer(settings):
     assert "limits are held in the database" in ready.json["parts"]["limits"]["reason"]
 
 
-def test_a_slow_part_holds_up_nobody():
+KEY = "sk-test-ready"
+
+
+def test_readyz_tells_hosts_and_addresses_to_those_with_a_key_alone(settings):
+    own = {"keys": frozenset({hashlib.sha256(KEY.encode()).hexdigest()}), "redis_url": "redis://127.0.0.1:1/0"}
+    away = replace(settings, database_url="postgresql+psycopg://user@127.0.0.1:5999/books", auth="auto", **own)
+    app = create_app(away)
+    circuit = app.extensions["chatapi"].engine.circuit
+    for _ in range(5):
+        circuit.enter("int/x at http://127.0.0.1:39999").failed()
+    with app.test_client() as client:
+        for headers in ({}, {"Authorization": "Bearer sk-wrong"}):
+            told = client.get("/readyz", headers=headers)
+            assert told.status_code == 503
+            for word in ("127.0.0.1", "5999", "39999", "://", "books", "user", "psycopg"):
+                assert word not in told.text
+            assert list(told.json["circuit"]["open"]) == ["int/x"]
+        told = client.get("/readyz", headers={"Authorization": f"Bearer {KEY}"})
+    assert "5999" in told.json["parts"]["database"]["detail"]
+    assert "39999" in told.json["parts"]["upstream"]["detail"]
+    assert list(told.json["circuit"]["open"]) == ["int/x at http://127.0.0.1:39999"]
+
+
+def test_a_slow_check_holds_up_nobody():
     asked, end = [], threading.Event()
 
     def slow():
@@ -82,21 +106,26 @@ def test_a_slow_part_holds_up_nobody():
         end.wait(10)
         return "at last"
 
-    health = Health({"slow": Part(slow), "quick": Part(lambda: "here")})
-    found = [health.look() for _ in range(3)]
+    checks = Health({"slow": Check(slow, "It is slow."), "quick": Check(lambda: "here", "")})
+    began = time.monotonic()
+    found = [checks.look() for _ in range(3)]
+    assert time.monotonic() - began < 3 * PATIENCE_S + 1
     assert len(asked) == 1, "nobody asks again while somebody waits"
     assert [look["status"] for look in found] == ["not ready"] * 3
     assert found[0]["parts"]["quick"]["reason"] == "here"
-    assert found[0]["parts"]["slow"]["reason"] == "not asked yet"
+    assert found[0]["parts"]["slow"]["reason"] == "no answer for 1 s"
     end.set()
 
 
-def test_what_was_found_is_kept_for_a_while():
-    asked = []
-    health = Health({"part": Part(lambda: asked.append(1) or "here")})
-    for _ in range(5):
-        health.look()
-    assert len(asked) == 1
+def test_a_finding_is_kept_for_a_while_and_no_older_one_is_told(monkeypatch):
+    """Whoever asks seldom hears how it is, not how it was when somebody asked last."""
+    monkeypatch.setattr(health, "FRESH_S", 0.2)
+    words = iter(["full", "empty"])
+    checks = Health({"disk": Check(lambda: next(words), "")})
+    assert [checks.look()["parts"]["disk"]["reason"] for _ in range(3)] == ["full"] * 3
+    time.sleep(0.3)
+    part = checks.look()["parts"]["disk"]
+    assert (part["reason"], part["age_s"] < 0.2) == ("empty", True)
 
 
 def test_the_reference_names_every_route_and_what_it_does(app, client):
