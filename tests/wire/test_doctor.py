@@ -826,3 +826,11 @@ def test_elsewhere_such_settings_are_still_an_error(monkeypatch):
     monkeypatch.setenv("CHATAPI_AUTH", "yes")
     with pytest.raises(SettingsError):
         create_app()
+
+
+def test_the_doctor_speaks_the_language_of_the_locale(tmp_path):
+    _, said, _ = flask(
+        tmp_path, "doctor", "--no-calls", HUGGINGFACE_BASE_URL="http://127.0.0.1:9", LC_ALL="pt_BR.UTF-8"
+    )
+    assert "podem ser usadas; CHATAPI_AUTH=auto" in said
+    assert "can be used" not in said

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from ...components import Components
+from ...languages import _
 from ...settings import misspelt
 from .findings import Finding, Progress, of_mistakes
 from .front import DEFAULT_URL, Front
@@ -61,8 +62,9 @@ def _looked(name: str, look: Look) -> Iterator[Finding]:
     try:
         yield from look()
     except Exception as error:
-        said = getattr(error, "cause", None) or str(error) or "no reason given"
-        yield Finding(name, False, f"cannot be checked: {type(error).__name__}: {said}", "report this")
+        said = getattr(error, "cause", None) or str(error) or "-"
+        message = _("cannot be checked: {kind}: {error}", kind=type(error).__name__, error=said)
+        yield Finding(name, False, message, _("report this"))
 
 
 def _without(secrets: list[str], finding: Finding) -> Finding:
@@ -79,8 +81,9 @@ def _settings(parts: Components) -> Iterator[Finding]:
     for text in misspelt():
         yield Finding("settings", None, text, ".env, /etc/chatapi.env")
     models = len(parts.engine.catalogue.cards)
-    yield Finding("settings", True, f"can be used; CHATAPI_AUTH={parts.settings.auth}, {models} models")
+    message = _("can be used; CHATAPI_AUTH={auth}, {count} models", auth=parts.settings.auth, count=models)
+    yield Finding("settings", True, message)
 
 
 def _not_called() -> Iterator[Finding]:
-    yield Finding("token", None, "neither it nor any model was tried (--no-calls)", "flask --app wsgi doctor")
+    yield Finding("token", None, _("neither it nor any model was tried (--no-calls)"), "flask --app wsgi doctor")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from ...languages import _
 from ...settings import FIELDS, VERSION, SettingsError
 
 Progress = Callable[[str], None]
@@ -33,11 +34,11 @@ def of_mistakes(error: SettingsError) -> Iterator[Finding]:
     """A finding for each setting, or entry of the catalogue, that cannot be used."""
     for mistake in error.mistakes:
         name = mistake.partition("=")[0]
-        where, _, entry = mistake.partition("models.'")
+        where, found, entry = mistake.partition("models.'")
         if name in FIELDS:
             yield Finding("settings", False, mistake, setting(name))
-        elif entry:
+        elif found:
             file = where.partition(":")[0] or "catalogue"
             yield Finding("catalogue", False, mistake, f'{file}: [models."{entry.partition(chr(39))[0]}"]')
         else:
-            yield Finding("settings", False, mistake, "correct the file it names")
+            yield Finding("settings", False, mistake, _("correct the file it names"))

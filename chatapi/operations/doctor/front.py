@@ -17,6 +17,7 @@ from ...components import Components
 from ...errors import StoreUnavailable, UpstreamError, UpstreamTimeout
 from ...huggingface import Transport
 from ...huggingface.transport import Answer, Exchange, Request
+from ...languages import _
 from .findings import AGENT, DOCTOR, Finding, Progress, setting
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -82,35 +83,38 @@ class Front:
             self._seen, self._server = found, answer.headers.get("Server", "")
             self._trip_s = time.monotonic() - began
             self.open_files = found["open_files"]
-            return Finding("gateway", True, f"answers at {self._url}")
+            return Finding("gateway", True, _("answers at {url}", url=self._url))
         return self._no_gateway(answer, found.get("error"))
 
     def _no_gateway(self, answer: Answer, error: Any) -> Finding:
-        message = f"{self._url}/v1/probe answers {answer.status}"
+        message = _("{url} answers {status}", url=f"{self._url}/v1/probe", status=answer.status)
         if answer.status == 401 and self._key is None:
-            message += ": a key is needed, so nothing was tried there"
+            message += ": " + _("a key is needed, so nothing was tried there")
             return Finding("gateway", None, message, f"{DOCTOR} --url {self._url} --key KEY")
         if answer.status in (401, 403):
-            return Finding("gateway", False, f"{message}: the key is not accepted", "flask --app wsgi keys list")
+            return Finding(
+                "gateway", False, f"{message}: " + _("the key is not accepted"), "flask --app wsgi keys list"
+            )
         if 300 <= answer.status < 400:
             to = answer.headers.get("Location", "").partition("/v1/probe")[0]
             return Finding("gateway", False, message, f"{DOCTOR} --url {to or 'URL'}")
         if answer.status in (502, 503, 504):
-            message += ": what stands in front is there, the gateway behind it is down or somewhere else"
+            message += ": " + _("what stands in front is there, the gateway behind it is down or somewhere else")
             return Finding(
                 "gateway", False, message, "systemctl status chatapi\nnginx: proxy_pass http://127.0.0.1:8000;"
             )
         if isinstance(error, dict) and error.get("code") == "not_found":
-            return Finding("gateway", False, f"{message}: an older chatapi runs there", "systemctl restart chatapi")
+            message += ": " + _("an older chatapi runs there")
+            return Finding("gateway", False, message, "systemctl restart chatapi")
         line = "nginx: location / { proxy_pass http://127.0.0.1:8000; }"
-        return Finding("gateway", False, f"{message}: that is no chatapi", line)
+        return Finding("gateway", False, f"{message}: " + _("that is no chatapi"), line)
 
     def _worker(self) -> Iterator[Finding]:
         line = 'gunicorn.conf.py: worker_class = "chatapi.operations.worker.Worker"'
         if self._seen["watched"]:
-            yield Finding("worker", True, "notices callers who leave")
+            yield Finding("worker", True, _("notices callers who leave"))
         else:
-            yield Finding("worker", False, "does not run under gevent: it answers one caller at a time", line)
+            yield Finding("worker", False, _("does not run under gevent: it answers one caller at a time"), line)
 
     # --- who is let in, and as whom
 
@@ -118,18 +122,19 @@ class Front:
         if self._is_local or self._settings.auth == "required":
             return
         if self._settings.auth == "off":
-            yield Finding("auth", None, "everybody is let in (CHATAPI_AUTH=off)", setting("CHATAPI_AUTH", "required"))
+            message = _("everybody is let in (CHATAPI_AUTH=off)")
+            yield Finding("auth", None, message, setting("CHATAPI_AUTH", "required"))
             return
         try:
             open_to_all = self._get("", transport=Transport(None, AGENT)).status == 200
         except UpstreamError as error:
-            yield Finding("auth", None, f"could not be tried: {_said(error)}", DOCTOR)
+            yield Finding("auth", None, _("could not be tried: {error}", error=_said(error)), DOCTOR)
             return
         if open_to_all:
-            message = f"{self._url} lets everybody in without a key: the proxy makes all callers look local"
+            message = _("{url} lets everybody in without a key: the proxy makes all callers look local", url=self._url)
             yield Finding("auth", False, message, setting("CHATAPI_AUTH", "required"))
         else:
-            yield Finding("auth", True, "callers without a key are refused")
+            yield Finding("auth", True, _("callers without a key are refused"))
 
     @property
     def _is_direct(self) -> bool:
@@ -144,21 +149,25 @@ class Front:
 
     def _forwarding(self) -> Finding:
         proxies, entries = self._settings.trusted_proxies, self._seen["forwarded_for"]
-        message = f"{entries} addresses in X-Forwarded-For, CHATAPI_TRUSTED_PROXIES={proxies}"
+        message = _(
+            "{count} addresses in X-Forwarded-For, CHATAPI_TRUSTED_PROXIES={proxies}", count=entries, proxies=proxies
+        )
         if self._is_direct:
-            message = f"nothing seems to stand before {self._url}"
+            message = _("nothing seems to stand before {url}", url=self._url)
             well = self._is_local and not proxies
             return Finding("forwarding", well or None, message, "" if well else f"{DOCTOR} --url URL (nginx's)")
         if entries < proxies or not entries:
             line = "nginx: proxy_set_header X-Forwarded-For $remote_addr;"
-            return Finding("forwarding", False, f"{message}: a caller's address is not known, or what he says", line)
+            message += ": " + _("a caller's address is not known, or is what the caller says")
+            return Finding("forwarding", False, message, line)
         if entries > proxies:
-            message += f": all callers look like {self._seen['address']}"
+            message += ": " + _("all callers look like {address}", address=self._seen["address"])
             return Finding("forwarding", False, message, setting("CHATAPI_TRUSTED_PROXIES", entries))
         if self._seen["scheme"] != urlsplit(self._url).scheme:
-            message = f"the gateway believes that it is called over {self._seen['scheme']}"
+            message = _("the gateway believes that it is called over {scheme}", scheme=self._seen["scheme"])
             return Finding("forwarding", False, message, "nginx: proxy_set_header X-Forwarded-Proto $scheme;")
-        return Finding("forwarding", True, f"the gateway sees {self._seen['address']}, {self._seen['scheme']}")
+        seen = {name: self._seen[name] for name in ("address", "scheme")}
+        return Finding("forwarding", True, _("the gateway sees {address}, {scheme}", **seen))
 
     # --- what becomes of streams
 
@@ -172,14 +181,19 @@ class Front:
         try:
             head, body, arrived = self._timed(every_s)
         except UpstreamError as error:
-            return Finding("streams", False, f"a stream was not finished: {_said(error)}", line)
+            return Finding("streams", False, _("a stream was not finished: {error}", error=_said(error)), line)
         if not body.endswith(b"data: [DONE]\n\n"):
-            return Finding("streams", False, f"a stream was answered {head.status}, or cut", line)
+            message = _("a stream was answered {status}, or cut", status=head.status)
+            return Finding("streams", False, message, line)
         spread_s, sent_s = arrived[-1] - arrived[0], (EVENTS - 1) * every_s
         if spread_s > sent_s / 2:
-            return Finding("streams", True, "events arrive one by one")
+            return Finding("streams", True, _("events arrive one by one"))
         gzip = "\nnginx: gzip off;" if head.headers.get("Content-Encoding") else ""
-        message = f"events sent over {sent_s:.1f} s arrive within {spread_s:.1f} s: something collects them"
+        message = _(
+            "events sent over {sent:.1f} s arrive within {spread:.1f} s: something collects them",
+            sent=sent_s,
+            spread=spread_s,
+        )
         return Finding("streams", False, message, line + gzip)
 
     def _timed(self, every_s: float) -> tuple[Exchange, bytes, list[float]]:
@@ -197,19 +211,22 @@ class Front:
 
     def _aborts(self) -> Finding:
         if not self._seen["noted"]:
-            message = "not tried: the gateway there uses another database than this command"
+            message = _("not tried: the gateway there uses another database than this command")
             return Finding("aborts", None, message, setting("DATABASE_URL", "sqlite:////var/lib/chatapi/chatapi.db"))
         events = min(100, int(self._longest_s / LEFT_EVERY_S))
-        kinds = {"a stream": f"events={events}&every_s={LEFT_EVERY_S}"}
+        kinds = {_("a stream"): f"events={events}&every_s={LEFT_EVERY_S}"}
         if self._seen["watched"]:  # by other workers a caller is missed only when they write to him
-            kinds["an answer"] = f"silence_s={min(LEFT_S, self._longest_s)}"
+            kinds[_("an answer")] = f"silence_s={min(LEFT_S, self._longest_s)}"
         try:
             unseen = [kind for kind, query in kinds.items() if not self._leaves(query)]
         except UpstreamError as error:
-            return Finding("aborts", None, f"not tried: {_said(error)}", DOCTOR)
+            return Finding("aborts", None, _("not tried: {error}", error=_said(error)), DOCTOR)
         if not unseen:
-            return Finding("aborts", True, "a caller who leaves ends his call")
-        message = f"a caller who leaves {' or '.join(unseen)} is hidden from the gateway: his call goes on, and costs"
+            return Finding("aborts", True, _("a caller who leaves ends the call"))
+        message = _(
+            "a caller who leaves is hidden from the gateway ({what}): the call goes on, and costs",
+            what=", ".join(unseen),
+        )
         return Finding("aborts", False, message, "nginx: proxy_ignore_client_abort off;")
 
     def _leaves(self, query: str) -> bool:
@@ -247,12 +264,16 @@ class Front:
         try:
             answer = self._transport.fetch(Request(f"{self._url}/v1/chat/completions", payload), call, call.deadline)
         except UpstreamError as error:
-            return Finding("bodies", False, f"a body of {most} bytes was not taken: {_said(error)}", line)
+            return Finding(
+                "bodies", False, _("a body of {size} bytes was not taken: {error}", size=most, error=_said(error)), line
+            )
         if answer.status == 400:
-            return Finding("bodies", True, f"{most} bytes are let through")
+            return Finding("bodies", True, _("{size} bytes are let through", size=most))
         if answer.status == 413:
-            return Finding("bodies", False, f"a body of {most} bytes (CHATAPI_MAX_BODY) is refused on the way", line)
-        return Finding("bodies", False, f"a body of {most} bytes is answered {answer.status} in place of 400", line)
+            message = _("a body of {size} bytes (CHATAPI_MAX_BODY) is refused on the way", size=most)
+            return Finding("bodies", False, message, line)
+        message = _("a body of {size} bytes is answered {status} in place of 400", size=most, status=answer.status)
+        return Finding("bodies", False, message, line)
 
     @property
     def _silence_s(self) -> float:
@@ -260,7 +281,8 @@ class Front:
         return self._settings.max_time_s + min(1.0, self._settings.heartbeat_s)
 
     def _no_timeouts(self) -> Finding:
-        message = f"not tried: it takes a silence of {self._settings.max_time_s:g} s (CHATAPI_MAX_TIME)"
+        seconds = self._settings.max_time_s
+        message = _("not tried: it takes a silence of {seconds:g} s (CHATAPI_MAX_TIME)", seconds=seconds)
         return Finding("timeouts", None, message, f"{DOCTOR} --url {self._url} --slow")
 
     def _timeouts(self) -> Finding:
@@ -268,12 +290,17 @@ class Front:
         began = time.monotonic()
         try:
             answer = self._get(f"silence_s={self._silence_s}", self._silence_s + QUICK_S)
-            said = f"answered {answer.status}"
+            said = _("answered {status}", status=answer.status)
         except UpstreamError as error:
             answer, said = None, _said(error)
         if answer and answer.status == 200:
-            return Finding("timeouts", True, f"{self._silence_s:g} s of silence are waited for")
-        message = f"a silence of {self._silence_s:g} s is ended after {time.monotonic() - began:.0f} s: {said}"
+            return Finding("timeouts", True, _("{seconds:g} s of silence are waited for", seconds=self._silence_s))
+        message = _(
+            "a silence of {seconds:g} s is ended after {after:.0f} s: {said}",
+            seconds=self._silence_s,
+            after=time.monotonic() - began,
+            said=said,
+        )
         return Finding("timeouts", False, message, line)
 
 

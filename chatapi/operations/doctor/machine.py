@@ -15,6 +15,7 @@ from ...accounting.quotas import LEASE_S
 from ...accounting.redis import RedisLimits
 from ...components import Components
 from ...errors import StoreError
+from ...languages import N_, _
 from .findings import DOCTOR, Finding, setting
 
 CLOCK_S = 5.0  # off by more is wrong: keys expire and limits count by it, and logs are compared
@@ -37,14 +38,17 @@ class Machine:
         """Its schema, whether it can be written to, and what was left open."""
         file = self._file()
         if file and not file.exists():
-            yield Finding("database", None, f"{file.resolve()} does not exist; the gateway would make it", UPGRADE)
+            yield Finding(
+                "database", None, _("{file} does not exist; the gateway would make it", file=file.resolve()), UPGRADE
+            )
             return
         if file and file.is_file():
             yield _permissions(file)
         try:
             version = self._store.schema_version()
             if version == 0 and (others := self._store.foreign_tables()):
-                message = f"{self._store} is another program's: it has the tables {', '.join(others[:5])}"
+                named = ", ".join(others[:5])
+                message = _("{file} is another program's: it has the tables {tables}", file=self._store, tables=named)
                 yield Finding("database", False, message, setting("DATABASE_URL"))
                 return
             yield _schema(version)
@@ -65,8 +69,10 @@ class Machine:
         late = time.time() - LEASE_S
         if lost := [row for row in self._store.read(statements.open_calls) if row["until"] < late]:
             since = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(lost[0]["started_at"]))
-            message = (
-                f"{len(lost)} are open past their deadline, the first since {since}: their worker is gone, or hangs"
+            message = _(
+                "{count} are open past their deadline, the first since {since}: their worker is gone, or hangs",
+                count=len(lost),
+                since=since,
             )
             yield Finding("open calls", False, message, "systemctl restart chatapi")
 
@@ -77,35 +83,40 @@ class Machine:
         try:
             policy, now = RedisLimits(self._settings.redis_url, lambda *of: 0).look()
         except ConnectionError as error:
-            message = f"{error}: limits are held in the database"
+            message = _("{error}: limits are held in the database", error=error)
             yield Finding("redis", False, message, setting("REDIS_URL", "redis://HOST:6379/0"))
             return
         if policy:
-            message = f"when it is full it forgets limits ({policy})"
+            message = _("when it is full it forgets limits ({policy})", policy=policy)
             yield Finding("redis", False, message, "redis.conf: maxmemory-policy noeviction")
         else:
-            yield Finding("redis", True, "answers, and keeps what it is given")
+            yield Finding("redis", True, _("answers, and keeps what it is given"))
         yield from clock("redis", now)
 
     def gunicorn(self) -> Iterator[Finding]:
         """What its configuration says, read as gunicorn reads it."""
         if not Path(CONFIG).is_file():
-            message = f"there is no {CONFIG} in {Path.cwd()}: a gunicorn started here is another one"
-            yield Finding("gunicorn", None, message, "cd to chatapi's directory")
+            message = _(
+                "there is no {file} in {folder}: a gunicorn started here is another one", file=CONFIG, folder=Path.cwd()
+            )
+            yield Finding("gunicorn", None, message, "cd /opt/chatapi")
             return
         given: dict[str, Any] = runpy.run_path(CONFIG)
         self._connections = int(given.get("worker_connections", CONNECTIONS))
         kind = given.get("worker_class", "sync")
         line = f'{CONFIG}: worker_class = "{WORKER}"'
-        yield Finding("gunicorn", kind == WORKER, f"the worker class is {kind}", "" if kind == WORKER else line)
+        message = _("the worker class is {kind}", kind=kind)
+        yield Finding("gunicorn", kind == WORKER, message, "" if kind == WORKER else line)
 
     def files(self, running: int | None) -> Iterator[Finding]:
         """Whether a worker may open enough: each connection is a file, and so is the one to its upstream."""
         limit = running or resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        whose = "the gateway" if running else "a process started here"
         needed = 2 * self._connections + 200
         enough = limit == resource.RLIM_INFINITY or limit >= needed
-        message = f"{whose} may have {limit}; {self._connections} callers take {needed}"
+        text = N_("the gateway may have {limit}; {callers} callers take {needed}")
+        if not running:
+            text = N_("a process started here may have {limit}; {callers} callers take {needed}")
+        message = _(text, limit=limit, callers=self._connections, needed=needed)
         lines = "chatapi.service: LimitNOFILE=65536\nulimit -n 65536"
         yield Finding("open files", enough, message, "" if enough else lines)
 
@@ -121,7 +132,7 @@ _MENDED = (
     (r"authentication failed|no password supplied", ".env: DATABASE_URL=postgresql+psycopg://USER:PASSWORD@HOST/NAME"),
     (r'database "(?P<name>[^"]+)" does not exist', "createdb {name}"),
     (r"locked", "fuser {file}"),
-    (r"readonly|unable to open|permission denied", "chown the file and its directory to the gateway's user: {file}"),
+    (r"readonly|unable to open|permission denied", "chown chatapi: {file} {folder}"),
 )
 
 
@@ -134,11 +145,12 @@ def _mend(cause: str, file: Path | None) -> str:
 
 def _schema(version: int) -> Finding:
     needed = len(tables.STEPS)
-    message = f"has schema {version}, needed is {needed}"
+    message = _("has schema {version}, needed is {needed}", version=version, needed=needed)
     if version > needed:
-        return Finding("schema", False, f"{message}: a newer chatapi made it", "install that version of chatapi")
+        newer = _("{what}: a newer chatapi made it", what=message)
+        return Finding("schema", False, newer, _("install that version of chatapi"))
     if version == 0:
-        return Finding("schema", None, "is empty; the gateway makes its tables", UPGRADE)
+        return Finding("schema", None, _("is empty; the gateway makes its tables"), UPGRADE)
     return Finding("schema", version == needed, message, "" if version == needed else UPGRADE)
 
 
@@ -146,11 +158,17 @@ def _permissions(file: Path) -> Finding:
     found = file.stat()
     mode = stat.S_IMODE(found.st_mode)
     if mode & 0o007:
-        return Finding("permissions", False, f"{file} is open to everybody here (mode {mode:o})", f"chmod o= {file}")
+        message = _("{file} is open to everybody here (mode {mode:o})", file=file, mode=mode)
+        return Finding("permissions", False, message, f"chmod o= {file}")
     if found.st_uid != os.geteuid():
-        message = f"{file} belongs to user {found.st_uid}, and this command runs as {os.geteuid()}"
+        message = _(
+            "{file} belongs to user {owner}, and this command runs as {user}",
+            file=file,
+            owner=found.st_uid,
+            user=os.geteuid(),
+        )
         return Finding("permissions", None, message, f"sudo -u '#{found.st_uid}' {DOCTOR}")
-    return Finding("permissions", True, f"{file} has mode {mode:o}")
+    return Finding("permissions", True, _("{file} has mode {mode:o}", file=file, mode=mode))
 
 
 def clock(whose: str, theirs: float | None) -> Iterator[Finding]:
@@ -159,7 +177,10 @@ def clock(whose: str, theirs: float | None) -> Iterator[Finding]:
         return
     off_s = theirs - time.time()
     if abs(off_s) <= CLOCK_S:
-        yield Finding("clock", True, f"is that of the {whose}")
+        yield Finding("clock", True, _("agrees with that of: {whose}", whose=whose))
         return
-    message = f"this machine is {abs(off_s):.0f} s {'slow' if off_s > 0 else 'fast'} by the clock of the {whose}"
+    text = N_("this machine is {seconds:.0f} s slow by the clock of: {whose}")
+    if off_s < 0:
+        text = N_("this machine is {seconds:.0f} s fast by the clock of: {whose}")
+    message = _(text, seconds=abs(off_s), whose=whose)
     yield Finding("clock", False, message, "timedatectl set-ntp true")

@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextvars import copy_context
 from email.utils import parsedate_to_datetime
 
 from ...call import Call
@@ -61,7 +62,7 @@ class Upstream:
             yield Finding("upstream", False, f"{self._url}: {message}", self._instead(instead))
             return
         self._is_reached = True
-        yield Finding("upstream", True, f"{self._url} answers")
+        yield Finding("upstream", True, _("{url} answers", url=self._url))
         if (date := answer.headers.get("Date")) and not self._settings.embedded_url:
             yield from clock("upstream", parsedate_to_datetime(date).timestamp())
 
@@ -74,7 +75,7 @@ class Upstream:
         if self._settings.embedded_url:
             return "make run"
         if self._settings.base_url == ROUTER_URL:
-            return f"let this machine reach {ROUTER_URL} (DNS, firewall, HTTPS_PROXY)"
+            return _("let this machine reach {url} (DNS, firewall, HTTPS_PROXY)", url=ROUTER_URL)
         return setting("HUGGINGFACE_BASE_URL", ROUTER_URL)
 
     # --- the token
@@ -82,8 +83,11 @@ class Upstream:
     def token(self) -> Iterator[Finding]:
         """One token asked of a model that the upstream knows."""
         if self._settings.wants_embedded and not self._settings.embedded_url:
-            message = "HUGGINGFACE_API_KEY is not set, and the router refuses calls without it"
-            yield Finding("token", False, f"{message}; only `make run` has a model of its own", TOKEN)
+            message = _(
+                "HUGGINGFACE_API_KEY is not set, and the router refuses calls without it; only `make run` has a model "
+                "of its own"
+            )
+            yield Finding("token", False, message, TOKEN)
         elif self._is_reached:
             for model in self._known():
                 finding = self._judged(error := self._ask(model))
@@ -121,7 +125,9 @@ class Upstream:
 
     def _judged(self, error: ChatError | None) -> Finding:
         if error is None:
-            return Finding("token", True, "is accepted" if self._settings.huggingface_api_key else "none is needed")
+            return Finding(
+                "token", True, _("is accepted") if self._settings.huggingface_api_key else _("none is needed")
+            )
         said = f"{error.code}: {error.message}"
         if isinstance(error, UpstreamQuota):
             return Finding("token", False, said, CREDIT)
@@ -129,8 +135,8 @@ class Upstream:
             return Finding("token", False, said, TOKEN)
         answered = isinstance(error, ModelLoading) or (getattr(error, "upstream_status", None) or 500) < 500
         if not answered:
-            return Finding("token", None, f"was not refused, but no answer came ({said})", DOCTOR)
-        return Finding("token", True, f"is accepted ({error.code} for the model asked)")
+            return Finding("token", None, _("was not refused, but no answer came ({error})", error=said), DOCTOR)
+        return Finding("token", True, _("is accepted ({code} for the model asked)", code=error.code))
 
     # --- the models
 
@@ -139,10 +145,12 @@ class Upstream:
         every = {*self._catalogue.cards, self._settings.default_model}
         ids = [id for id in every if self._can_ask(id)]
         if not self._token_works:
-            message = f"{len(every) - len(ids)} were not asked: first the upstream and the token have to be right"
+            message = _(
+                "{count} were not asked: first the upstream and the token have to be right", count=len(every) - len(ids)
+            )
             yield Finding("models", None, message, DOCTOR)
         with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-            asked = {pool.submit(self._ask, id): id for id in sorted(ids)}
+            asked = {pool.submit(copy_context().run, self._ask, id): id for id in sorted(ids)}
             for count, done in enumerate(as_completed(asked), 1):
                 progress(f"models: {count} of {len(asked)}")
                 yield self._diagnosis(asked[done], done.result())
