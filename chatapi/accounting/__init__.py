@@ -86,7 +86,7 @@ class Accounts:
     def _admit(self, of: Reservation) -> Decision:
         if self._redis is not None:
             try:
-                return self._redis.admit(of)
+                return self._redis.admit(of, time.time())
             except StoreUnavailable:
                 pass  # then in the database
         return self._asked_database(self._books.admit, of)
@@ -95,10 +95,10 @@ class Accounts:
         redis = self._redis
         if redis is not None and of.store is redis:
             try:
-                decision = redis.hold(of, tokens)
+                decision = redis.hold(of, tokens, time.time())
             except StoreUnavailable as error:
                 # It is given back when that is possible, and the call has a place in the database instead.
-                self._late_in_redis.add(partial(redis.settle, replace(of), 0), error.cause)
+                self._late_in_redis.add(partial(redis.settle, replace(of), 0, time.time()), error.cause)
                 self._decided(call, self._asked_database(self._books.admit, of))
             else:
                 self._decided(call, decision)
@@ -135,7 +135,7 @@ class Accounts:
 
     def _end(self, of: Reservation | None, row: list[Any] | None, tokens: int) -> None:
         if of and self._redis is not None and of.store is self._redis:
-            self._write(partial(self._redis.settle, of, tokens), self._late_in_redis)
+            self._write(partial(self._redis.settle, of, tokens, time.time()), self._late_in_redis)
         write = partial(self._books.end, row, of if of and of.store is self._books else None, tokens)
         # Whoever has just waited for the database in vain does not wait again.
         self._write(write, self._late, at_once=time.monotonic() > self._away_at + RETRY_S)

@@ -48,9 +48,8 @@ class RedisLimits:
         self._redis: Any = redis.Redis(connection_pool=pool)
         self._admit, self._hold, self._settle = (self._redis.register_script(_COMMON + s) for s in _SCRIPTS)
 
-    def admit(self, of: Reservation) -> Decision:
+    def admit(self, of: Reservation, now: float) -> Decision:
         """Take a place, if no limit refuses it."""
-        now = time.time()
         ends_at = max(of.until + LEASE_S, quotas.expires_at(of, now))
         limits = [_hard(of, name) for name in ("rpm", "concurrency")]
         found = self._run(self._admit, of, now, [of.until + LEASE_S, _milliseconds(ends_at - now), *limits])
@@ -60,11 +59,10 @@ class RedisLimits:
         of.store = self
         return decision._replace(refused=None)  # where it was admitted before, and nobody heard of it
 
-    def hold(self, of: Reservation, tokens: int) -> Decision:
+    def hold(self, of: Reservation, tokens: int, now: float) -> Decision:
         """Hold back `tokens`, if no limit refuses them."""
         used: dict[str, int] = {}
         while True:
-            now = time.time()
             limits = [_hard(of, name) for name in TOKENS]
             periods: list[int] = []
             for name, period in PERIODS.items():
@@ -76,9 +74,8 @@ class RedisLimits:
             used = {name: self._used(of.key_id, name, now) for name in PERIODS if getattr(of.limits, name)}
         return quotas.hold(_cells(found), of.limits, tokens, now)
 
-    def settle(self, of: Reservation, tokens: int) -> None:
+    def settle(self, of: Reservation, tokens: int, now: float) -> None:
         """Give the place back, and count the `tokens` used. A second time changes nothing."""
-        now = time.time()
         periods = [period.number(of.began) for period in PERIODS.values()]
         self._run(self._settle, of, now, [tokens, *periods])
 
@@ -87,7 +84,7 @@ class RedisLimits:
         subject = key_subject(key_id) if key_id else self._subject(call)
         if subject:
             now = time.time()
-            self.settle(Reservation(call, subject, key_id, NO_LIMITS, now, now), 0)
+            self.settle(Reservation(call, subject, key_id, NO_LIMITS, now, now), 0, now)
 
     def _subject(self, call: int) -> str | None:
         """Whose limits an open call counts against."""

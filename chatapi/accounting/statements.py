@@ -195,7 +195,7 @@ def _undone_together(tx: Tx) -> Iterator[None]:
         execute(tx, "RELEASE together")
 
 
-_INSERT_VALUES = f"INSERT INTO calls VALUES ({', '.join('?' * len(calls.columns))})"
+_INSERT_VALUES = f"INSERT INTO calls ({', '.join(calls.columns.keys())}) VALUES ({', '.join('?' * len(calls.columns))})"
 _COUNTED = ("started_at", "key_id", "served", "ending", "model", "code", "prompt_tokens", "completion_tokens")
 _BY_NAME = itemgetter(*_COUNTED)
 _BY_PLACE = itemgetter(*map(calls.columns.keys().index, _COUNTED))

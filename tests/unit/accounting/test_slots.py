@@ -134,13 +134,13 @@ def test_a_place_that_is_taken_long_after_its_deadline_is_given_back(slots):
 # ---------------------------------------------------------------- kills
 
 KILLED = """
-import os, sys, time
+import os, sys
 from pathlib import Path
 from chatapi.accounting import quotas, slots
 from chatapi.accounting.processes import Seats
 from chatapi.caller import Limits
 mine = slots.Slots(Seats(Path(sys.argv[1])), lambda *of: 0)
-step, now = sys.argv[2], time.time()
+step, now = sys.argv[2], float(sys.argv[3])
 of = quotas.Reservation(7, "key:k", "k", Limits.parse("rpm=100 concurrency=10 tpm=1000"), now, now + 60)
 counted = getattr(quotas, step)
 def die(cells, *more):
@@ -158,7 +158,7 @@ mine.settle(of, 50, now)
 @pytest.mark.parametrize("step, was", [("admit", 99), ("hold", 98), ("settle", 98)])
 def test_a_process_killed_in_the_middle_of_a_change_leaves_what_was_before_it(slots, folder, step, was):
     assert left(slots) == {"rpm": 99, "concurrency": 9, "tpm": 1000}
-    command = [sys.executable, "-c", KILLED, str(folder), step]
+    command = [sys.executable, "-c", KILLED, str(folder), step, str(NOW)]
     killed = subprocess.run(
         command, check=False, env=clean_environment("/nonexistent"), capture_output=True, timeout=30
     )

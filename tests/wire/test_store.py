@@ -21,7 +21,7 @@ from support.gateways import clean_environment
 from support.heard import wait_until
 from support.stores import locked, path_of, restartable, side_by_side_processes, sql
 
-from chatapi.accounting import statements, tables
+from chatapi.accounting import Accounts, statements, tables
 from chatapi.accounting import store as stores
 from chatapi.accounting.store import Store
 from chatapi.accounting.tables import Step
@@ -154,6 +154,80 @@ def test_an_older_schema_says_how_to_upgrade(store, other, database, monkeypatch
     assert store.schema_version() == SCHEMA + 2
     assert numbers(store) == [1]
     assert sql(database, "SELECT n FROM second") == [(3,)]
+
+
+FIRST_TABLES = """
+CREATE TABLE meta (name TEXT NOT NULL, value TEXT, PRIMARY KEY (name));
+CREATE TABLE keys (id TEXT NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL, old_digest TEXT,
+  old_until DOUBLE PRECISION, limits JSON NOT NULL, models JSON NOT NULL, created_at DOUBLE PRECISION NOT NULL, expires_at DOUBLE PRECISION,
+  revoked_at DOUBLE PRECISION, last_used_at DOUBLE PRECISION, PRIMARY KEY (id));
+CREATE TABLE calls (id BIGINT NOT NULL, request_id TEXT NOT NULL, started_at DOUBLE PRECISION NOT NULL, key_id TEXT,
+  dialect TEXT NOT NULL, route TEXT NOT NULL, model TEXT, served TEXT, stream BOOLEAN NOT NULL,
+  attempts INTEGER NOT NULL, status INTEGER, code TEXT, ending TEXT, prompt_tokens BIGINT, completion_tokens BIGINT, usage_source TEXT,
+  first_token_ms DOUBLE PRECISION, total_ms DOUBLE PRECISION, owner TEXT NOT NULL, until DOUBLE PRECISION NOT NULL,
+  PRIMARY KEY (id));
+CREATE INDEX calls_open ON calls (id) WHERE ending IS NULL;
+CREATE TABLE usage (key_id TEXT NOT NULL, day TEXT NOT NULL, model TEXT NOT NULL, ending TEXT NOT NULL,
+  calls BIGINT NOT NULL, prompt_tokens BIGINT NOT NULL, completion_tokens BIGINT NOT NULL,
+  PRIMARY KEY (key_id, day, model, ending));
+CREATE TABLE limits (subject TEXT NOT NULL, state TEXT NOT NULL, expires_at DOUBLE PRECISION NOT NULL,
+  PRIMARY KEY (subject));
+CREATE INDEX limits_expiring ON limits (expires_at);
+INSERT INTO meta VALUES ('schema', '1'), ('keys_version', '3'), ('secret', '{secret}');
+INSERT INTO keys VALUES ('a', 'of a', 'd', 'o', 1.5, '{{"rpm": 3}}', '["google/*"]', {day}, NULL, NULL, {day});
+INSERT INTO calls VALUES (1, 'r1', {day}, 'a', 'openai', '/v1', 'a/b', 'a/b', false, 1, 200, NULL, 'completed', 3, 4,
+  'upstream', NULL, 20.25, '- - - - -', {day});
+INSERT INTO calls VALUES (2, 'r2', {day}, 'a', 'openai', '/v1', 'a/b', NULL, true, 0, NULL, NULL, NULL, NULL, NULL,
+  NULL, NULL, NULL, 'h b p 1 2', {day});
+INSERT INTO usage VALUES ('a', '2026-11-22', 'a/b', 'completed', 1, 3, 4);
+INSERT INTO limits VALUES ('key:a', '[{{"1795305600":1}},{{}},["2026-11-22",7],["2026-11",7],{{}}]', 9999999999);
+"""
+
+
+def shape_of(url):
+    """Every table's columns (name, kind, whether it may be null) and indexes."""
+    engine = sa.create_engine(url, poolclass=sa.pool.NullPool)
+    found = sa.inspect(engine)
+    return {
+        table: (
+            sorted((c["name"], str(c["type"]).upper(), c["nullable"]) for c in found.get_columns(table)),
+            sorted(index["name"] for index in found.get_indexes(table)),
+            found.get_pk_constraint(table)["constrained_columns"],
+        )
+        for table in found.get_table_names()
+    }
+
+
+def test_a_database_of_the_first_schema_is_brought_to_this_one_with_all_that_is_in_it(store, database, tmp_path):
+    if store.is_sqlite:
+        path_of(database).parent.mkdir()
+    for statement in FIRST_TABLES.format(secret="ab" * 32, day=DAY).split(";")[:-1]:
+        sql(database, statement)
+    assert store.upgrade() == SCHEMA - 1
+    assert store.schema_version() == SCHEMA
+    if store.is_sqlite:
+        fresh = f"sqlite:///{tmp_path}/fresh.db"
+        Store(fresh).check()
+        here, there = shape_of(database), shape_of(fresh)
+        assert here.keys() == there.keys()
+        assert {t: [c[0] for c in shape[0]] for t, shape in here.items()} == {
+            t: [c[0] for c in shape[0]] for t, shape in there.items()
+        }
+        assert {t: shape[1:] for t, shape in here.items()} == {t: shape[1:] for t, shape in there.items()}
+    assert store.read(lambda tx: statements.get_key(tx, "a")) == key(
+        "a",
+        old_digest="o",
+        old_until=1.5,
+        limits={"rpm": 3},
+        models=["google/*"],
+        last_used_at=DAY,
+    )
+    assert {row["id"]: row["ending"] for row in ledger(store).values()} == {1: "completed", 2: None}
+    assert [(u["calls"], u["key_name"]) for u in used(store)] == [(1, "of a")]
+    assert store.read(lambda tx: statements.get_meta(tx, "secret")) == "ab" * 32
+    accounts = Accounts(store)
+    accounts.sweep()
+    assert {row["id"]: row["ending"] for row in ledger(store).values()} == {1: "completed", 2: "worker_lost"}
 
 
 UPGRADE = """

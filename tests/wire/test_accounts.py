@@ -5,22 +5,27 @@ import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import count
 
 import pytest
 import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support import stores as shared
 from support.heard import wait_until
 from support.servers import redis as own_redis
 from support.stores import locked, side_by_side_processes, sql
 
-from chatapi.accounting import Accounts, statements, tables
+from chatapi.accounting import Accounts, quotas, statements, tables
 from chatapi.accounting import redis as redis_limits
 from chatapi.accounting import store as stores
-from chatapi.accounting.processes import Own
-from chatapi.accounting.quotas import LEASE_S
+from chatapi.accounting.ledger import LimitState
+from chatapi.accounting.processes import Own, Seats
+from chatapi.accounting.quotas import LEASE_S, Reservation
+from chatapi.accounting.slots import Slots
 from chatapi.accounting.store import Store
 from chatapi.call import Call
-from chatapi.caller import NO_LIMITS, Caller, Limits
+from chatapi.caller import NAMES, NO_LIMITS, Caller, Limits
 from chatapi.chat import ChatJob
 from chatapi.errors import RateLimited, StoreUnavailable
 
@@ -29,6 +34,7 @@ database, sqlite_url = shared.database, shared.sqlite_url
 postgres_url, postgres_server = shared.postgres_url, shared.postgres_server
 redis_server, redis_url = shared.redis_server, shared.redis_url
 
+NOON = 1_795_348_800.0  # 2026-11-22T12:00:00Z
 V1 = "/v1/chat/completions"
 JOB = ChatJob(model="a/b", messages=[{"role": "user", "content": "hi"}], options={"max_tokens": 40})
 PROMPT = 6  # what "hi" is taken to be: a message costs four more
@@ -546,3 +552,85 @@ def test_states_in_postgresql_that_cannot_be_read_stop_no_call(on_postgres):
         sql(on_postgres.url, f"INSERT INTO limits VALUES ('key:k', '{state}', 9999999999)")
         calls = [begun(on_postgres.accounts, caller_of("rpm=2"), number=number) for number in range(4)]
         assert [refused(call) for call in calls] == [None, None, "rpm", "rpm"]
+
+
+# ---------------------------------------------------------------- one arithmetic
+
+STEPS = st.sampled_from([0.0, 0.001, 0.4, 1.0, 7.5, 29.0, 59.0, 60.0, 61.0, 200.0, 3600.0, 86_400.0, 2_700_000.0])
+ACTIONS = st.lists(
+    st.tuples(STEPS, st.sampled_from(["arrive", "ask", "ask", "use", "end"]), st.integers(0, 120), st.integers(0, 80)),
+    max_size=25,
+)
+SOME, MORE = st.none() | st.integers(1, 6), st.none() | st.integers(1, 300)
+SHADOW = st.sets(st.sampled_from(NAMES)).map(tuple)
+SOME_LIMITS = st.builds(Limits, rpm=SOME, tpm=MORE, concurrency=SOME, tpd=MORE, tpmonth=MORE, shadow=SHADOW)
+
+
+@pytest.fixture
+def three(tmp_path, redis_url):
+    """Limits in shared memory, in Redis, and as a row of PostgreSQL has them."""
+    slots = Slots(Seats(tmp_path / "live"), lambda *_: 0)
+    yield slots, redis_limits.RedisLimits(redis_url, lambda *_: 0), InRows()
+    slots.close()
+
+
+class InRows:
+    """A state that goes through its text form between any two steps, as it does between transactions."""
+
+    def __init__(self):
+        self.texts = {}
+
+    def _change(self, of, now, change):
+        state = LimitState.load(self.texts.get(of.subject), now)
+        result = change(state)
+        self.texts[of.subject] = state.dump()
+        return result
+
+    def admit(self, of, now):
+        return self._change(of, now, lambda state: state.admit(of, now))
+
+    def hold(self, of, tokens, now):
+        def do(state):
+            for name in quotas.unknown(state.cells, of.limits, now):
+                quotas.PERIODS[name].begin(state.cells, 0, now)
+            return quotas.hold(state.cells, of.limits, tokens, now), state.open.update(
+                {str(of.call): (of.until, tokens)}
+            )
+
+        decision, _ = self._change(of, now, do)
+        if decision.refused:
+            self._change(of, now, lambda state: state.open.update({str(of.call): (of.until, 0)}))
+        return decision
+
+    def settle(self, of, tokens, now):
+        self._change(of, now, lambda state: state.settle(of.call, tokens, now, of.began))
+
+
+RUNS = count()
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(limits=SOME_LIMITS.filter(bool), actions=ACTIONS, start=st.sampled_from([NOON, NOON + 43_170.5, NOON + 0.999]))
+def test_shared_memory_redis_and_postgresql_decide_alike(three, limits, actions, start):
+    subject, now, open_calls = f"key:{next(RUNS)}", start, []
+    for number, (step, action, one, other) in enumerate(actions):
+        now += step
+        if action == "end" and open_calls:
+            calls, held = open_calls.pop(one % len(open_calls))
+            for place, of in zip(three, calls, strict=True):
+                place.settle(of, held * other // 80, now)
+            continue
+        calls = [Reservation(number + 1, subject, "k", limits, now, now + 9e9) for _ in three]
+        decisions = [place.admit(of, now) for place, of in zip(three, calls, strict=True)]
+        assert decisions[0] == decisions[1] == decisions[2], action
+        if decisions[0].refused:
+            continue
+        if action != "arrive" and limits.of_tokens:
+            decisions = [place.hold(of, one, now) for place, of in zip(three, calls, strict=True)]
+            assert decisions[0] == decisions[1] == decisions[2], action
+        if decisions[0].refused or action == "use":
+            used = 0 if decisions[0].refused or not limits.of_tokens else one * other // 80
+            for place, of in zip(three, calls, strict=True):
+                place.settle(of, used, now)
+        else:
+            open_calls.append((calls, one if action == "ask" and limits.of_tokens else 0))

@@ -1,0 +1,162 @@
+"""The most that a request can cause: no spelling of it, and no number in it, gets a caller more."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatapi.accounting.bounds import MOST, MOST_UNSAID, TEMPLATE, UNSAID, bounded, most, most_of_prompt
+from chatapi.caller import NO_LIMITS, Limits
+from chatapi.chat import ChatJob
+
+HI = [{"role": "user", "content": "hi"}]
+PROMPT = 6  # what that is taken to be
+TOKENS = Limits(tpm=100_000)
+
+
+def job(messages=HI, extra=None, **options):
+    return ChatJob(model="a/b", messages=messages, options=options, extra=extra or {})
+
+
+# ---------------------------------------------------------------- what is held back
+
+
+@pytest.mark.parametrize(
+    "options, answer",
+    [
+        ({"max_tokens": 40}, 40),
+        ({"max_completion_tokens": 40}, 40),
+        ({"max_completion_tokens": 1, "max_tokens": 4000}, 4000),
+        ({"max_tokens": 1, "max_completion_tokens": 4000}, 4000),
+        ({"max_tokens": 40, "n": 4}, 160),
+        ({"max_tokens": 40, "n": None}, 40),
+        ({"max_tokens": None}, UNSAID),
+        ({}, UNSAID),
+        ({"n": 3}, 3 * UNSAID),
+        ({"max_tokens": 0}, 0),
+        ({"max_tokens": -(10**9)}, 0),
+        ({"max_tokens": 40, "max_completion_tokens": -(10**9)}, 40),
+        ({"max_tokens": 40, "n": -5}, 40),
+        ({"max_tokens": 10**400}, MOST - PROMPT),
+        ({"max_tokens": 10**200, "n": 10**200}, MOST - PROMPT),
+    ],
+)
+def test_the_longest_answers_that_any_spelling_allows_are_held_back(options, answer):
+    assert most(job(**options), TOKENS).held == PROMPT + answer
+    assert most(job(**options), NO_LIMITS).held == 0
+
+
+def test_without_a_length_no_more_is_held_back_than_the_limits_allow_at_all():
+    for limits, held in [(Limits(tpm=500), 500), (Limits(tpm=5000), PROMPT + UNSAID), (Limits(tpd=9, tpm=500), 9)]:
+        assert most(job(), limits).held == held
+    assert most(job(), Limits(tpm=1)).held == PROMPT + 1, "which is refused, for ever"
+
+
+def test_prompts_tools_and_calls_in_the_conversation_are_held_back_too():
+    plain = most(job(max_tokens=1), TOKENS).held
+    tool = {"type": "function", "function": {"name": "f", "description": "word " * 1000}}
+    assert most(job(max_tokens=1, tools=[tool]), TOKENS).held > plain + 1000
+    called = {"role": "assistant", "content": None, "tool_calls": [{"function": {"arguments": "word " * 1000}}]}
+    assert most(job([*HI, called], max_tokens=1), TOKENS).held > plain + 1000
+    assert most(job([{"role": "user", "content": "word " * 1000}], max_tokens=1), TOKENS).held > 1000
+
+
+NUMBERS = st.none() | st.integers(-(10**30), 10**30) | st.integers(-5, 5000)
+
+
+@given(a=NUMBERS, b=NUMBERS, n=NUMBERS, limit=st.integers(1, 10**12))
+def test_no_number_adds_room_or_breaks_anything(a, b, n, limit):
+    held, completion = most(job(max_tokens=a, max_completion_tokens=b, n=n), Limits(tpm=limit))
+    assert 0 < held <= MOST
+    assert 0 <= completion <= MOST
+    for length in (a, b):
+        if length is not None and 0 < length <= MOST:
+            assert held >= min(length * max(1, n or 1), MOST - PROMPT)
+
+
+# ---------------------------------------------------------------- what goes on to the model
+
+MORE = {
+    "n_predict": 4000,
+    "num_predict": 4000,
+    "max_new_tokens": 4000,
+    "max_length": 4000,
+    "min_tokens": 5000,
+    "min_length": 5000,
+    "min_new_tokens": "5000",
+    "max_tokens_to_sample": 4000,
+    "maxOutputTokens": 4000,
+    "max-output-tokens": 4000.0,
+    "MAX_NEW_TOKENS": 4000,
+    "max_gen_len": 4000,
+    "best_of": 50,
+    "num_beams": 8,
+    "num_return_sequences": 50,
+    "candidateCount": 8,
+    "n_completions": 9,
+    "ignore_eos": True,
+    "options": {"num_predict": 4000},
+    "parameters": {"max_new_tokens": 4000},
+    "generation_config": {"inner": [{"maxOutputTokens": 4000}]},
+    "thinking": {"type": "enabled", "budget_tokens": 9000},
+    "reasoning": {"max_tokens": 9000},
+    "thinking_budget": 9000,
+}
+NOT_MORE = {
+    "top_k": 5,
+    "min_p": 0.1,
+    "repetition_penalty": 1.1,
+    "length_penalty": 2,
+    "repeat_last_n": 64,
+    "stop_token_ids": [1, 2],
+    "skip_special_tokens": True,
+    "return_tokens_as_token_ids": True,
+    "truncate_prompt_tokens": 100,
+    "prompt_logprobs": 3,
+    "guided_json": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 5, "minLength": 1}}},
+    "structured_outputs": {"json": {"maxLength": 5}},
+    "prediction": {"type": "content", "content": "length 5"},
+    "metadata": {"token": "5"},
+    "chat_template_kwargs": {"enable_thinking": False},
+    "reasoning": {"effort": "high"},
+    "provider": {"order": ["a", "b"]},
+    "user_token": "abc",
+    "seed_offset": 7,
+}
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_an_engines_own_word_for_more_tokens_is_left_out_and_named(name):
+    given = job(extra={name: MORE[name], "top_k": 5}, max_tokens=2)
+    cut = bounded(given, TOKENS)
+    assert (dict(cut.extra), cut.ignored) == ({"top_k": 5}, (name,))
+    assert most(cut, TOKENS) == most(job(max_tokens=2), TOKENS)
+    assert bounded(given, Limits(rpm=5, concurrency=1)) is given, "callers without token limits lose nothing"
+
+
+@pytest.mark.parametrize("name", NOT_MORE)
+def test_a_field_that_gives_no_more_tokens_stays(name):
+    given = job(extra={name: NOT_MORE[name]})
+    assert bounded(given, TOKENS) is given
+
+
+def test_a_field_however_deep_takes_bounded_time():
+    deep = value = {}
+    for _ in range(5000):
+        value["a"] = value = {}
+    given = job(extra={"deep": deep, "long" * 5000: 5, "list": [[[]]] * 10_000})
+    assert bounded(given, TOKENS) is given
+
+
+# ---------------------------------------------------------------- counts
+
+
+def test_no_true_count_of_a_prompt_is_more_than_its_bytes_and_what_a_server_puts_around_it():
+    assert most_of_prompt(job()) == TEMPLATE + 4 * len("hi")
+    parts = [{"type": "text", "text": "word " * 1000}, {"type": "image_url", "image_url": {"url": "data:,x"}}]
+    assert most_of_prompt(job([{"role": "user", "content": parts}])) >= TEMPLATE + 4 * 5000 + 100_000
+    assert most_of_prompt(job([{"role": "user", "content": "x" * 10**9}])) == MOST
+
+
+def test_without_a_length_an_answer_is_as_long_as_the_longest_context():
+    assert most(job(), NO_LIMITS).completion == MOST_UNSAID
+    assert most(job(max_tokens=10, n=2), NO_LIMITS).completion == 20
