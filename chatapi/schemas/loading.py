@@ -22,10 +22,6 @@ CALL_FIELDS = {"messages", "message", "model", "stream", "stream_options", "max_
 class EventWriter(Protocol):
     """Renders one stream's events, each call whole events as bytes."""
 
-    def begin(self) -> bytes:
-        """What goes out with the status, before the first chunk."""
-        ...
-
     def chunk(self, chunk: Chunk) -> bytes:
         """The events that `chunk` makes."""
         ...

@@ -125,10 +125,6 @@ class ChunkWriter:
         self._text_suffix = b'"},"logprobs":null,"finish_reason":null}]'
         self._text_suffix += b',"usage":null}\n\n' if job.include_usage else b"}\n\n"
 
-    def begin(self) -> bytes:
-        """Nothing goes out before the first chunk."""
-        return b""
-
     def chunk(self, chunk: Chunk) -> bytes:
         """One event for each choice: clients read `choices[0]`; the usage's has none."""
         if self._of != (of := (chunk.model, chunk.system_fingerprint)) or chunk.extra:

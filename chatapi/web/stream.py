@@ -51,7 +51,6 @@ class EventStream:
         self._heartbeat = Heartbeat(self, connection) if connection is not None else None
         self._ready: StreamItem | None = None
         self._ignored: tuple[str, ...] = ()
-        self._begun = False  # the writer's first events have gone out
         self._tokens = self._size = 0  # of what was delivered: deltas, and their text in bytes
         self._done = False
 
@@ -111,7 +110,7 @@ class EventStream:
                 return self._writer.pieces(item)
             return self._chunk(item)  # type: ignore[arg-type]
         except StopIteration:
-            data = self._first() + self._writer.end()
+            data = self._writer.end()
             self._end("completed")
             return data
         except ChatError as error:
@@ -128,20 +127,12 @@ class EventStream:
             if said := _said(choice["delta"]):
                 self._tokens += 1
                 self._size += len(said.encode("utf-8", "surrogatepass"))
-        return self._first() + self._writer.chunk(chunk)
-
-    def _first(self) -> bytes:
-        if self._begun:
-            return b""
-        self._begun = True
-        return self._writer.begin()
+        return self._writer.chunk(chunk)
 
     def _failed(self, error: ChatError) -> bytes:
         self._call.fail(error)
         error.name_fields(self._job.written)
-        data = (
-            b"" if isinstance(error, ClientLeft) else self._first() + self._writer.error(error, self._call.request_id)
-        )
+        data = b"" if isinstance(error, ClientLeft) else self._writer.error(error, self._call.request_id)
         self._end("failed")
         return data
 

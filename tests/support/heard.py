@@ -5,10 +5,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from test_api import LEGACY, NEW, V1, asking
-from test_streams import choices, take_apart
+from test_api import LEGACY, NEW, RESPONSES, V1, asking
+from test_streams import Told, choices, take_apart
 
-DIALECTS = {"legacy": LEGACY, "s1": NEW, "v1": V1}
+from support.responses_schema import check_events, comments_of, events_of
+
+DIALECTS = {"legacy": LEGACY, "s1": NEW, "v1": V1, "responses": RESPONSES}
+ON_V1 = ("v1", "responses")  # the dialects with OpenAI's statuses
+BLUEPRINTS = {"legacy": "legacy", "s1": "completions", "v1": "openai", "responses": "responses"}
 
 
 class Heard(NamedTuple):
@@ -25,7 +29,17 @@ class Heard(NamedTuple):
 
     @property
     def told(self):
-        return take_apart(self.body)
+        return told(self.body)
+
+    @property
+    def whole(self):
+        """A whole answer as (text, model, usage under chat's names)."""
+        answer = json.loads(self.body)
+        if "data" in answer:
+            return answer["data"]["response"], answer["data"]["model"], answer["data"]["usage"]
+        if "output" in answer:
+            return text_in(answer["output"]), answer["model"], chats_usage(answer["usage"])
+        return answer["choices"][0]["message"]["content"], answer["model"], answer["usage"]
 
     @property
     def error(self):
@@ -40,15 +54,13 @@ class Heard(NamedTuple):
     def text(self):
         if self.is_stream:
             return "".join(choice["delta"].get("content") or "" for choice in choices(self.told))
-        whole = json.loads(self.body)
-        return whole["choices"][0]["message"]["content"] if "choices" in whole else whole["data"]["response"]
+        return self.whole[0]
 
     @property
     def models(self):
         """The models named, in their order, each once in a row."""
         if not self.is_stream:
-            whole = json.loads(self.body)
-            return [whole.get("model") or whole["data"]["model"]]
+            return [self.whole[1]]
         named = [chunk["model"] for chunk in self.told.chunks]
         return [name for i, name in enumerate(named) if i == 0 or named[i - 1] != name]
 
@@ -56,12 +68,48 @@ class Heard(NamedTuple):
     def usage(self):
         if self.is_stream:
             return self.told.chunks[-1]["usage"]
-        whole = json.loads(self.body)
-        return whole.get("usage") or whole["data"]["usage"]
+        return self.whole[2]
 
     @property
     def tokens(self):
         return self.usage["prompt_tokens"], self.usage["completion_tokens"]
+
+
+def told(body):
+    """A stream taken apart, be it one of chunks or of typed events."""
+    return told_by_events(body) if b"\nevent: " in b"\n" + body else take_apart(body)
+
+
+def told_by_events(body):
+    """A stream of typed events in the terms of chunks: what the tests of all dialects look at."""
+    events = events_of(body)
+    last = check_events(events)
+    begun = {"id": last["id"], "model": events[0]["response"]["model"]}
+    deltas = [event["delta"] for event in events if event["type"] == "response.output_text.delta"]
+    shown = [{"role": "assistant"}, *({"content": delta} for delta in deltas)]
+    chunks = [begun | {"choices": [{"delta": delta, "finish_reason": None}]} for delta in shown]
+    if last["status"] == "failed":
+        # Its model is the one that broke off; `code` is OpenAI's word there, and `reason` is ours.
+        return Told(comments_of(body), chunks, last["error"] | {"code": last["error"]["reason"]}, False)
+    reason = {"max_output_tokens": "length"}.get((last["incomplete_details"] or {}).get("reason"), "stop")
+    end = {"id": last["id"], "model": last["model"]}
+    finish = end | {"choices": [{"delta": {}, "finish_reason": reason}]}
+    assert "".join(deltas) == text_in(last["output"])
+    return Told(
+        comments_of(body), [*chunks, finish, end | {"choices": [], "usage": chats_usage(last["usage"])}], None, True
+    )
+
+
+def text_in(output):
+    """The text of a response's messages."""
+    parts = [part for item in output if item["type"] == "message" for part in item["content"]]
+    return "".join(part["text"] for part in parts if part["type"] == "output_text")
+
+
+def chats_usage(usage):
+    """A response's usage under chat's names."""
+    names = {"prompt_tokens": "input_tokens", "completion_tokens": "output_tokens", "total_tokens": "total_tokens"}
+    return {chats: usage[name] for chats, name in names.items()}
 
 
 def hear(gateway, route, model, text="hi there", headers=None, **fields):

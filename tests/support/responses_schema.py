@@ -195,6 +195,11 @@ def events_of(body: bytes) -> list[dict[str, Any]]:
     return events
 
 
+def comments_of(body: bytes) -> list[str]:
+    """The comments in a stream's bytes."""
+    return [block[2:] for block in body.decode().split("\n\n") if block.startswith(": ")]
+
+
 def check_events(events: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Fail unless `events` are one response's, in order; gives the response that the last of them holds."""
     assert [event["sequence_number"] for event in events] == list(range(len(events)))

@@ -309,12 +309,12 @@ def test_fields_reach_an_upstream_under_chats_names():
         "logit_bias": {"42": 1},
         "top_k": 4,
         "repetition_penalty": 1.1,
-        "metadata": {"run": "7"},
         "user": "alice",
         "service_tier": "flex",
     }
     job = load(
         **same,
+        metadata={"run": "7"},
         max_output_tokens=100,
         reasoning={"effort": "low", "summary": "auto"},
         text={"verbosity": "high", "format": {"type": "text"}},
@@ -686,7 +686,7 @@ class Stream:
 
     def __init__(self, **fields):
         self.writer = RESPONSES.events(load(stream=True, **fields))
-        self.body = self.writer.begin()
+        self.body = b""
 
     def delta(self, finish_reason=None, model="served/model", logprobs=None, index=0, **delta):
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
@@ -858,13 +858,14 @@ def test_a_failure_is_the_last_event(error, code):
 def test_a_failure_before_a_word_is_a_response_too():
     events = Stream().fail(UpstreamUnavailable("Nobody is there."))
     assert kinds(events) == [*BEGUN, "failed"]
-    assert check_events(events)["output"] == []
+    last = check_events(events)
+    assert (last["output"], last["model"]) == ([], "org/name")
 
 
 def test_the_model_is_the_one_that_wrote_the_end():
     stream = Stream().delta(content="A", model="first/model").delta(content="B", model="second/model")
     events = stream.delta(model="second/model").events()
-    assert events[0]["response"]["model"] == "org/name"
+    assert events[0]["response"]["model"] == "first/model"
     stream.body += stream.writer.end()
     last = check_events(stream.events())
     assert last["model"] == "second/model"
@@ -893,7 +894,6 @@ def test_large_requests_are_read_in_no_time():
     began = time.process_time()
     for fields in ({"input": [item] * 10_000}, {"input": "x" * 2_000_000}, {"tools": many}):
         writer = RESPONSES.events(load(**fields))
-        writer.begin()
         writer.pieces([b"x"])
         writer.end()
     assert time.process_time() - began < 0.5

@@ -14,6 +14,7 @@ from support.upstream import CHAT, CLASSIC, ERRORS, OWN, TEXT, Exchange, fault
 from chatapi import create_app
 
 NEW, LEGACY, V1 = "/api/chat/completions", "/api/huggingface-chat", "/v1/chat/completions"
+RESPONSES, RENAMED = "/v1/responses", {"max_tokens": "max_output_tokens"}
 ROUTES = (NEW, LEGACY)
 EOS = "<|endoftext|>"
 
@@ -135,6 +136,8 @@ def asking(route, model, text="hi there", **fields):
     """A request in the dialect of a route."""
     if route == LEGACY:
         return {"message": text, "model": model, **fields}
+    if route == RESPONSES:
+        return {"input": text, "model": model, **{RENAMED.get(name, name): value for name, value in fields.items()}}
     return {"messages": [{"role": "user", "content": text}], "model": model, **fields}
 
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from support import stores as shared
 from support.gateways import serve
-from support.heard import DIALECTS, all_at_once, hear, wait_until
+from support.heard import BLUEPRINTS, DIALECTS, all_at_once, hear, wait_until
 from support.stores import locked, path_of, restartable
 from support.upstream import PIECES, TEXT, say, script
 from test_api import NEW, V1, asking
@@ -198,7 +198,6 @@ ENDINGS = {  # behaviour (None: the upstream is not asked), stream, fields, endi
     "limited": (None, False, {"max_tokens": 1000}, "refused", "rate_limited"),
     "limited-stream": (None, True, {"max_tokens": 1000}, "refused", "rate_limited"),
 }
-BLUEPRINTS = {"legacy": "legacy", "s1": "completions", "v1": "openai"}
 ENDING_CASES = [(name, dialect) for name in ENDINGS for dialect in DIALECTS]
 
 

@@ -9,7 +9,17 @@ from contextlib import ExitStack, closing, contextmanager
 import psutil
 import pytest
 from support.gateways import entry, serve
-from support.heard import DIALECTS, all_at_once, check_failed_stream, check_one_answer, hear, records, wait_until
+from support.heard import (
+    DIALECTS,
+    ON_V1,
+    all_at_once,
+    check_failed_stream,
+    check_one_answer,
+    hear,
+    records,
+    wait_until,
+)
+from support.heard import told as told_of
 from support.upstream import PIECES, TEXT, loading, say, script
 from test_api import NEW, V1
 from test_streams import Caller, take_apart
@@ -31,7 +41,7 @@ def env(upstream_server, tmp_path_factory):
     catalogue = tmp_path_factory.mktemp("endings") / "catalogue.toml"
     chat, url = 'task = "chat-completion"', f'url = "{upstream_server.url}/at'
     entries = [
-        entry(f"drain-{name}/{number}", chat, f"drain_s = {s}") for name, s in DRAIN_S.items() for number in range(4)
+        entry(f"drain-{name}/{number}", chat, f"drain_s = {s}") for name, s in DRAIN_S.items() for number in range(6)
     ]
     entries += [entry("own/chat", chat, f'{url}/own/chat"')]
     entries += [entry("own/tgi", 'task = "text-generation"', f'{url}/own/tgi"')]
@@ -381,11 +391,11 @@ def test_drain_has_an_end(upstream, gateway, marker):
 
 
 def test_drain_for_a_whole_answer(upstream, gateway):
-    upstream.behave("drain-long/3", lambda x: (x.sleep(0.6), say(x)))
-    asking_and_leaving(gateway, "drain-long/3", None, stream=False)
-    [call] = upstream.calls_for("drain-long/3")
+    upstream.behave("drain-long/5", lambda x: (x.sleep(0.6), say(x)))
+    asking_and_leaving(gateway, "drain-long/5", None, stream=False)
+    [call] = upstream.calls_for("drain-long/5")
     assert wait_until(lambda: call.finished)
-    record = the_record(gateway, "drain-long/3")
+    record = the_record(gateway, "drain-long/5")
     assert (record["prompt_tokens"], record["completion_tokens"]) == (2, len(PIECES))
     assert record["ending"] == "client_left"
 
@@ -421,7 +431,7 @@ def test_a_model_that_does_not(upstream, gateway, dialect, stream):
     model = f"colder-{dialect}/{stream}"
     upstream.behave(model, loading(32.137))
     heard = hear(gateway, DIALECTS[dialect], model, stream=stream, max_time=3)
-    assert (heard.code, heard.status) == ("model_loading", 503 if dialect == "v1" else 500)
+    assert (heard.code, heard.status) == ("model_loading", 503 if dialect in ON_V1 else 500)
     assert heard.headers["Retry-After"] == "33"
     assert "33 s" in heard.error["message"]
     assert heard.seconds < PROMPTLY_S
@@ -530,11 +540,11 @@ def test_who_is_still_waiting_when_the_worker_must_stop_is_told(stopped, name):
     status, body = body_of(received)
     assert received.count(b"HTTP/1.1 ") == 1, "a second status line, inside the answer"
     if STOPPED[name][2]:
-        told_stream = take_apart(body)
+        told_stream = told_of(body)
         assert (told_stream.done, told_stream.error["code"]) == (False, "upstream_unavailable")
         assert told_stream.error["retryable"] is True
     else:
-        assert status == (502 if name.endswith("v1") else 500)
+        assert status == (502 if name.endswith(ON_V1) else 500)
         assert b'"upstream_unavailable"' in body and b'"retryable":true' in body
     assert GRACE_S / 2 - 0.3 < ended_s < GRACE_S + 0.5
     [record] = [r for r in told if r["model"] == f"stop/{name}"]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 from support.faults import CODES, FAULTS
 from support.gateways import ROOT, serve
-from support.heard import DIALECTS, all_at_once, check_failed_stream, check_one_answer, hear
+from support.heard import DIALECTS, ON_V1, all_at_once, check_failed_stream, check_one_answer, hear
 from support.upstream import BEHAVIOURS, TEXT, Upstream
 
 PAGE = ROOT / "docs" / "reliability.md"
@@ -127,7 +127,7 @@ def test_the_matrix(outcomes, fault, dialect, mode):
 def check_refused(heard, code, dialect):
     """A plain HTTP error in the route's dialect."""
     api_status, v1_status, retryable = CODES[code]
-    assert (heard.code, heard.status) == (code, v1_status if dialect == "v1" else api_status), heard.body
+    assert (heard.code, heard.status) == (code, v1_status if dialect in ON_V1 else api_status), heard.body
     assert heard.headers["Content-Type"] == "application/json"
     assert heard.error["retryable"] is retryable
     assert heard.error["request_id"] == heard.headers["X-Request-Id"]
@@ -183,11 +183,12 @@ def beaten(upstream_server):
 INTRODUCTION = """# Reliability
 
 What a caller hears when Hugging Face, or a server that speaks like it, fails. Every cell below is what happened when
-`tests/test_reliability.py` last ran against real gunicorn, in all three dialects; the test holds this page to it.
+`tests/test_reliability.py` last ran against real gunicorn, in all four dialects; the test holds this page to it.
 
 - A failure before the first token is a plain HTTP error. Of two statuses the first is that of `/api/*`, the second
   that of `/v1`.
-- A failure in mid-stream is the stream's last event, in the error shape of the dialect, and no `[DONE]` follows it.
+- A failure in mid-stream is the stream's last event, in the error shape of the dialect, and no `[DONE]` follows it (on
+  `/v1/responses` it is `response.failed`).
   Where a fallback is left it takes over first, and the caller sees one complete answer.
 - *Attempts* is how often the upstream was asked, without a fallback and with patience of {max_time:g} s in all.
 

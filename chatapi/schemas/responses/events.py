@@ -103,16 +103,11 @@ class ResponseWriter:
         self._usage: Usage | None = None
         self._finish_reason = ""
 
-    def begin(self) -> bytes:
-        """That the response has begun."""
-        head = begun(self._id, self._created_at, self._model)
-        return self._lifecycle("response.created", head) + self._lifecycle("response.in_progress", head)
-
     def chunk(self, chunk: Chunk) -> bytes:
         """What is new in choice 0. The finish and the usage are for the end."""
         self._model = chunk.model
         self._usage = chunk.usage or self._usage
-        events = b""
+        events = self._begin()
         for choice in chunk.choices:
             if choice["index"] == 0:
                 events += self._delta(choice["delta"], tokens_of(choice) if self._logprobs else [])
@@ -126,7 +121,9 @@ class ResponseWriter:
 
     def end(self) -> bytes:
         """The response as a whole, after the ends of what has one: what broke off has none."""
-        events = b"" if self._items else self._growing("message", "output_text")[0]
+        events = self._begin()
+        if not self._items:
+            events += self._growing("message", "output_text")[0]
         reason = INCOMPLETE.get(self._finish_reason)
         events += b"".join(map(self._finish, self._items[:-1] if reason else self._items))
         head = ended(self._id, self._created_at, self._model, self._output(), self._usage, reason)
@@ -134,7 +131,7 @@ class ResponseWriter:
 
     def error(self, error: ChatError, request_id: str) -> bytes:
         """The last event of a response that failed: what was sent is there, and nothing is said to be done."""
-        head = begun(self._id, self._created_at, self._model, "failed")
+        events, head = self._begin(), begun(self._id, self._created_at, self._model, "failed")
         said = {
             "code": "rate_limit_exceeded" if error.status == 429 else "server_error",
             "message": error.message,
@@ -142,7 +139,14 @@ class ResponseWriter:
             "retryable": error.retryable,
             "request_id": request_id,
         }
-        return self._lifecycle("response.failed", head | {"error": said, "output": self._output()})
+        return events + self._lifecycle("response.failed", head | {"error": said, "output": self._output()})
+
+    def _begin(self) -> bytes:
+        """That the response has begun, before whatever comes first: it is known by then which model answers."""
+        if self._number:
+            return b""
+        head = begun(self._id, self._created_at, self._model)
+        return self._lifecycle("response.created", head) + self._lifecycle("response.in_progress", head)
 
     # --- growing
 
@@ -205,7 +209,7 @@ class ResponseWriter:
 
     def _open(self, item: Item) -> bytes:
         self._items.append(item)
-        return self._event(
+        return self._begin() + self._event(
             "response.output_item.added", {"output_index": item.index, "item": item.value("in_progress")}
         )
 

@@ -167,7 +167,7 @@ class ResponsesSchema(Schema):
 # Fields that an upstream is sent under the same name, and those under another.
 SAME = (
     *("temperature", "top_p", "stop", "seed", "presence_penalty", "frequency_penalty", "logit_bias", "top_k"),
-    *("repetition_penalty", "metadata", "user", "service_tier", "model", "stream", "fallbacks", "max_time"),
+    *("repetition_penalty", "user", "service_tier", "model", "stream", "fallbacks", "max_time"),
 )
 
 # What chat's fields are called here.

@@ -1,0 +1,225 @@
+"""`POST /v1/responses` over the app and over real gunicorn: every kind of model, whole and streamed, and its errors."""
+
+import json
+import time
+from dataclasses import replace
+
+import pytest
+from support.gateways import serve
+from support.heard import hear
+from support.openai_schema import ERROR, check
+from support.responses_schema import RESPONSE, check_events, comments_of, events_of
+from support.upstream import TEXT, saying
+from test_api import RESPONSES
+from test_responses import WEATHER, without_ids
+from test_streams import Caller
+
+from chatapi import create_app
+
+KINDS = ["test/ok", "own/ok", "tgi/ok", "classic/any"]
+PICTURE = {"type": "input_image", "image_url": "data:image/png;base64,AA=="}
+ASKED = {"role": "user", "content": [{"type": "input_text", "text": "What is this?"}, PICTURE]}
+
+
+def post(client, model="test/ok", headers=None, **fields):
+    return client.post(RESPONSES, json={"model": model, "input": "Hi", **fields}, headers=headers)
+
+
+def last_post(upstream):
+    return [call for call in upstream.calls if call.method == "POST"][-1]
+
+
+def refused(answer, status, code, param=None):
+    error = check(ERROR, answer.json)["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (status, code, param)
+    return error["message"]
+
+
+# ---------------------------------------------------------------- answers
+
+
+@pytest.mark.parametrize("model", KINDS)
+def test_a_whole_answer_of_every_kind_of_model(client, upstream, model):
+    upstream.behave("classic/any", "ok")
+    answer = post(client, model, instructions="Be brief.", max_output_tokens=50)
+    body = check(RESPONSE, answer.json)
+    assert answer.headers["X-Usage-Source"]
+    assert (body["status"], body["model"]) == ("completed", model)
+    assert body["output"][0]["content"][0]["text"] == TEXT
+    assert body["usage"]["total_tokens"] == body["usage"]["input_tokens"] + body["usage"]["output_tokens"] > 0
+
+
+@pytest.mark.parametrize("model", KINDS)
+def test_the_last_event_has_the_whole_answer(gateway, upstream, model):
+    upstream.behave("classic/any", "ok")
+    fields = {"input": "Hi", "instructions": "Be brief.", "metadata": {"a": "b"}, "model": model}
+    whole = gateway.post(RESPONSES, fields).json()
+    streamed = check_events(events_of(gateway.post(RESPONSES, {**fields, "stream": True}).content))
+    assert without_ids(streamed.pop("output")) == without_ids(whole.pop("output"))
+    for own in ("id", "created_at", "completed_at"):
+        assert type(streamed.pop(own)) is type(whole.pop(own))
+    assert streamed == whole
+
+
+def test_what_an_upstream_is_sent(client, upstream):
+    post(
+        client,
+        input=[ASKED, {"role": "assistant", "content": "A cat."}, {"role": "user", "content": "Sure?"}],
+        instructions="Be brief.",
+        tools=[WEATHER],
+        tool_choice={"type": "function", "name": "weather"},
+        text={"format": {"type": "json_object"}, "verbosity": "low"},
+        reasoning={"effort": "low", "summary": "auto"},
+        max_output_tokens=20,
+        store=True,
+        truncation="auto",
+        include=["reasoning.encrypted_content"],
+        prompt_cache_key="k",
+        safety_identifier="s",
+        client_metadata={"installation": "secret"},
+        metadata={},
+    )
+    image = {"type": "image_url", "image_url": {"url": PICTURE["image_url"]}}
+    assert last_post(upstream).body == {
+        "model": "test/ok",
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": [{"type": "text", "text": "What is this?"}, image]},
+            {"role": "assistant", "content": "A cat."},
+            {"role": "user", "content": "Sure?"},
+        ],
+        "tools": [{"type": "function", "function": {k: v for k, v in WEATHER.items() if k != "type"}}],
+        "tool_choice": {"type": "function", "function": {"name": "weather"}},
+        "response_format": {"type": "json_object"},
+        "verbosity": "low",
+        "reasoning_effort": "low",
+        "max_tokens": 20,
+    }
+
+
+def test_headers_say_where_the_answer_is_not_what_was_asked_for(client, upstream):
+    answer = post(client, "old/retired", tools=[{"type": "web_search"}, WEATHER], client_metadata={"a": 1}, n=2)
+    assert answer.headers["X-Requested-Model"] == "old/retired"
+    assert answer.headers["X-Ignored-Fields"] == "client_metadata, n, tools.0"
+    assert answer.json["model"] == "test/ok"
+
+
+def test_reasoning_and_tools_come_as_items(gateway):
+    for stream in (False, True):
+        thinking = gateway.post(RESPONSES, {"model": "test/reasoning", "input": "Hi", "stream": stream})
+        calling = gateway.post(
+            RESPONSES, {"model": "test/tool-calls", "input": "Hi", "tools": [WEATHER], "stream": stream}
+        )
+        bodies = [check_events(events_of(a.content)) if stream else a.json() for a in (thinking, calling)]
+        assert [item["type"] for item in bodies[0]["output"]] == ["reasoning", "message"]
+        (call,) = bodies[1]["output"]
+        assert (call["call_id"], json.loads(call["arguments"])) == ("call_1", {"city": "Belém"})
+
+
+def test_logprobs_are_answered_where_they_were_asked_for(gateway):
+    fields = {"model": "test/ok", "input": "Hi", "include": ["message.output_text.logprobs"], "top_logprobs": 1}
+    whole = check(RESPONSE, gateway.post(RESPONSES, fields).json())
+    streamed = check_events(events_of(gateway.post(RESPONSES, {**fields, "stream": True}).content))
+    for body in (whole, streamed):
+        tokens = body["output"][0]["content"][0]["logprobs"]
+        assert "".join(token["token"] for token in tokens) == TEXT
+        assert body["top_logprobs"] == 1
+
+
+def test_a_cut_by_length_is_incomplete(gateway):
+    whole = gateway.post(RESPONSES, {"model": "test/finish-length", "input": "Hi"}).json()
+    events = events_of(gateway.post(RESPONSES, {"model": "test/finish-length", "input": "Hi", "stream": True}).content)
+    for body in (check(RESPONSE, whole), check_events(events)):
+        assert (body["status"], body["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
+        assert [item["status"] for item in body["output"]] == ["incomplete"]
+    assert not [event["type"] for event in events if event["type"].endswith(".done")]
+
+
+# ---------------------------------------------------------------- errors
+
+
+def test_a_stored_response_is_not_to_be_had(client):
+    assert "POST" in refused(client.get(RESPONSES), 405, "method_not_allowed")
+    for method in (client.get, client.delete):
+        assert "keeps no responses" in refused(method(f"{RESPONSES}/resp_123"), 404, "not_found")
+    assert "keeps no responses" in refused(client.get(f"{RESPONSES}/resp_123/input_items"), 404, "not_found")
+
+
+def test_a_stored_response_is_missed_in_portuguese_too(client):
+    answer = client.get(f"{RESPONSES}/resp_123", headers={"Accept-Language": "pt-BR"})
+    assert "não guarda respostas" in answer.json["error"]["message"]
+
+
+def test_what_is_wrong_is_said_in_openais_shape_and_the_callers_language(client):
+    message = refused(post(client, previous_response_id="resp_1"), 400, "invalid_request", "previous_response_id")
+    assert "items again in input" in message
+    said = post(client, previous_response_id="resp_1", headers={"Accept-Language": "pt"}).json["error"]["message"]
+    assert "Envie de novo os itens" in said
+
+
+@pytest.mark.parametrize(
+    "model, fields, param",
+    [
+        ("tgi/ok", {"text": {"format": {"type": "json_object"}}}, "text.format"),
+        ("tgi/ok", {"reasoning": {"effort": "low"}}, "reasoning.effort"),
+        ("tgi/ok", {"tools": [WEATHER]}, "tools"),
+        ("tgi/ok", {"include": ["message.output_text.logprobs"]}, "include"),
+        ("tgi/ok", {"input": [ASKED], "instructions": "Be brief."}, "input.0.content.1"),
+        ("own/no-images", {"input": [{"role": "user", "content": "Hi"}, ASKED]}, "input.1.content.1"),
+        ("tgi/ok", {"input": [{"role": "assistant", "content": "Hi"}]}, "input"),
+    ],
+)
+def test_what_a_model_cannot_do_is_told_in_this_formats_fields(client, model, fields, param):
+    message = refused(post(client, model, **fields), 400, "invalid_request", param)
+    assert param in message
+    assert not any(word in message for word in ("messages", "response_format", "reasoning_effort", "logprobs"))
+
+
+def test_advice_speaks_of_this_formats_fields_and_an_upstream_of_its_own(client, upstream):
+    upstream.behave("test/long", "context-length-tgi")
+    message = refused(post(client, "test/long"), 400, "context_length_exceeded")
+    assert "`max_new_tokens` must be" in message
+    assert message.endswith("Shorten the input or lower max_output_tokens.")
+
+
+def test_a_failure_before_the_first_event_is_a_plain_error(gateway, upstream):
+    heard = hear(gateway, RESPONSES, "test/content-filter", stream=True)
+    assert (heard.status, heard.code) == (400, "content_filter")
+    check(ERROR, json.loads(heard.body))
+
+
+# ---------------------------------------------------------------- time
+
+
+def test_comments_come_before_the_first_event(gateway_env, upstream):
+    upstream.sequence("test/slow-start", [lambda x: (x.sleep(1), saying(TEXT)(x))])
+    with serve({**gateway_env, "CHATAPI_HEARTBEAT": "0.2"}) as quick:
+        body = quick.post(RESPONSES, {"model": "test/slow-start", "input": "Hi", "stream": True}).content
+    assert body.startswith(b": ")
+    assert len(comments_of(body)) >= 2
+    assert check_events(events_of(body))["status"] == "completed"
+
+
+def test_events_come_as_they_are_made(gateway, upstream):
+    with Caller(gateway, RESPONSES, "test/slow") as caller:
+        caller.read_until(b'"delta":"tok3')
+        assert b"response.completed" not in caller.received
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"input": [{"role": "user", "content": [{"type": "input_text", "text": "x" * 150}]}] * 10_000},
+        {"input": [{"role": "user", "content": "x" * 2_000_000}]},
+        {"tools": [{**WEATHER, "name": f"f{i}", "description": "x" * 500} for i in range(1000)]},
+        {"input": [{"role": "user", "content": [{"type": "input_text"}]}] * 10_000},
+    ],
+    ids=["items", "text", "tools", "faults"],
+)
+def test_large_requests_take_well_under_a_second(settings, fields):
+    client = create_app(replace(settings, max_body=4_000_000)).test_client()
+    post(client)
+    began = time.process_time()
+    answer = post(client, **fields)
+    assert answer.status_code in (200, 400)
+    assert time.process_time() - began < 1
