@@ -1,11 +1,9 @@
 """The playground: try a model by hand. The page does it all with the routes that everybody calls."""
 
 from dataclasses import asdict
-from typing import cast
 
 from flask import Blueprint, Response, request
 
-from ..caller import Caller
 from ..chat import Json
 from ..errors import AccessError, BadRequest
 from ..languages import N_, _
@@ -47,7 +45,8 @@ SUGGESTIONS = (
 # What playground.js imports, so that a browser fetches all of it at once rather than file by file.
 SCRIPTS = (
     *(f"js/{name}.js" for name in ("texts", "dom", "api", "ask", "dialects", "sse", "facts", "markdown", "colour")),
-    *(f"js/{name}.js" for name in ("models", "settings", "composer", "snippets", "conversations", "thread")),
+    *(f"js/{name}.js" for name in ("models", "modelbar", "keybox", "problem", "settings", "composer", "snippets")),
+    *(f"js/{name}.js" for name in ("conversations", "sides", "thread")),
     "vendor/marked/marked.esm.js",
     "vendor/dompurify/purify.min.js",
 )
@@ -62,6 +61,7 @@ def playground() -> Response:
         "playground.html",
         scripts=SCRIPTS,
         embedded=embedded.id if embedded else None,
+        is_smallest=components().settings.embedded_model is None,
         suggestions=[_(text) for text in SUGGESTIONS],
         playground={
             "dialects": [_dialect(path, name) for path, name in DIALECTS.items()],
@@ -72,14 +72,12 @@ def playground() -> Response:
     )
 
 
-def _caller() -> Caller:
-    return components().access.authenticate(request.environ, request.remote_addr)
-
-
 def _locked() -> str | None:
     """What is said to whoever reads the page and has to have a key."""
+    # A link elsewhere may have led here: the requests that the page will make come from the page all the same.
+    environ = {name: value for name, value in request.environ.items() if name != "HTTP_SEC_FETCH_SITE"}
     try:
-        _caller()
+        components().access.authenticate(environ, request.remote_addr)
     except AccessError as error:
         return error.message
     return None
@@ -94,12 +92,12 @@ def _dialect(path: str, name: str) -> Json:
 @blueprint.post("/playground/snippets")
 def create_snippets() -> Response:
     """A request `{"path", "body"}` as `curl`, `python` and `javascript`: what the playground shows of it."""
-    _caller()  # no call, and so not in the ledger
+    components().access.authenticate(request.environ, request.remote_addr)  # no call, and so not in the ledger
     asked = read_json()
     path, body = asked.get("path"), asked.get("body")
-    if path not in DIALECTS or not isinstance(body, dict):
+    if not isinstance(path, str) or path not in DIALECTS or not isinstance(body, dict):
         raise BadRequest(
             _("Send the path of a chat route and the body of a request to it."),
             details={"path": [_("must be a chat route")], "body": [_("must be an object")]},
         )
-    return json_response(snippets(cast(str, path), body, request.host_url.rstrip("/")))
+    return json_response(snippets(path, body, request.host_url.rstrip("/")))

@@ -1,32 +1,35 @@
 // The playground: the page's parts, put together around the one conversation that is shown.
 
-import { Failure, key } from "./api.js";
 import { ask } from "./ask.js";
 import { Composer } from "./composer.js";
 import * as conversations from "./conversations.js";
 import { routeOf } from "./dialects.js";
 import { at, button, element } from "./dom.js";
-import { ModelPicker, fetchModels } from "./models.js";
+import { KeyBox } from "./keybox.js";
+import { ModelBar } from "./modelbar.js";
 import { Settings } from "./settings.js";
+import { closeSides } from "./sides.js";
 import { Snippets } from "./snippets.js";
 import { _ } from "./texts.js";
-import { Thread, problem } from "./thread.js";
+import { Thread } from "./thread.js";
 
 const page = JSON.parse(at("playground").textContent);
 const SAVE_EVERY_MS = 1000;
 
-const keyBox = at("key-box");
 let conversation;
-let rows = [];
 let asking = null; // an AbortController while answers are on their way
-let editing = null; // the turn that the next words will replace, and what stood in the box before
+let editing = null; // {turn: what the next words will replace, draft: what stood in the box before}
 let lastRequest = null;
 
-const thread = new Thread(at("thread"), { edit, remove, retry, removeAnswer }, () => rows);
+const thread = new Thread(at("thread"), { edit, remove, retry, removeAnswer }, () => modelBar.rows);
 const settings = new Settings(page.dialects, page.dialect, changed);
 const composer = new Composer({ send, say });
 const snippets = new Snippets(() => lastRequest ?? nextRequest());
-const pickers = [0, 1].map((column) => new ModelPicker(column, (model) => choose(column, model)));
+const keyBox = new KeyBox(() => modelBar.load());
+const modelBar = new ModelBar(page, keyBox, (models) => {
+  conversation.models = models;
+  changed();
+});
 
 // --- conversations
 
@@ -36,15 +39,14 @@ function show(next) {
   if (conversation && conversation.id !== next.id && !conversation.turns.length) conversations.remove(conversation.id);
   conversation = next;
   lastRequest = null;
-  if (!conversation.models[0]) conversation.models = [firstModel()];
   conversations.remember(conversation.id);
   settings.show(conversation);
-  showModels();
+  modelBar.show(conversation.models);
   draw();
 }
 
 function draw() {
-  if (at("thread").contains(keyBox)) askForKey(null);
+  keyBox.putAway(at("thread"));
   thread.draw(conversation);
   at("welcome").hidden = conversation.turns.length > 0;
   drawList();
@@ -97,97 +99,29 @@ function changed() {
   }
 }
 
-// --- models
-
-function firstModel() {
-  if (page.embedded) return page.embedded;
-  const chat = rows.find(({ task }) => !task || task === "chat-completion") ?? rows[0];
-  return chat?.id ?? "";
-}
-
-function choose(column, model) {
-  conversation.models[column] = model;
-  changed();
-}
-
-function showModels() {
-  const { models } = conversation;
-  for (const [column, picker] of pickers.entries()) {
-    if (column >= models.length) picker.root.remove();
-    else if (!picker.root.isConnected) at("compare").before(picker.root);
-    picker.show(models[column] ?? "");
-  }
-  at("compare").setAttribute("aria-pressed", String(models.length > 1));
-  at("chat").classList.toggle("comparing", models.length > 1);
-}
-
-at("compare").addEventListener("click", () => {
-  const [first, second] = conversation.models;
-  const other = rows.find(({ id }) => id !== first)?.id ?? first;
-  conversation.models = second === undefined ? [first, other] : [first];
-  changed();
-  showModels();
-  pickers[conversation.models.length - 1].input.focus();
-});
-
-async function loadModels() {
-  const state = at("models-state");
-  if (state.contains(keyBox)) askForKey(null);
-  state.replaceChildren(_("Loading the models …"));
-  try {
-    if (page.locked && !key.get()) throw new Failure(page.locked, { code: "missing_api_key" });
-    rows = await fetchModels();
-    state.replaceChildren(rows.length ? "" : _("The gateway lists no models. Write the id of one above."));
-    askForKey(null);
-  } catch (failure) {
-    state.replaceChildren(problem(failure));
-    if (failure.needsKey) askForKey(state);
-    else state.append(button(_("Load the list again"), loadModels));
-  }
-  for (const picker of pickers) picker.know(rows);
-  if (pickers[0].value || !rows.length) return; // somebody is writing, or has chosen
-  choose(0, firstModel());
-  showModels();
-}
-
-/** Put the key's box where it is wanted; null: where it is when nobody misses it. */
-function askForKey(home) {
-  keyBox.classList.toggle("wanted", home !== null);
-  (home ?? at("key-home")).append(keyBox);
-  if (home) at("key").focus();
-}
-
-at("key").value = key.get();
-at("key").addEventListener("input", () => key.set(at("key").value.trim()));
-at("key").addEventListener("change", loadModels);
-keyBox.addEventListener("submit", (event) => {
-  event.preventDefault(); // a form, so that password managers and the return key know what it is
-  at("key").blur();
-});
-
 // --- asking
 
 function send(given) {
   if (asking) return;
-  if (editing) conversation.turns.splice(editing.at);
+  if (editing) conversation.turns.splice(conversation.turns.indexOf(editing.turn));
   leaveEdit(false);
-  conversation.turns.push({ ...given, answers: [] });
+  const turn = { ...given, answers: [] };
+  conversation.turns.push(turn);
   composer.fill();
-  answerTurn(conversation.turns.length - 1, conversation.models.keys());
+  answerTurn(turn, conversation.models.keys());
 }
 
 function retry(turn, column) {
   if (!asking) answerTurn(turn, [column]);
 }
 
-/** Ask the models of these columns what they say at turn `index`. */
-async function answerTurn(index, columns) {
-  const turn = conversation.turns[index];
+/** Ask the models of these columns what they say to `turn`. */
+async function answerTurn(turn, columns) {
   const asked = conversation;
   const abort = new AbortController();
   const jobs = [...columns].map((column) => {
-    const model = pickers[Math.min(column, asked.models.length - 1)].value;
-    const body = bodyFor(asked, index, column, model);
+    const model = modelBar.value(column);
+    const body = bodyFor(asked, turn, column, model);
     turn.answers[column] = conversations.blankAnswer(model);
     return { body, answer: turn.answers[column] };
   });
@@ -210,20 +144,21 @@ async function answerTurn(index, columns) {
   await Promise.all(jobs.map(({ body, answer }) => ask(asked.dialect, body, answer, () => shown(answer), abort.signal)));
   conversations.save(asked);
   if (asking === abort) setAsking(null);
-  const { error } = jobs.find(({ answer }) => answer.error)?.answer ?? {};
-  if (!error) announce(_("The answer is complete."));
-  if (isAboutKey(error)) askForKey(thread.views.get(jobs.find(({ answer }) => answer.error).answer)?.problem ?? null);
+  const { answer: failed } = jobs.find(({ answer }) => answer.error) ?? {};
+  if (!failed) announce(_("The answer is complete."));
+  if (wantsKey(failed)) keyBox.ask(thread.views.get(failed).problem);
   drawList();
 }
 
-const isAboutKey = (error) => error && ["missing_api_key", "invalid_api_key"].includes(error.code);
+const wantsKey = (answer) => ["missing_api_key", "invalid_api_key"].includes(answer?.error.code) && thread.views.has(answer);
 
-function bodyFor(asked, index, column, model) {
-  const messages = asked.turns.slice(0, index + 1).flatMap((turn, at) => {
-    const said = { role: "user", text: turn.text, images: turn.images };
-    const answer = turn.answers[column]?.text || turn.answers[0]?.text;
-    return at < index && answer ? [said, { role: "assistant", text: answer, images: [] }] : [said];
+function bodyFor(asked, last, column, model) {
+  const before = asked.turns.slice(0, asked.turns.indexOf(last));
+  const messages = before.flatMap(({ text, images, answers }) => {
+    const answer = answers[column]?.text || answers[0]?.text;
+    return [{ role: "user", text, images }, ...(answer ? [{ role: "assistant", text: answer, images: [] }] : [])];
   });
+  messages.push({ role: "user", text: last.text, images: last.images });
   const { system, stream, dialect } = asked;
   return routeOf(dialect).body({ system: system.trim(), messages, model, stream, parameters: settings.values() });
 }
@@ -231,8 +166,9 @@ function bodyFor(asked, index, column, model) {
 /** What Send would send now. */
 function nextRequest() {
   const draft = composer.draft.text || composer.draft.images.length ? composer.draft : { text: _("Hello!"), images: [] };
-  const turns = [...conversation.turns, { ...draft, answers: [] }];
-  return { path: conversation.dialect, body: bodyFor({ ...conversation, turns }, turns.length - 1, 0, pickers[0].value) };
+  const turn = { ...draft, answers: [] };
+  const asked = { ...conversation, turns: [...conversation.turns, turn] };
+  return { path: conversation.dialect, body: bodyFor(asked, turn, 0, modelBar.value(0)) };
 }
 
 function setAsking(abort) {
@@ -248,10 +184,10 @@ at("stop").addEventListener("click", () => {
 
 // --- changing what has been said
 
-function edit(index) {
+function edit(turn) {
   editing ??= { draft: composer.draft };
-  editing.at = index;
-  composer.fill(conversation.turns[index]);
+  editing.turn = turn;
+  composer.fill(turn);
   at("editing").hidden = false;
   at("message").focus();
 }
@@ -266,12 +202,12 @@ function leaveEdit(restore) {
 
 at("edit-leave").addEventListener("click", () => leaveEdit(true));
 
-function remove(index) {
-  undoable(() => conversation.turns.splice(index, 1));
+function remove(turn) {
+  undoable(() => conversation.turns.splice(conversation.turns.indexOf(turn), 1));
 }
 
-function removeAnswer(index, column) {
-  undoable(() => (conversation.turns[index].answers[column] = null));
+function removeAnswer(turn, column) {
+  undoable(() => (turn.answers[column] = null));
 }
 
 function undoable(change) {
@@ -324,35 +260,10 @@ function announce(words) {
   at("announcer").textContent = words;
 }
 
-// On a narrow screen conversations and settings lie beside what is seen, until they are called.
-
-const SIDES = ["history", "settings"];
-
-for (const name of SIDES) {
-  at(`show-${name}`).addEventListener("click", () => {
-    closeSides();
-    at(name).classList.add("open");
-    at(`show-${name}`).setAttribute("aria-expanded", "true");
-    at(name).querySelector(".close-side").focus();
-  });
-}
-
-function closeSides() {
-  for (const name of SIDES.filter((side) => at(side).classList.contains("open"))) {
-    at(name).classList.remove("open");
-    at(`show-${name}`).setAttribute("aria-expanded", "false");
-    at(`show-${name}`).focus();
-  }
-}
-
-for (const close of document.querySelectorAll(".close-side")) close.addEventListener("click", closeSides);
-at("thread").addEventListener("click", closeSides);
-at("welcome").addEventListener("click", closeSides);
-
 addEventListener("keydown", (event) => {
   if (event.key !== "Escape") return;
-  if (SIDES.some((name) => at(name).classList.contains("open"))) closeSides();
-  else if (asking) asking.abort();
+  if (closeSides()) return;
+  if (asking) asking.abort();
   else leaveEdit(true);
 });
 
@@ -370,12 +281,17 @@ addEventListener("hashchange", () => {
   show(next);
   closeSides();
 });
-addEventListener("storage", (event) => conversations.isAbout(event) && drawList());
-addEventListener("pagehide", () => conversations.save(conversation));
+addEventListener("storage", (event) => {
+  if (!conversations.isAbout(event)) return;
+  const now = conversations.load(conversation.id);
+  if (now && !asking && now.updated > conversation.updated) show(now); // it was carried on in another tab
+  else drawList();
+});
+addEventListener("pagehide", () => asking && conversations.save(conversation));
 const showNetwork = () => (at("offline").hidden = navigator.onLine);
 addEventListener("online", showNetwork);
 addEventListener("offline", showNetwork);
 
 showNetwork();
 show(conversations.load(location.hash.slice(1)) ?? conversations.load(conversations.lastId()) ?? fresh());
-loadModels();
+modelBar.load();

@@ -4,9 +4,10 @@ import { button, element } from "./dom.js";
 import { answerFacts } from "./facts.js";
 import { Prose, copyText } from "./markdown.js";
 import { rowOf } from "./models.js";
+import { problem } from "./problem.js";
 import { _, duration, number } from "./texts.js";
 
-/** Draws turns into `home`. `actions` are edit(at), remove(at), retry(at, column) and removeAnswer(at, column). */
+/** Draws turns into `home`. `actions` are edit(turn), remove(turn), retry(turn, column) and removeAnswer(turn, column). */
 export class Thread {
   constructor(home, actions, rows) {
     this.home = home;
@@ -15,25 +16,30 @@ export class Thread {
     this.views = new Map(); // answer → AnswerView
   }
 
-  draw(conversation) {
-    this.views.clear();
-    this.home.replaceChildren(...conversation.turns.map((turn, at) => this.turn(turn, at, conversation)));
+  draw({ turns }) {
+    const before = this.views;
+    this.views = new Map();
+    this.home.replaceChildren(...turns.map((turn, at) => this.turn(turn, at, at === turns.length - 1, before)));
     this.toEnd();
   }
 
-  turn(turn, at, conversation) {
-    const last = at === conversation.turns.length - 1;
-    const answers = turn.answers.map((answer, column) => answer && this.answer(answer, at, column, last)).filter(Boolean);
+  turn(turn, at, last, before) {
+    const answers = [...turn.answers.entries()].filter(([, answer]) => answer);
+    const views = answers.map(([column, answer]) => before.get(answer) ?? this.view(turn, column, answer));
+    for (const view of views) {
+      this.views.set(view.answer, view);
+      view.more.open = last;
+    }
     return element(
       "article",
       { class: "turn" },
       element("h2", { class: "unseen" }, _("Turn {number}", { number: at + 1 })),
-      this.said(turn, at),
-      element("div", { class: `answers of-${answers.length}` }, ...answers),
+      this.said(turn),
+      element("div", { class: `answers of-${views.length}` }, ...views.map(({ root }) => root)),
     );
   }
 
-  said(turn, at) {
+  said(turn) {
     return element(
       "div",
       { class: "said" },
@@ -42,21 +48,19 @@ export class Thread {
       element(
         "div",
         { class: "tools" },
-        button(_("Edit"), () => this.actions.edit(at)),
-        button(_("Delete"), () => this.actions.remove(at)),
-        turn.answers.some(Boolean) ? null : button(_("Retry"), () => this.actions.retry(at, 0)),
+        button(_("Edit"), () => this.actions.edit(turn)),
+        button(_("Delete"), () => this.actions.remove(turn)),
+        turn.answers.some(Boolean) ? null : button(_("Retry"), () => this.actions.retry(turn, 0)),
       ),
     );
   }
 
-  answer(answer, at, column, last) {
+  view(turn, column, answer) {
     const tools = [
-      button(_("Retry"), () => this.actions.retry(at, column)),
-      button(_("Delete"), () => this.actions.removeAnswer(at, column)),
+      button(_("Retry"), () => this.actions.retry(turn, column)),
+      button(_("Delete"), () => this.actions.removeAnswer(turn, column)),
     ];
-    const view = new AnswerView(answer, tools, last, this.rows, (change) => this.keepEnd(change));
-    this.views.set(answer, view);
-    return view.root;
+    return new AnswerView(answer, tools, this.rows, (change) => this.keepEnd(change));
   }
 
   /** Show what has come of `answer` since. */
@@ -84,7 +88,7 @@ function picture(url, at) {
 const BETWEEN_DRAWINGS = 4; // times as long as a drawing took, so that a very long answer leaves time for all else
 
 class AnswerView {
-  constructor(answer, tools, open, rows, keepEnd) {
+  constructor(answer, tools, rows, keepEnd) {
     this.answer = answer;
     this.rows = rows;
     this.keepEnd = keepEnd;
@@ -99,7 +103,7 @@ class AnswerView {
     this.problem = element("div", {});
     this.facts = element("p", { class: "facts" });
     this.details = element("dl", { class: "details" });
-    this.more = element("details", { class: "more", open }, element("summary", {}, _("Details")), this.details);
+    this.more = element("details", { class: "more" }, element("summary", {}, _("Details")), this.details);
     this.copy = button(_("Copy"), () => copyText(answer.text, this.copy));
     this.tools = element("div", { class: "tools" }, ...tools, this.copy);
     this.root = element(
@@ -229,22 +233,4 @@ class AnswerView {
 function timingWords(header) {
   const parts = [...header.matchAll(/([\w-]+);dur=([\d.]+)/g)];
   return parts.map(([, name, ms]) => `${name} ${number(Number(ms), { maximumFractionDigits: 1 })} ms`).join(" · ");
-}
-
-/** An error in the gateway's own words; where it says when to come back, the seconds that are left. */
-export function problem({ message, code, until }) {
-  const left = element("span", { role: "timer", "aria-live": "off" });
-  const tick = () => {
-    const seconds = Math.ceil((until - Date.now()) / 1000);
-    left.textContent = seconds > 0 ? _("Try again in {seconds} s.", { seconds: number(seconds) }) : _("You can try again now.");
-    if (seconds > 0) setTimeout(() => left.isConnected && tick(), 500);
-  };
-  if (until) tick();
-  return element(
-    "div",
-    { class: "problem", role: "alert", "aria-atomic": "false" },
-    element("p", { class: "plain", dir: "auto" }, message),
-    until ? element("p", { class: "wait" }, left) : null,
-    code ? element("p", { class: "code-word", dir: "ltr" }, element("a", { href: `/docs#${encodeURIComponent(code)}` }, code)) : null,
-  );
 }
