@@ -50,6 +50,7 @@ def main(arguments: list[str]) -> NoReturn:
     try:
         settings = Settings.from_env()
         use(command_language(settings.language))
+        _check_workers(process_environment().get("WEB_CONCURRENCY", ""))
         Catalogue.load(settings.catalogue)  # its mistakes are told before a model is loaded
         environment = start(settings) if settings.wants_embedded else None
         if settings.embedded_model and environment is None:
@@ -59,6 +60,12 @@ def main(arguments: list[str]) -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(130)
     _become(arguments, environment)
+
+
+def _check_workers(text: str) -> None:
+    # gunicorn reads it while it is imported, and shows a traceback where it is no number.
+    if text and not (text.isascii() and text.isdigit() and int(text)):
+        raise SettingsError([f"WEB_CONCURRENCY={text!r}: " + _("must be a number of workers, at least 1")])
 
 
 def _become(command: list[str], environment: dict[str, str] | None) -> NoReturn:

@@ -115,6 +115,7 @@ def test_an_answer_shows_nothing_of_what_others_have_asked(gateway):
         answer = gateway.post("/v1/chat/completions", {**ASK, "messages": secret, **body})
         assert answer.status_code == 200, answer.text
         assert answer.json()["usage"].get("prompt_tokens_details", {}).get("cached_tokens", 0) == 0
+        assert answer.json().get("timings", {}).get("cache_n", 0) == 0
 
 
 @pytest.mark.parametrize("how", ["kill all", "SIGTERM", "SIGINT"])
@@ -147,6 +148,13 @@ def start(tmp_path, **env):
         text=True,
         timeout=60,
     )
+
+
+@pytest.mark.parametrize("workers", ["two", "-1", "0"])
+def test_a_number_of_workers_that_is_none_is_told_in_a_line(tmp_path, workers):
+    ended = start(tmp_path, WEB_CONCURRENCY=workers)
+    assert ended.returncode == 1
+    assert "WEB_CONCURRENCY" in ended.stderr and "Traceback" not in ended.stderr
 
 
 def test_a_missing_file_is_refused_before_anything_starts(tmp_path):
