@@ -4,7 +4,6 @@ With RESULTS, that file becomes bench/results.json first, of which the documents
 """
 
 import json
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -19,23 +18,29 @@ MEASURED = {
     "en": "Measured at {at} on {cpu}, Python {python}, commit {commit}.",
     "pt-BR": "Medido em {at} em {cpu}, Python {python}, commit {commit}.",
 }
-_BLOCK = re.compile(r"(?<=<!-- results -->\n).*(?=<!-- end of results -->)", re.S)
+CHART = {
+    "en": "![Calls and streams per second beside others, and the delay of live streams](images/performance.png)",
+    "pt-BR": "![Chamadas e streams por segundo ao lado de outros, e demora dos ao vivo](images/performance.pt-BR.png)",
+}
+SECTION = {"en": "\n## Results\n", "pt-BR": "\n## Resultados\n"}
 
 
 def tables(language: str) -> str:
     """All tables, each under its title."""
     results = json.loads(RESULTS.read_text())
-    parts = [MEASURED[language].format(**results["machine"])]
+    parts = [MEASURED[language].format(**results["machine"]), CHART[language]]
     for name, scenario in SCENARIOS.items():
         if name in results["scenarios"]:
             found = results["scenarios"][name]
             parts.append(f"### {said(scenario.title, language)}\n\n{table(found, scenario.columns, language)}")
-    return "\n" + "\n\n".join(parts) + "\n\n"
+    return "\n" + "\n\n".join(parts) + "\n"
 
 
 def filled(language: str) -> str:
-    """The document with the tables in their place."""
-    return _BLOCK.sub(lambda _: tables(language), DOCUMENTS[language].read_text())
+    """The document with the tables in their section."""
+    before, title, after = DOCUMENTS[language].read_text().partition(SECTION[language])
+    _, heading, rest = after.partition("\n## ")
+    return before + title + tables(language) + heading + rest
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from scenarios import SCENARIOS, Bench
 from servers import LOAD_CORE, ROOT
 
 
-def bench(names: list[str], rounds: int | None, seconds: float, warm_s: float, out: Path) -> None:
+def bench(names: list[str], rounds: int | None, seconds: float, warm_s: float, out: Path, keep: bool) -> None:
     """Measure these scenarios, print their tables, and write all values to `out`/results.json."""
     results: dict[str, dict[str, Values]] = {}
     with contextlib.ExitStack() as shared:
@@ -41,8 +41,11 @@ def bench(names: list[str], rounds: int | None, seconds: float, warm_s: float, o
                 results[name] = in_turns(scenario.subjects(bench, own), rounds or scenario.rounds)
             print(f"\n### {scenario.title}\n\n{table(results[name], scenario.columns)}", flush=True)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "results.json").write_text(json.dumps({"machine": machine(), "scenarios": results}, indent=1) + "\n")
-    print(f"\nAll values: {out / 'results.json'}")
+    file = out / "results.json"
+    if keep and file.exists():
+        results = json.loads(file.read_text())["scenarios"] | results
+    file.write_text(json.dumps({"machine": machine(), "scenarios": results}, indent=1) + "\n")
+    print(f"\nAll values: {file}")
 
 
 def machine() -> dict[str, str]:
@@ -68,6 +71,7 @@ def main() -> None:
     arguments.add_argument("--warm", type=float, default=10, help="seconds of calls before a server is measured")
     arguments.add_argument("--profile", action="store_true", help="quick: print what the worker's time goes to")
     arguments.add_argument("--update", action="store_true", help="check: commit what was found to figures.json")
+    arguments.add_argument("--keep", action="store_true", help="keep what other scenarios had in results.json")
     arguments.add_argument("--out", type=Path, default=ROOT / ".bench/results")
     given = arguments.parse_args()
     if unknown := set(given.what) - set(names):
@@ -83,7 +87,7 @@ def main() -> None:
         chosen = [name for name, scenario in SCENARIOS.items() if scenario.by_default]
         if given.what:
             chosen = list(SCENARIOS) if "all" in given.what else given.what
-        bench(chosen, given.rounds, given.seconds, given.warm, given.out.resolve())
+        bench(chosen, given.rounds, given.seconds, given.warm, given.out.resolve(), given.keep)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """For people: the reference, made from the OpenAPI document, and the guides in `docs/`."""
 
 import json
+from base64 import b64encode
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,6 +104,7 @@ def _rendered(name: str, language: str) -> str:
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     markdown.add_render_rule("heading_open", _heading)
     markdown.add_render_rule("link_open", _link)
+    markdown.add_render_rule("image", _image)
     html: str = markdown.render(path.read_text(encoding="utf-8"))
     # A wide table scrolls in a frame of its own, which a keyboard reaches.
     frame = f'<div class="wide" tabindex="0" role="region" aria-label="{_("Table")}"><table>'
@@ -123,6 +125,14 @@ def _link(self: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
     if target.endswith(".md") and name in GUIDES:
         token.attrs["href"] = f"/docs/{name}" + (f"#{anchor}" if anchor else "")
     return str(self.renderToken(tokens, index, options, env))
+
+
+def _image(self: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
+    """Pictures come with the page."""
+    token = tokens[index]
+    png = (FOLDER / str(token.attrs["src"])).read_bytes()
+    token.attrs["src"] = f"data:image/png;base64,{b64encode(png).decode()}"
+    return str(self.image(tokens, index, options, env))
 
 
 # --- the reference

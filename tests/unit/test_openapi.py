@@ -1,6 +1,7 @@
 """The OpenAPI document: valid, of every route, and true to schemas, views and errors."""
 
 import json
+import re
 
 import pytest
 from openapi_spec_validator import validate
@@ -70,3 +71,10 @@ def test_its_examples_are_answered(client, upstream, document, path):
     declared = document["paths"][path]["post"]["responses"]["200"]["headers"]
     standard = {"Content-Type", "Content-Length"}
     assert {name.lower() for name in set(answer.headers.keys()) - standard} <= {name.lower() for name in declared}
+
+
+@pytest.mark.parametrize("language", ["en", "pt-BR"])
+def test_the_pictures_of_a_guide_come_with_its_page(client, language):
+    page = client.get("/docs/performance", headers={"Accept-Language": language}).text
+    sources = re.findall(r'<img src="([^"]{30})[^"]*" alt="[^"]+"', page)
+    assert sources == ["data:image/png;base64,iVBORw0K"]

@@ -60,3 +60,20 @@ def test_a_table_compares_medians_of_the_same_rounds(bench_modules):
 
     values = {"gateway": {"calls_per_s": [100.0, 200.0, 400.0]}, "other": {"calls_per_s": [50.0, 50.0, 50.0]}}
     assert table(values, ["calls_per_s"]).splitlines()[2:] == ["| gateway | 200 | – |", "| other | 50 | 4.00× |"]
+
+
+@pytest.mark.parametrize("language", ["en", "pt-BR"])
+def test_the_document_has_the_figures_that_were_measured(bench_modules, language):
+    import document
+
+    assert document.filled(language) == document.DOCUMENTS[language].read_text()
+
+
+def test_every_title_and_subject_of_a_table_has_its_portuguese(bench_modules):
+    from report import COLUMNS, PORTUGUESE
+    from scenarios import SCENARIOS
+
+    titles = {scenario.title for scenario in SCENARIOS.values()}
+    headings = {COLUMNS[column][0] for scenario in SCENARIOS.values() for column in scenario.columns}
+    the_same = {"p50 ms", "p99 ms", "/v1/usage ms"}
+    assert titles | headings - the_same <= PORTUGUESE.keys()
