@@ -1,7 +1,5 @@
 """HTTP in and out: the blueprints, what comes before their views (request) and after (response, stream, errors)."""
 
-from copy import copy
-
 from flask import Flask, Request
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import MapAdapter
