@@ -41,11 +41,9 @@ class Gateway(Flask):
             return None
         if self._adapter is None:
             self._adapter = self.url_map.bind("localhost")
-        adapter = copy(self._adapter)
-        adapter.path_info, adapter.default_method = (
-            request.environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace"),
-            request.method,
-        )
+        adapter = MapAdapter.__new__(MapAdapter)  # as copy.copy does, which takes ten times as long
+        path = request.environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace")
+        adapter.__dict__ = {**self._adapter.__dict__, "path_info": path, "default_method": request.method}
         return adapter
 
 
