@@ -159,11 +159,13 @@ def test_an_older_schema_says_how_to_upgrade(store, other, database, monkeypatch
 FIRST_TABLES = """
 CREATE TABLE meta (name TEXT NOT NULL, value TEXT, PRIMARY KEY (name));
 CREATE TABLE keys (id TEXT NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL, old_digest TEXT,
-  old_until DOUBLE PRECISION, limits JSON NOT NULL, models JSON NOT NULL, created_at DOUBLE PRECISION NOT NULL, expires_at DOUBLE PRECISION,
+  old_until DOUBLE PRECISION, limits JSON NOT NULL, models JSON NOT NULL,
+  created_at DOUBLE PRECISION NOT NULL, expires_at DOUBLE PRECISION,
   revoked_at DOUBLE PRECISION, last_used_at DOUBLE PRECISION, PRIMARY KEY (id));
 CREATE TABLE calls (id BIGINT NOT NULL, request_id TEXT NOT NULL, started_at DOUBLE PRECISION NOT NULL, key_id TEXT,
   dialect TEXT NOT NULL, route TEXT NOT NULL, model TEXT, served TEXT, stream BOOLEAN NOT NULL,
-  attempts INTEGER NOT NULL, status INTEGER, code TEXT, ending TEXT, prompt_tokens BIGINT, completion_tokens BIGINT, usage_source TEXT,
+  attempts INTEGER NOT NULL, status INTEGER, code TEXT, ending TEXT,
+  prompt_tokens BIGINT, completion_tokens BIGINT, usage_source TEXT,
   first_token_ms DOUBLE PRECISION, total_ms DOUBLE PRECISION, owner TEXT NOT NULL, until DOUBLE PRECISION NOT NULL,
   PRIMARY KEY (id));
 CREATE INDEX calls_open ON calls (id) WHERE ending IS NULL;
