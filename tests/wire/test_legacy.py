@@ -15,6 +15,7 @@ from chatapi import create_app
 from chatapi.caller import NO_LIMITS, Limits
 from chatapi.migration.schedule import DAY_S, parse_brownouts
 from chatapi.telemetry import metrics
+from chatapi.telemetry.batch import batch
 
 LEGACY, CHAT, V1, PREVIEW = (
     "/api/huggingface-chat",
@@ -59,11 +60,13 @@ class Gateway:
         return self.app.test_client().post(path, headers=headers, **content)
 
     def run(self, *args):
+        batch.flush()  # nothing that is told of calls comes between
         result = self.app.test_cli_runner().invoke(args=["migrate", *args, "--json"])
         assert result.exit_code == 0, result.output
         return json.loads(result.stdout)
 
     def ledger(self):
+        batch.flush()  # nothing that is told of calls comes between
         result = self.app.test_cli_runner().invoke(args=["usage", "report", "--by", "key", "--json"])
         return json.loads(result.stdout)
 
