@@ -91,13 +91,20 @@ class Transport:
         self._adapter.close()
 
     def _head_of(self, method: str, url: str, headers: Mapping[str, str], length: int) -> bytes:
-        if (head := self._heads.get((method, url))) is None:
-            way = self._adapter.way_to(url)
-            fields = {"Host": way.host, **self._headers, **way.proxy_headers}
-            head = f"{method} {way.target_of(url)} HTTP/1.1\r\n".encode("ascii") + _fields(fields)
+        if headers.keys() & self._headers.keys():  # one of ours is replaced
+            head = self._own_head(method, url, headers)
+        elif (head := self._heads.get((method, url), b"")) == b"":
+            head = self._own_head(method, url, {})
             if len(self._heads) < MAX_HEADS:
                 self._heads[method, url] = head
         return head + _fields({**headers, "Content-Length": str(length)}) + b"\r\n"
+
+    def _own_head(self, method: str, url: str, but: Mapping[str, str]) -> bytes:
+        """The request line, and the fields that every request there has, but for those of these names."""
+        way = self._adapter.way_to(url)
+        fields = {"Host": way.host, **self._headers, **way.proxy_headers}
+        kept = {name: value for name, value in fields.items() if name not in but}
+        return f"{method} {way.target_of(url)} HTTP/1.1\r\n".encode("ascii") + _fields(kept)
 
     def fetch(self, request: Request, call: Call, deadline: float) -> Answer:
         """A whole answer, whatever its status. Raises as `open` does."""

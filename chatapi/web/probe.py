@@ -53,7 +53,9 @@ def probe() -> Response:
     left = partial(_note_left, parts.store, note)
     if events:
         call.stream = True
-        return event_stream(_Body(call, _events(call, int(events), every_s), connection, left))
+        return event_stream(
+            _Body(call, _events(call, int(events), every_s, parts.settings.heartbeat_s), connection, left)
+        )
     try:
         call.pause(silence_s)
     except ClientLeft:
@@ -97,10 +99,14 @@ def _seen(call: Call, note: str) -> Json:
     }
 
 
-def _events(call: Call, count: int, every_s: float) -> Iterator[bytes]:
+def _events(call: Call, count: int, every_s: float, heartbeat_s: float) -> Iterator[bytes]:
     for number in range(count):
-        if number:
-            call.pause(every_s)
+        left_s = every_s if number else 0.0
+        while left_s > heartbeat_s:
+            call.pause(heartbeat_s)
+            yield b": waiting\n\n"
+            left_s -= heartbeat_s
+        call.pause(left_s)
         yield b"data: " + dumps({"number": number}) + b"\n\n"
     yield b"data: [DONE]\n\n"
 
