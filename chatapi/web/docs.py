@@ -107,7 +107,8 @@ def _rendered(name: str, language: str) -> str:
     markdown.add_render_rule("image", _image)
     html: str = markdown.render(path.read_text(encoding="utf-8"))
     # A wide table scrolls in a frame of its own, which a keyboard reaches.
-    frame = f'<div class="wide" tabindex="0" role="region" aria-label="{_("Table")}"><table>'
+    label = _("Table")
+    frame = f'<div class="wide" tabindex="0" role="region" aria-label="{label}"><table>'
     return html.replace("<table>", frame).replace("</table>", "</table></div>")
 
 

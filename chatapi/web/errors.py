@@ -87,7 +87,8 @@ def _http_error(error: HTTPException) -> Response:
 
 def _not_found(path: str) -> str:
     helps = next((text for prefix, text in _HELP.items() if f"{path}/".startswith(f"{prefix}/")), _ROUTES)
-    return f"{_('There is nothing at {path}.', path=repr(path[:200]))} {_(helps)}"
+    nothing = _("There is nothing at {path!r}.", path=path[:200])
+    return f"{nothing} {_(helps)}"
 
 
 def _fault(error: Exception) -> Response:

@@ -1,5 +1,6 @@
 """Every text that a person reads exists in every language: `make translations` shows where one is missing."""
 
+import ast
 import re
 import string
 import subprocess
@@ -75,3 +76,19 @@ def test_a_translation_ends_and_is_spaced_as_its_text(language):
 @pytest.mark.parametrize("language", OTHERS)
 def test_the_catalogue_is_read_as_babel_reads_it(language):
     assert catalogue(language) == {id: message.string for id, message in translated(language).items()}
+
+
+def test_no_text_stands_where_babel_does_not_look():
+    """Up to Python 3.11 what is inside an f-string is no code to a tokenizer, and to Babel."""
+    hidden = [
+        f"{path.relative_to(ROOT)}:{call.lineno}"
+        for path in sorted((ROOT / "chatapi").rglob("*.py"))
+        for string in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(string, ast.JoinedStr)
+        for call in ast.walk(string)
+        if isinstance(call, ast.Call)
+        and getattr(call.func, "id", "") in ("_", "N_")
+        and call.args
+        and isinstance(call.args[0], ast.Constant)
+    ]
+    assert hidden == []

@@ -37,7 +37,7 @@ def components() -> Components:
 
 def in_a_line(error: SettingsError) -> str:
     """All mistakes of the settings."""
-    return f"{_('these settings cannot be used:')} {'; '.join(error.mistakes)}"
+    return " ".join((_("these settings cannot be used:"), "; ".join(error.mistakes)))
 
 
 def translate(command: click.Command) -> None:
