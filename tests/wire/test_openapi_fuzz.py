@@ -1,0 +1,107 @@
+"""The OpenAPI document, held against the gateway: what it takes, what it answers, with which statuses and headers."""
+
+import hashlib
+
+import hypothesis
+import pytest
+import schemathesis
+from hypothesis import strategies as st
+from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from support.gateways import serve
+
+from chatapi.settings import is_model_id
+from chatapi.web.openapi import CHAT, PREVIEW, READ
+
+KEY = "sk-the-key"
+KEYS = [KEY] * 9 + ["sk-wrong"]
+# Whose behaviours at the upstream have an outcome each of their own; none of them waits.
+MODELS = [
+    "test/ok",
+    "test/ok",
+    "test/echo",
+    "test/tool-calls",
+    "test/reasoning",
+    "test/quirk-refusal",
+    "test/err-bad-token",
+    "test/err-gated",
+    "test/err-depleted",
+    "test/err-validation",
+    "test/err-context-length",
+    "test/err-too-large",
+    "test/content-filter",
+    "test/gone",
+    "test/loading",
+    "test/rate-bare",
+    "test/http500",
+    "test/reset",
+    "test/body-html",
+    "test/cut",
+    "test/error-first",
+    "nobody/has-this",
+]
+EXAMPLES = 25  # of each operation
+# A message's own, and the connection's.
+STANDARD = {"content-type", "content-length", "connection", "date", "server", "transfer-encoding"}
+
+
+@pytest.fixture(scope="module")
+def locked(gateway_env):
+    digest = hashlib.sha256(KEY.encode()).hexdigest()
+    with serve({**gateway_env, "CHATAPI_AUTH": "required", "CHATAPI_KEYS": digest}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def document(locked):
+    return schemathesis.openapi.from_dict(locked.request("GET", "/openapi.json").json())
+
+
+def no_undocumented_header(ctx, response, case):
+    """Every header is declared for its status."""
+    found = case.operation.responses.find_by_status_code(response.status_code)
+    declared = {name.lower() for name, _header in found.headers.items()} if found else set()
+    unknown = set(response.headers) - STANDARD - declared
+    assert not unknown, f"undocumented headers: {', '.join(sorted(unknown))}"
+
+
+def no_fault_of_ours(ctx, response, case):
+    """Whatever is asked, the code does not break: other 5xx tell of the upstream."""
+    assert b'"internal_error"' not in response.content, response.text
+
+
+CHECKS = [
+    no_fault_of_ours,
+    no_undocumented_header,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["taken", "refused"])
+@pytest.mark.parametrize("path", [*CHAT, PREVIEW, *READ])
+def test_the_gateway_keeps_to_its_document(document, locked, upstream, path, mode):
+    operation = document[path]["POST" if path in (*CHAT, PREVIEW) else "GET"]
+    if mode is GenerationMode.NEGATIVE and not (operation.body or operation.query):
+        pytest.skip("nothing can be wrong with it")
+
+    @hypothesis.seed(1)
+    @hypothesis.settings(
+        max_examples=EXAMPLES, phases=(hypothesis.Phase.generate,), suppress_health_check=list(hypothesis.HealthCheck)
+    )
+    @hypothesis.given(operation.as_strategy(generation_mode=mode), st.sampled_from(MODELS), st.sampled_from(KEYS))
+    def ask(case, model, key):
+        body = case.body
+        if isinstance(body, dict) and isinstance(named := body.get("model"), str) and is_model_id(named):
+            body["model"] = model  # else nearly all would name a model that nobody has
+        headers = {"Authorization": f"Bearer {key}"}
+        case.call_and_validate(base_url=locked.url, headers=headers, checks=CHECKS, timeout=20)
+
+    ask()
