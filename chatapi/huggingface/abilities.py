@@ -31,6 +31,7 @@ _ADVISORY: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
     "seed": (),
     "reasoning_effort": (),
+    "verbosity": (),
     "parallel_tool_calls": (),
     "user": (),
     "metadata": ({},),

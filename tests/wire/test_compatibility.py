@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from support import responses_fields
 from support.embedded_gateway import MODEL_ID, serve_embedded
 
 from chatapi import create_app
+from chatapi.schemas.responses.load import ResponsesSchema
 from chatapi.settings import Settings
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
@@ -25,6 +27,7 @@ DATA_URL = "data:image/png;base64,iVBORw0KGgo="
 FUNCTION = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
 CITY = {"type": "object", "properties": {"city": {"enum": ["Paris", "Lima"]}}, "required": ["city"]}
 HONOURED, FORWARDED, TRANSLATED, REFUSED, IGNORED = "honoured", "forwarded", "translated", "refused", "**ignored**"
+LEFT_OUT = "left out"
 
 
 class Kind(NamedTuple):
@@ -86,7 +89,10 @@ PARAMETERS = {
     "`logit_bias`": {"logit_bias": {"42": -100}},
     "`tools`": {"tools": [{"type": "function", "function": FUNCTION}]},
     "`tool_choice`": {"tool_choice": "required", "tools": [{"type": "function", "function": FUNCTION}]},
-    "`parallel_tool_calls`": {"parallel_tool_calls": False},
+    "`parallel_tool_calls`": {
+        "parallel_tool_calls": False,
+        "tools": [{"type": "function", "function": FUNCTION}],
+    },
     "`functions` (deprecated)": {"functions": [FUNCTION]},
     "`function_call` (deprecated)": {"function_call": {"name": "weather"}, "functions": [FUNCTION]},
     "`response_format` json_object": {"response_format": {"type": "json_object"}},
@@ -110,6 +116,10 @@ def post(client, body):
     return response.status_code, response.get_data(as_text=True)
 
 
+def names_as_ignored(client, body, name):
+    return name in client.post(PATH, json=body).headers.get("X-Ignored-Fields", "").split(", ")
+
+
 def last_post(upstream):
     # The list of models may be fetched at any time.
     return [call for call in upstream.calls if call.method == "POST"][-1]
@@ -123,7 +133,7 @@ def outcome(client, upstream, kind, fields):
     rest = {k: v for k, v in fields.items() if k != name}
     status, text = post(client, {"model": kind.model, "messages": QUESTION, **fields})
     if status == 400:
-        return refusal(text, name)
+        return refusal(text, *fields)
     assert status == 200, text
     sent = last_post(upstream).body
     parameters = sent.get("parameters") or {}
@@ -132,14 +142,16 @@ def outcome(client, upstream, kind, fields):
     if name == "stop" and '"content":"Hello from up"' in text:
         return HONOURED
     post(client, {"model": kind.model, "messages": QUESTION, **rest})
-    changed = difference(last_post(upstream).body, sent)
-    return f"{TRANSLATED}: {changed}" if changed else IGNORED
+    if changed := difference(last_post(upstream).body, sent):
+        return f"{TRANSLATED}: {changed}"
+    named = names_as_ignored(client, {"model": kind.model, "messages": QUESTION, **fields}, name)
+    return LEFT_OUT if named else IGNORED
 
 
-def refusal(text, name):
+def refusal(text, *names):
     error = json.loads(text)["error"]
     assert error["code"] == "invalid_request", error
-    assert name in error["message"].partition(":")[0].replace(".", ", ").split(", "), error
+    assert {*names} & {*error["message"].partition(":")[0].replace(".", ", ").split(", ")}, error
     return REFUSED
 
 
@@ -215,6 +227,18 @@ def columns(upstream_server, wide_catalogue):
     return found
 
 
+@pytest.fixture(scope="module")
+def responses_columns(columns, upstream_server, wide_catalogue):
+    """The same of `/v1/responses`. What reaches the embedded engine is seen at a server in its place."""
+    client = app_over(upstream_server, wide_catalogue)
+    found = {kind.title: responses_fields.column(client, upstream_server, kind) for kind in KINDS}
+    behind = embedded_behind(upstream_server, wide_catalogue)
+    cells = responses_fields.column(behind("ok"), upstream_server, EMBEDDED)
+    for row, name in {"`fallbacks`": "err-generation", "`max_time`": "silent"}.items():
+        cells[row] = responses_fields.cell(behind(name), upstream_server, EMBEDDED, responses_fields.ROWS[row])
+    return {**found, EMBEDDED.title: cells}
+
+
 # --- the embedded engine: what reaches it is seen at a server in its place, what it makes of that by asking it
 
 
@@ -224,11 +248,18 @@ def engine_is_here():
     return found
 
 
-def embedded_column(upstream, catalogue):
+def embedded_behind(upstream, catalogue):
+    """name of a behaviour → a client of an app whose embedded engine is a server that behaves so."""
+
     def behind(name):
         url = f"{upstream.url}/at/test/{name}"
         return app_over(upstream, catalogue, huggingface_api_key=None, huggingface_base_url=None, embedded_url=url)
 
+    return behind
+
+
+def embedded_column(upstream, catalogue):
+    behind = embedded_behind(upstream, catalogue)
     cells = column(behind("ok"), upstream, EMBEDDED)
     cells["`fallbacks`"] = falls_back(behind("err-generation"), EMBEDDED, PARAMETERS["`fallbacks`"])
     cells["`max_time`"] = ends_in_time(behind("silent"), EMBEDDED, PARAMETERS["`max_time`"])
@@ -324,6 +355,7 @@ page says anything else. Nothing is ever dropped in silence.
 - **forwarded**: it reached the upstream unchanged; its effect is up to the model.
 - **translated**: it reached the upstream under the name or with the value shown.
 - **refused**: `400 invalid_request` that names the field, before anything is sent.
+- **left out**: the header `X-Ignored-Fields` names it.
 
 """
 NOTES = """
@@ -341,27 +373,28 @@ def table(columns):
     return [head, ["---"] * len(head), *rows]
 
 
-def page(columns):
+def page(columns, responses_columns):
     lines = ["| " + " | ".join(row) + " |" for row in table(columns)]
-    return INTRODUCTION + "\n".join(lines) + "\n" + NOTES
+    return INTRODUCTION + "\n".join(lines) + "\n" + NOTES + responses_fields.section(responses_columns)
 
 
 def written():
-    """The page's own table: kind → row → cell."""
-    rows = [line.strip("|").split("|") for line in PAGE.read_text().splitlines() if line.startswith("|")]
+    """The page's first table: kind → row → cell."""
+    first = PAGE.read_text().partition(responses_fields.HEADING)[0]
+    rows = [line.strip("|").split("|") for line in first.splitlines() if line.startswith("|")]
     head, _, *rows = [[cell.strip() for cell in row] for row in rows]
     return {kind: {row[0]: row[i] for row in rows} for i, kind in enumerate(head) if i}
 
 
-def test_the_page_says_what_happens(columns):
+def test_the_page_says_what_happens(columns, responses_columns):
     if os.environ.get("WRITE_PAGE"):
         PAGE.parent.mkdir(exist_ok=True)
-        PAGE.write_text(page(columns))
+        PAGE.write_text(page(columns, responses_columns))
     committed = written()
     assert committed.keys() >= columns.keys()
     assert {kind: committed[kind] for kind in columns} == columns, "write the page anew: WRITE_PAGE=1"
     if EMBEDDED.title in columns:
-        assert PAGE.read_text() == page(columns), "write the page anew: WRITE_PAGE=1"
+        assert PAGE.read_text() == page(columns, responses_columns), "write the page anew: WRITE_PAGE=1"
 
 
 @pytest.mark.parametrize("kind", [kind.title for kind in (*KINDS, EMBEDDED)])
@@ -369,6 +402,16 @@ def test_nothing_is_ignored(columns, kind):
     if kind not in columns:
         pytest.skip("the embedded engine is not installed; see requirements-embedded.txt")
     assert [row for row, cell in columns[kind].items() if cell == IGNORED] == []
+
+
+@pytest.mark.parametrize("kind", [kind.title for kind in (*KINDS, EMBEDDED)])
+def test_of_responses_nothing_is_ignored(responses_columns, kind):
+    assert [row for row, cell in responses_columns[kind].items() if cell == IGNORED] == []
+
+
+def test_every_field_of_responses_has_its_row():
+    fields = {name for fields in responses_fields.ROWS.values() for name in fields} | {"model"}
+    assert ResponsesSchema().fields.keys() - fields == set()
 
 
 def test_every_field_that_is_known_has_its_row():

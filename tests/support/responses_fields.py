@@ -1,0 +1,173 @@
+"""What becomes of each field of `POST /v1/responses` at each kind of upstream: a table of docs/compatibility.md."""
+
+PATH = "/v1/responses"
+HEADING = "## `POST /v1/responses`"
+FORWARDED, TRANSLATED, REFUSED = "forwarded", "translated", "refused"
+REPEATED, LEFT_OUT, HONOURED, IGNORED = "repeated", "left out", "honoured", "**ignored**"
+QUESTION = "Who is there?"
+WEATHER = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}}
+SAID = {"role": "user", "content": [{"type": "input_text", "text": QUESTION}]}
+PICTURE = {"type": "input_image", "image_url": "data:image/png;base64,iVBORw0KGgo="}
+CALLED = [
+    {"role": "user", "content": QUESTION},
+    {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": "{}"},
+    {"type": "function_call_output", "call_id": "c1", "output": "32 °C"},
+]
+
+# Row → the fields that ask for it. The first field is the one that counts.
+ROWS = {
+    "`input`, a string": {"input": QUESTION},
+    "`input`, items": {"input": [SAID]},
+    "`input`, pictures": {"input": [{"role": "user", "content": [*SAID["content"], PICTURE]}]},
+    "`input`, calls and their results": {"input": CALLED},
+    "`instructions`": {"instructions": "Be brief."},
+    "`max_output_tokens`": {"max_output_tokens": 3},
+    "`temperature`": {"temperature": 0.5},
+    "`top_p`": {"top_p": 0.9},
+    "`top_k`": {"top_k": 40},
+    "`repetition_penalty`": {"repetition_penalty": 1.2},
+    "`stop`": {"stop": ["stream"]},
+    "`seed`": {"seed": 7},
+    "`presence_penalty`": {"presence_penalty": 0.5},
+    "`frequency_penalty`": {"frequency_penalty": 0.5},
+    "`logit_bias`": {"logit_bias": {"42": -100}},
+    "`tools`, functions": {"tools": [WEATHER]},
+    "`tools`, OpenAI's beside a function": {"tools": [WEATHER, {"type": "web_search"}]},
+    "`tools`, OpenAI's alone": {"tools": [{"type": "web_search"}]},
+    "`tool_choice`": {"tool_choice": "required", "tools": [WEATHER]},
+    "`tool_choice`, `allowed_tools`": {
+        "tool_choice": {
+            "type": "allowed_tools",
+            "mode": "required",
+            "tools": [{"type": "function", "name": "weather"}],
+        },
+        "tools": [WEATHER],
+    },
+    "`parallel_tool_calls`": {"parallel_tool_calls": False, "tools": [WEATHER]},
+    "`max_tool_calls`": {"max_tool_calls": 3},
+    "`text.format` json_object": {"text": {"format": {"type": "json_object"}}},
+    "`text.format` json_schema": {"text": {"format": {"type": "json_schema", "name": "city", "schema": CITY}}},
+    "`text.verbosity`": {"text": {"verbosity": "low"}},
+    "`reasoning.effort`": {"reasoning": {"effort": "low"}},
+    "`reasoning.summary`": {"reasoning": {"summary": "auto"}},
+    "`include`, log probabilities": {"include": ["message.output_text.logprobs"]},
+    "`include`, anything else": {"include": ["reasoning.encrypted_content"]},
+    "`top_logprobs`": {"top_logprobs": 2, "include": ["message.output_text.logprobs"]},
+    "`metadata`": {"metadata": {"run": "7"}},
+    "`user`": {"user": "alice"},
+    "`safety_identifier`": {"safety_identifier": "alice"},
+    "`prompt_cache_key`": {"prompt_cache_key": "k"},
+    "`service_tier`": {"service_tier": "flex"},
+    "`truncation`": {"truncation": "auto"},
+    "`store`": {"store": True},
+    "`stream`": {"stream": True},
+    "`fallbacks`": {"fallbacks": ["own/echo"]},
+    "`max_time`": {"max_time": 1},
+    "`previous_response_id`": {"previous_response_id": "resp_1"},
+    "`conversation`": {"conversation": "conv_1"},
+    "`prompt`": {"prompt": {"id": "pmpt_1"}},
+    "`background`": {"background": True},
+    "any other field": {"min_p": 0.05},
+}
+# Accepted, and without effect: nothing is stored, and what is not there cannot be included.
+WITHOUT_EFFECT = ("store", "include")
+SECTION = f"""
+{HEADING}
+
+- **repeated**: the answer repeats it, as it does every setting; no upstream is sent it.
+- **left out**: it is accepted and has no effect. The header `X-Ignored-Fields` has the path of each of `tools` that is
+  left out, and the name of any other field.
+
+"""
+
+
+def cell(client, upstream, kind, fields):
+    """What becomes of the first of `fields`."""
+    name, value = next(iter(fields.items()))
+    if name in GATEWAYS_OWN:
+        return GATEWAYS_OWN[name](client, kind, fields)
+    with_it = post(client, kind.model, fields)
+    if with_it.status_code == 400:
+        error = with_it.json["error"]
+        assert error["code"] == "invalid_request", error
+        assert any(field in error["message"] for field in fields), error
+        return REFUSED
+    assert with_it.status_code == 200, with_it.text
+    sent = last_body(upstream)
+    post(client, kind.model, {k: v for k, v in fields.items() if k != name})
+    return " and ".join(outcomes(name, value, last_body(upstream), sent, with_it, kind))
+
+
+def outcomes(name, value, before, sent, answer, kind):
+    """Every outcome that is seen: of two tools one may be left out."""
+    parameters = sent.get("parameters") or {}
+    said = []
+    if value in (sent.get(name), parameters.get(name)):
+        said.append(FORWARDED)
+    elif changed := sent if name == "input" else difference(before, sent):
+        said.append(
+            f"{TRANSLATED}: "
+            + ", ".join(f"`{key}`" for key in changed if key in ("messages", "inputs") or name != "input")
+        )
+    elif name == "instructions" and "inputs" in sent:
+        said.append(f"{LEFT_OUT}: the first user message alone¹")
+    named = answer.headers.get("X-Ignored-Fields", "").split(", ")
+    if any(path.partition(".")[0] == name for path in named):
+        said.append(LEFT_OUT)
+    if name == "stop" and not said and '"text":"Hello from up"' in answer.get_data(as_text=True):
+        said.append(HONOURED)
+    if not said and contains(answer.json.get(name), value):
+        said.append(REPEATED)
+    return said or [LEFT_OUT if name in WITHOUT_EFFECT else IGNORED]
+
+
+def contains(whole, part):
+    """Whether an answer's setting has all that was set."""
+    if isinstance(part, dict) and isinstance(whole, dict):
+        return all(contains(whole.get(key), value) for key, value in part.items())
+    return whole == part and not isinstance(whole, list)
+
+
+def difference(before, after):
+    """The keys of a body that are new or other."""
+    before, after = ({**body.get("parameters", {}), **body} for body in (before, after))
+    return [k for k in after if k != "parameters" and (k not in before or before[k] != after[k])]
+
+
+def post(client, model, fields):
+    return client.post(PATH, json={"model": model, "input": QUESTION, **fields})
+
+
+def last_body(upstream):
+    # The list of models may be fetched at any time.
+    return [call for call in upstream.calls if call.method == "POST"][-1].body
+
+
+def streams(client, kind, fields):
+    text = post(client, kind.model, fields).get_data(as_text=True)
+    return HONOURED if "event: response.completed\n" in text else IGNORED
+
+
+def falls_back(client, kind, fields):
+    answer = post(client, kind.failing, fields)
+    return HONOURED if answer.status_code == 200 and answer.json["model"] == "own/echo" else IGNORED
+
+
+def ends_in_time(client, kind, fields):
+    return HONOURED if post(client, kind.silent, fields).status_code == 504 else IGNORED
+
+
+GATEWAYS_OWN = {"stream": streams, "fallbacks": falls_back, "max_time": ends_in_time}
+
+
+def column(client, upstream, kind):
+    """Row → what happened at one kind of upstream."""
+    return {row: cell(client, upstream, kind, fields) for row, fields in ROWS.items()}
+
+
+def section(columns):
+    """The part of the page with `columns`, kind of upstream → row → cell."""
+    head = ["Parameter", *columns]
+    rows = [head, ["---"] * len(head), *([row, *(cells[row] for cells in columns.values())] for row in ROWS)]
+    return SECTION + "".join("| " + " | ".join(row) + " |\n" for row in rows)
