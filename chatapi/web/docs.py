@@ -105,11 +105,14 @@ def _rendered(name: str, language: str) -> str:
     markdown.add_render_rule("heading_open", _heading)
     markdown.add_render_rule("link_open", _link)
     markdown.add_render_rule("image", _image)
+    for cell in ("th_open", "td_open"):
+        markdown.add_render_rule(cell, _cell)
     html: str = markdown.render(path.read_text(encoding="utf-8"))
-    # A wide table scrolls in a frame of its own, which a keyboard reaches.
+    # What is too wide scrolls in a frame of its own, which a keyboard reaches.
     label = _("Table")
     frame = f'<div class="wide" tabindex="0" role="region" aria-label="{label}"><table>'
-    return html.replace("<table>", frame).replace("</table>", "</table></div>")
+    html = html.replace("<table>", frame).replace("</table>", "</table></div>")
+    return html.replace("<pre>", '<pre tabindex="0">')
 
 
 def _heading(self: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
@@ -125,6 +128,14 @@ def _link(self: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
     name = target.removesuffix(".md").removesuffix(".pt-BR").rpartition("/")[2]
     if target.endswith(".md") and name in GUIDES:
         token.attrs["href"] = f"/docs/{name}" + (f"#{anchor}" if anchor else "")
+    return str(self.renderToken(tokens, index, options, env))
+
+
+def _cell(self: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
+    """A column of figures is set by a class: the pages' policy has no styles within."""
+    token = tokens[index]
+    if "right" in str(token.attrs.pop("style", "")):
+        token.attrs["class"] = "figure"
     return str(self.renderToken(tokens, index, options, env))
 
 

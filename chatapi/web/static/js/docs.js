@@ -1,6 +1,6 @@
 // The reference's examples, run in place: the answer is shown as it comes, with its status and time.
 
-import { key } from "./api.js";
+import { key, unreachable } from "./api.js";
 import { at, element } from "./dom.js";
 import { _, language } from "./texts.js";
 
@@ -44,8 +44,12 @@ async function show(box, signal) {
     result.classList.toggle("failed", !response.ok);
     await read(response, text, say);
   } catch (error) {
+    if (signal.aborted) {
+      head.append(" · ", _("Stopped.")); // what has come stays
+      return;
+    }
     result.classList.add("failed");
-    text.textContent = signal.aborted ? _("Stopped.") : error.message;
+    text.append(text.textContent ? "\n" : "", unreachable().message);
   }
 }
 
