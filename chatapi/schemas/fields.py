@@ -172,6 +172,7 @@ class Messages(Strict):
     def __init__(self, roles: tuple[str, ...], parts: tuple[str, ...] | None, **kwargs: Any) -> None:
         super().__init__(N_("an array of messages"), list, **kwargs)
         self.roles = roles
+        self.parts = parts
         self.schema = MessageSchema(roles, parts)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Json]:

@@ -8,8 +8,8 @@ from marshmallow.fields import Field
 
 from ..languages import N_, _
 from .envelope import CompletionsSchema, LegacySchema
-from .fields import Messages, ModelId, ModelIds, Number, Strict
-from .openai import OpenAISchema
+from .fields import Items, Messages, ModelId, ModelIds, Number, Stop, Strict, Text
+from .openai import OpenAISchema, StreamOptions
 from .responses.load import ResponsesSchema
 
 REQUESTS = {
@@ -20,6 +20,7 @@ REQUESTS = {
 }
 TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", dict: "object", list: "array"}
 MODEL_ID = r"^[A-Za-z0-9._\-]+(/[A-Za-z0-9._\-]+)?(:[A-Za-z0-9._\-]+)?$"
+HAS_TEXT = r"\S"
 
 # What each field is for, in the words of a reader who has not used it yet.
 DESCRIPTIONS = {
@@ -83,13 +84,56 @@ def _attributes(self: Any, field: Field[Any], ret: dict[str, Any], **kwargs: Any
     if isinstance(field, ModelIds):
         found |= {"items": {"type": "string", "pattern": MODEL_ID}, "maxItems": 16}
     if isinstance(field, Messages):
-        roles = {"role": {"enum": list(field.roles)}, "content": {"type": ["string", "array", "null"]}}
-        found |= {"items": {"type": "object", "properties": roles, "required": ["role"]}, "minItems": 1}
+        found |= {"items": _message(field), "minItems": 1}
+    if isinstance(field, Items):
+        found["items"] = {"type": "object"}
+    if isinstance(field, Stop):
+        found["items"] = {"type": "string"}
+    if isinstance(field, StreamOptions):
+        found["properties"] = {"include_usage": {"type": ["boolean", "null"]}}
+    if isinstance(field, Text) and not field.blank:
+        found["pattern"] = HAS_TEXT
     if words := getattr(field, "words", None):
         found["enum"] = [*words, None] if field.allow_none else list(words)
     if text := described(str(field.name)):
         found["description"] = text
     return found
+
+
+def _message(field: Messages) -> dict[str, Any]:
+    """A message of the dialect: who has to say something, and what a tool's result answers."""
+    roles, parts = field.roles, field.parts
+    content = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"anyOf": _parts(parts)}}]}
+    maybe = {"anyOf": [*content["anyOf"], {"type": "null"}]}
+    calls = {"type": ["array", "null"], "items": {"type": "object"}}
+    speakers = [role for role in roles if role != "tool" and not (role == "assistant" and "developer" in roles)]
+    found = [_of_role(speakers, {"content": content}, tool_calls=calls)]
+    if "developer" in roles:
+        found.append(_of_role(["assistant"], {}, content=maybe, tool_calls=calls))
+    else:
+        found.append(_of_role(["assistant"], {"tool_calls": {**calls, "type": "array", "minItems": 1}}, content=maybe))
+    if "tool" in roles:
+        answers = {"tool_call_id": {"type": "string", "minLength": 1}}
+        found.append(_of_role(["tool"], answers, content=maybe, tool_calls=calls))
+    return {"anyOf": found}
+
+
+def _of_role(roles: list[str], required: dict[str, Any], **more: Any) -> dict[str, Any]:
+    properties = {"role": {"enum": roles}, **required, **more}
+    return {"type": "object", "properties": properties, "required": ["role", *required]}
+
+
+def _parts(known: tuple[str, ...] | None) -> list[dict[str, Any]]:
+    """What a content part may be; `known` None: of any other type, too."""
+    url = {"type": "string", "pattern": HAS_TEXT}
+    image = {"anyOf": [url, {"type": "object", "properties": {"url": url}, "required": ["url"]}]}
+    found = [_part({"const": "text"}, text={"type": "string"}), _part({"const": "image_url"}, image_url=image)]
+    other = {"type": "string", "minLength": 1, "not": {"enum": ["text", "image_url"]}}
+    return found if known is not None else [*found, _part(other)]
+
+
+def _part(kind: dict[str, Any], **required: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": {"type": kind, **required}, "required": ["type", *required]}
 
 
 def request_schemas() -> dict[str, Any]:
