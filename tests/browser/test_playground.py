@@ -10,7 +10,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 from support.browser import visit
-from support.gateways import serve
+from support.gateways import free_port, serve
 from support.upstream import TEXT, saying
 
 PNG = base64.b64decode(
@@ -303,6 +303,46 @@ def test_without_network_nothing_is_lost(reader, upstream):
     reader.get_by_role("button", name="Retry").click()
     expect(reader.locator(".prose")).to_have_text(TEXT)
     reader.complaints[:] = [text for text in reader.complaints if "ERR_INTERNET_DISCONNECTED" not in text]
+
+
+def test_a_limit_says_how_long_it_lasts(browser, gateway_env, upstream):
+    with serve({**gateway_env, "CHATAPI_ANONYMOUS_LIMITS": "rpm=1"}) as limited, visit(browser, limited.url) as page:
+        ask(page, "first", "test/ok")
+        ask(page, "second")
+        alert = page.get_by_role("alert")
+        expect(alert).to_contain_text(re.compile(r"Try again in \d+ s"))
+        left = int(re.search(r"Try again in (\d+) s", alert.inner_text())[1])
+        assert 0 < left <= 60
+        expect(alert).to_contain_text(f"Try again in {left - 2} s")
+        expect(page.locator(".said .plain").last).to_have_text("second")
+
+
+def test_a_database_that_is_away_is_told(browser, gateway_env, upstream):
+    away = {
+        "DATABASE_URL": f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/none",
+        "CHATAPI_ANONYMOUS_LIMITS": "rpm=9",
+    }
+    with serve({**gateway_env, **away}) as without, visit(browser, without.url) as page:
+        ask(page, "what I wrote", "test/ok")
+        expect(page.get_by_role("alert").get_by_role("link", name="store_unavailable")).to_be_visible()
+        expect(page.locator(".said .plain")).to_have_text("what I wrote")
+
+
+def test_an_upstream_without_models_leaves_the_catalogues(browser, gateway_env, upstream):
+    with (
+        serve({**gateway_env, "HUGGINGFACE_BASE_URL": f"http://127.0.0.1:{free_port()}"}) as alone,
+        visit(browser, alone.url) as page,
+    ):
+        page.get_by_label("Model", exact=True).click()
+        expect(page.get_by_role("option", name="microsoft/DialoGPT-medium")).to_be_visible()
+        ask(page, "hello", "somebody/chat")
+        expect(page.get_by_role("alert").get_by_role("link", name="upstream_unavailable")).to_be_visible()
+
+
+def test_an_empty_list_says_what_to_do(reader):
+    reader.route("**/v1/models", lambda route: route.fulfill(json={"object": "list", "data": []}))
+    reader.reload()
+    expect(reader.get_by_text("The gateway lists no models. Write the id of one above.")).to_be_visible()
 
 
 # ---------------------------------------------------------------- keys

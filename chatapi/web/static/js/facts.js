@@ -28,7 +28,7 @@ export function modelFacts(row, model = row?.id) {
   const inputs = row?.architecture?.input_modalities;
   const facts = [];
   if (row?.served_by) facts.push(_("answered by {model}", { model: row.served_by }));
-  if (context) facts.push(_("{count} tokens of context", { count: number(context, compact) }));
+  if (context) facts.push(_("{count} tokens of context", { count: number(context, context < 10_000 ? {} : compact) }));
   if (prices.length) {
     const [cheapest] = prices;
     const values = { input: money(cheapest.input), output: money(cheapest.output) };

@@ -35,7 +35,7 @@ export class ModelBar {
 
   /** The model in a column, as it is written there; the first one's where there is no such column. */
   value(column) {
-    return this.pickers[Math.min(column, this.models.length - 1)].value;
+    return this.pickers[Math.min(column, this.models.length - 1)].value || this.first();
   }
 
   choose(column, model) {
@@ -72,7 +72,8 @@ export class ModelBar {
       else this.state.append(button(_("Load the list again"), () => this.load()));
     }
     for (const picker of this.pickers) picker.know(this.rows);
-    if (this.value(0) || !this.rows.length) return; // somebody is writing, or has chosen
+    const [{ value, input }] = this.pickers;
+    if (value || input === document.activeElement) return; // somebody has chosen, or is about to
     this.show([this.first(), ...this.models.slice(1)]);
     this.changed(this.models);
   }

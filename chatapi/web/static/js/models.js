@@ -23,6 +23,7 @@ export class ModelPicker {
   constructor(number, changed) {
     this.rows = [];
     this.active = -1;
+    this.wanted = ""; // which list is open, or will be once there is one: "all", "narrow"
     this.changed = changed;
     const [id, listId, factsId] = ["model", "model-list", "model-facts"].map((name) => `${name}-${number}`);
     this.input = element("input", {
@@ -61,7 +62,7 @@ export class ModelPicker {
   know(rows) {
     this.rows = rows;
     this.describe();
-    if (!this.list.hidden) this.open(true);
+    if (this.wanted) this.open(this.wanted === "narrow");
   }
 
   describe() {
@@ -73,6 +74,7 @@ export class ModelPicker {
 
   /** Open the list: all of it, or what matches the words typed. */
   open(narrow) {
+    this.wanted = narrow ? "narrow" : "all";
     const words = narrow ? this.value.toLowerCase().split(/\s+/) : [];
     const matching = this.rows.filter(({ id }) => words.every((word) => id.toLowerCase().includes(word)));
     this.list.replaceChildren(...matching.slice(0, MOST_SHOWN).map((row, at) => this.option(row, at)));
@@ -101,6 +103,7 @@ export class ModelPicker {
   }
 
   close() {
+    this.wanted = "";
     this.expand(false);
   }
 
