@@ -8,12 +8,15 @@ from collections.abc import Callable
 SIZE = 20 * 1024 * 1024
 
 
-def message(text: bytes) -> bytes:
-    return b'{"model":"test/ok","messages":[{"role":"user","content":"' + text + b'"}]}'
+MODEL = b"own/ok"  # on a server of its own: nobody knows how much it reads
+
+
+def message(text: bytes, beside: bytes = b"") -> bytes:
+    return b'{"model":"%b","messages":[{"role":"user","content":"%b"}]%b}' % (MODEL, text, beside)
 
 
 def array(item: bytes, times: int) -> bytes:
-    return b'{"model":"test/ok","tools":[' + item * times + b"1]}"
+    return b'{"model":"%b","tools":[%b1]}' % (MODEL, item * times)
 
 
 VALID: dict[str, Callable[[], bytes]] = {
@@ -24,16 +27,18 @@ VALID: dict[str, Callable[[], bytes]] = {
     "one string of escaped pairs": lambda: message(b"\\ud83d\\ude00" * (SIZE // 12)),
     "one string with one wide character": lambda: message(b"x" * SIZE + "😀".encode()),
     "JSON in a string": lambda: message(b'{\\"a\\":[1,2,3],\\"b\\":{}},' * (SIZE // 26)),
-    "a string beside 200 arrays": lambda: message(b"x" * SIZE)[:-1] + b',"a":[' + b"[]," * 200 + b"1]}",
-    "a photo among 200 messages": lambda: message(b"A" * SIZE).replace(
-        b"[", b"[" + b'{"role":"user","content":"hi"},' * 200, 1
+    "a string beside 200 arrays": lambda: message(b"x" * SIZE, b',"a":[' + b"[]," * 200 + b"1]"),
+    "a photo among 200 messages": lambda: message(b"hi").replace(
+        b"[", b"[" + TURN * 200 + PHOTO % (b"iVBORw0KGgoA" * (SIZE // 12 - 1000)), 1
     ),
     "spaces": lambda: message(b"x").replace(b":", b":" + b" " * SIZE, 1),
-    "a long fraction": lambda: b'{"a":1.' + b"1" * SIZE + b"}",
-    "as many messages as are read": lambda: array(b'{"role":"user","content":"hi"},', 83_000),
-    "as many objects as are read": lambda: array(b'{"a":{}},', 83_000),
-    "as many names as are read": lambda: b"{" + b",".join(b'"%d":1' % number for number in range(249_000)) + b"}",
+    "a long fraction": lambda: message(b"hi", b',"a":1.' + b"1" * SIZE),
+    "as many messages as are read": lambda: message(b"hi").replace(b"[", b"[" + TURN * 83_000, 1),
+    "as many objects as are read": lambda: message(b"hi", b',"a":[' + b'{"a":{}},' * 83_000 + b"1]"),
+    "as many names as are read": lambda: message(b"hi", b"".join(b',"%d":1' % number for number in range(249_000))),
 }
+TURN = b'{"role":"user","content":"hi"},'
+PHOTO = b'{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,%b"}}]},'
 FAULTY: dict[str, Callable[[], bytes]] = {
     "arrays": lambda: array(b"[],", SIZE // 3),
     "deep arrays": lambda: array(b"[" * 120 + b"]" * 120 + b",", SIZE // 241),
