@@ -4,7 +4,7 @@ import statistics
 import sys
 from collections.abc import Callable
 
-from load import LoadError, Measured
+from load import Measured
 
 Subjects = dict[str, Callable[[], Measured]]
 Values = dict[str, list[float]]  # what was measured → a value for each round
@@ -19,7 +19,7 @@ def in_turns(subjects: Subjects, rounds: int) -> dict[str, Values]:
         for name, measure in subjects.items():
             try:
                 measured = measure()
-            except LoadError as error:
+            except RuntimeError as error:
                 if name not in PEERS:
                     raise
                 print(f"{name}: {error}", file=sys.stderr)

@@ -32,7 +32,11 @@ from servers import LOAD_CORE, ROOT
 
 def bench(names: list[str], rounds: int | None, seconds: float, warm_s: float, out: Path, keep: bool) -> None:
     """Measure these scenarios, print their tables, and write all values to `out`/results.json."""
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "results.json"
     results: dict[str, dict[str, Values]] = {}
+    if keep and file.exists():
+        results = json.loads(file.read_text())["scenarios"]
     with contextlib.ExitStack() as shared:
         bench = Bench(shared.enter_context(servers.upstream()), shared, seconds, warm_s)
         for name in names:
@@ -40,11 +44,7 @@ def bench(names: list[str], rounds: int | None, seconds: float, warm_s: float, o
             with contextlib.ExitStack() as own:
                 results[name] = in_turns(scenario.subjects(bench, own), rounds or scenario.rounds)
             print(f"\n### {scenario.title}\n\n{table(results[name], scenario.columns)}", flush=True)
-    out.mkdir(parents=True, exist_ok=True)
-    file = out / "results.json"
-    if keep and file.exists():
-        results = json.loads(file.read_text())["scenarios"] | results
-    file.write_text(json.dumps({"machine": machine(), "scenarios": results}, indent=1) + "\n")
+            file.write_text(json.dumps({"machine": machine(), "scenarios": results}, indent=1) + "\n")
     print(f"\nAll values: {file}")
 
 
