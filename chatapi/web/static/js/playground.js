@@ -251,7 +251,7 @@ at("import").addEventListener("change", async (event) => {
 function say(message, { words, action } = {}) {
   const close = button(_("Close"), () => notice.remove());
   const does = words && button(words, () => (notice.remove(), action()));
-  const notice = element("div", { class: "notice", role: "alert" }, element("p", { dir: "auto" }, message), does, close);
+  const notice = element("div", { class: "notice", role: action ? "status" : "alert" }, element("p", { dir: "auto" }, message), does, close);
   at("notices").replaceChildren(notice);
   if (words) setTimeout(() => notice.remove(), 10_000);
 }
