@@ -179,7 +179,7 @@ def test_a_shadow_limit_refuses_nobody_and_is_counted(upstream, four):
     found = [hear(four.gateway, NEW, "test/ok", headers=headers) for _ in range(5)]
     assert [heard.status for heard in found] == [200] * 5
     assert not any("RateLimit-Limit" in heard.headers for heard in found)
-    assert four.metric("chatapi_limit_decisions_total", decision="shadowed", limit="rpm") == was + 3
+    assert wait_until(lambda: four.metric("chatapi_limit_decisions_total", decision="shadowed", limit="rpm") == was + 3)
 
 
 # ---------------------------------------------------------------- endings
