@@ -16,7 +16,6 @@ READ_SIZE = 65_536
 MAX_INFLATED = 1024 * 1024  # bytes that one read gives of a compressed body
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5]\d\d)(?: [^\r\n]*)?")
-_SIZE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;[^\r\n]*)?")
 
 
 class BadResponse(Exception):
@@ -77,8 +76,9 @@ class Response:
         while (end := self._blank_line(searched)) < 0:
             if len(self._buffer) - self._at > MAX_HEAD:
                 raise BadResponse("a head without end")
-            searched = max(self._at, len(self._buffer) - 3)
-            self._fill(begun=len(self._buffer) > self._at)
+            unread = len(self._buffer) - self._at
+            self._fill(begun=unread > 0)  # which moves what is unread to the buffer's beginning
+            searched = max(0, unread - 3)
         if end - self._at > MAX_HEAD:
             raise BadResponse("a head without end")
         head = self._buffer[self._at : end]
@@ -152,7 +152,7 @@ class Response:
     def _take(self) -> bytes:
         """What the buffer holds of the body; nothing where more has to arrive."""
         if self._chunked:
-            return b"".join(self._chunks())
+            return self._chunks()
         data = self._buffer[self._at :] if self._at else self._buffer
         if not self._until_close:
             data = data[: self._left]
@@ -161,41 +161,40 @@ class Response:
         self._at += len(data)
         return data
 
-    def _chunks(self) -> Iterator[bytes]:
+    def _chunks(self) -> bytes:
         """The data of the chunks in the buffer, the last one perhaps in part."""
-        buffer = self._buffer
-        while self._at < len(buffer):
-            if self._left > 0:
-                data = buffer[self._at : self._at + self._left]
-                self._at += len(data)
-                self._left -= len(data)
-                if not self._left:
-                    self._left = -1
-                yield data
+        buffer, at, left, size = self._buffer, self._at, self._left, len(self._buffer)
+        data: list[bytes] = []
+        while at < size:
+            if left > 0:
+                piece = buffer[at : at + left]
+                data.append(piece)
+                at += len(piece)
+                left = left - len(piece) or -1
                 continue
-            line_end = buffer.find(b"\n", self._at)
+            line_end = buffer.find(b"\n", at)
             if line_end < 0:
-                if len(buffer) - self._at > MAX_SIZE_LINE:
+                if size - at > MAX_SIZE_LINE:
                     raise BadResponse("a chunk without size")
-                return
-            line = buffer[self._at : line_end].removesuffix(b"\r")
-            if self._left == -1:
+                break
+            line = buffer[at : line_end - 1 if buffer[line_end - 1] == 13 and line_end > at else line_end]
+            if left == -1:
                 if line:
                     raise BadResponse("a chunk longer than its size")
-                self._at, self._left = line_end + 1, 0
+                at, left = line_end + 1, 0
                 continue
-            size = _SIZE.fullmatch(line)
-            if size is None:
-                raise BadResponse("a chunk without size")
-            length = int(size[1], 16)
-            if length == 0:
-                self._end_of_chunks(line_end + 1)
-                return
-            self._at, self._left = line_end + 1, length
+            left = _chunk_size(line)
+            if left == 0:
+                self._end_of_chunks(line_end + 1, at)
+                return b"".join(data)
+            at = line_end + 1
+        self._at, self._left = at, left
+        return data[0] if len(data) == 1 else b"".join(data)
 
-    def _end_of_chunks(self, at: int) -> None:
+    def _end_of_chunks(self, at: int, size_line: int) -> None:
         """The last chunk's size was read: the body has ended where its trailer, empty as a rule, has."""
         end = at
+        self._at, self._left = size_line, 0  # to be read again, should the trailer not be there yet
         while (line_end := self._buffer.find(b"\n", end)) >= 0:
             if not self._buffer[end:line_end].removesuffix(b"\r"):
                 self._at, self.ended = line_end + 1, True
@@ -203,6 +202,16 @@ class Response:
             end = line_end + 1
         if len(self._buffer) - at > MAX_HEAD:
             raise BadResponse("a trailer without end")
+
+
+def _chunk_size(line: bytes) -> int:
+    digits = line if line.isalnum() else line.partition(b";")[0].strip(b" \t")
+    if not digits.isalnum() or len(digits) > 15:
+        raise BadResponse("a chunk without size")
+    try:
+        return int(digits, 16)
+    except ValueError:
+        raise BadResponse("a chunk without size") from None
 
 
 def _headers(lines: Iterator[bytes]) -> Headers:

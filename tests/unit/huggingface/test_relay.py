@@ -1,0 +1,245 @@
+"""Bytes of a stream → what goes on: the fast way says what the careful one says, whatever comes in whatever packets."""
+
+import itertools
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chatapi.catalogue import ModelCard
+from chatapi.chat import ChatJob
+from chatapi.huggingface import relay as relays
+from chatapi.huggingface.relay import Relay
+from chatapi.huggingface.tasks import task_for
+
+CARD = ModelCard(id="acme/chat")
+HEAD = {"id": "chatcmpl-9f1", "object": "chat.completion.chunk", "created": 1770000123, "model": "provider/x"}
+
+
+class Careful(Relay):
+    """One that learns nothing."""
+
+    def _learn(self, *args):
+        pass
+
+
+def relayed(kind, packets, n=1):
+    """Every item of a stream, and the failure it ended with."""
+    job = ChatJob(model=CARD.id, messages=[{"role": "user", "content": "Oi?"}], options={"n": n} if n > 1 else {})
+    relay = kind(CARD, task_for(CARD).events(CARD, job), lambda model, usage: usage)
+    items = []
+    for packet in packets:
+        items += relay.take(packet)
+        if relay.failure or relay.done:
+            break
+    else:
+        items += relay.end()
+    if not relay.failure:
+        try:
+            items += relay.finish()
+        except Exception as error:
+            return items, error
+    return items, relay.failure
+
+
+def meaning(items):
+    """What a caller is told, piece by piece, whatever kind of item tells it."""
+    told, of = [], None
+    for item in items:
+        if isinstance(item, list):
+            told += [(*of, {"content": json.loads(b'"' + piece + b'"')}) for piece in item]
+            continue
+        of = (item.model, item.system_fingerprint, dict(item.extra))
+        for choice in item.choices:
+            delta = choice["delta"]
+            rest = {k: v for k, v in choice.items() if k != "delta" and v is not None and (k, v) != ("index", 0)}
+            told.append((*of, delta, *([rest] if rest else [])))
+        if item.usage:
+            told.append(item.usage)
+    return told
+
+
+def check_alike(packets, n=1):
+    fast, failed = relayed(Relay, packets, n)
+    careful, failed_carefully = relayed(Careful, packets, n)
+    assert meaning(fast) == meaning(careful)
+    assert repr(failed) == repr(failed_carefully)
+    for item in fast:
+        for piece in item if isinstance(item, list) else ():
+            assert not any(end in piece for end in (b"\n", b"\r", b"\xe2\x80\xa8", b"\xe2\x80\xa9", b"\xc2\x85"))
+            piece.decode()
+    return fast
+
+
+def event(delta=None, finish=None, dumps=json.dumps, **more):
+    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+    choice |= {key: more.pop(key) for key in ("index", "logprobs", "stop_reason") if key in more}
+    return dumps({**HEAD, "choices": [choice], **more})
+
+
+def framed(datas, before="data: ", after="\n\n"):
+    return "".join(f"{before}{data}{after}" for data in datas).encode()
+
+
+def compact(value):
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+# ---------------------------------------------------------------- what is fast
+
+
+def test_events_that_differ_in_their_text_alone_are_passed_on_as_they_are():
+    words = [" uma", " ação", ' "boa"', "\\n", " 🎉", "\u2028", " fim"]
+    events = [event({"role": "assistant", "content": ""}), *[event({"content": w}, dumps=compact) for w in words]]
+    stream = framed([*events, event({}, "stop"), "[DONE]"])
+    fast = check_alike([stream])
+    assert sum(len(item) for item in fast if isinstance(item, list)) >= len(words) - 3
+    texts = [delta["content"] for *_, delta in meaning(fast)[1:-2]]
+    assert texts == words
+
+
+@pytest.mark.parametrize("after", ["\n\n", "\r\n\r\n", "\r\r"])
+@pytest.mark.parametrize("before", ["data: ", "data:", ": beat\n\ndata: ", "event: message\ndata: "])
+@pytest.mark.parametrize("size", [1, 7, 100, 1000, 10**6])
+def test_every_framing_in_packets_of_any_size(before, after, size):
+    events = [event({"content": f" tok{number}"}) for number in range(50)]
+    stream = framed([*events, event({}, "stop"), "[DONE]"], before.replace("\n", after[: len(after) // 2]), after)
+    fast = check_alike([stream[at : at + size] for at in range(0, len(stream), size)])
+    texts = [t[3]["content"] for t in meaning(fast) if isinstance(t, tuple) and "content" in t[3]]
+    assert texts == [f" tok{number}" for number in range(50)]
+    if size > 1000 and before in ("data: ", "data:"):
+        assert len(fast) == 4, "a chunk, a run, finish and usage"
+
+
+def test_what_an_upstream_adds_to_every_event_stays_beside_the_pieces():
+    events = [event({"content": word}, provider="Together", service_tier=None) for word in ("a", "b", "c")]
+    fast = check_alike([framed([*events, event({}, "stop")])])
+    assert any(isinstance(item, list) for item in fast)
+    assert all(told[2] == {"provider": "Together"} for told in meaning(fast)[:3])
+
+
+NOT_PLAIN = {
+    "two-choices": {"n": 2},
+    "logprobs": {"logprobs": {"content": []}},
+    "stop-reason": {"stop_reason": "x"},
+    "usage": {"usage": {"prompt_tokens": 1, "completion_tokens": 1}},
+    "changing": {"nonce": None},
+}
+
+
+@pytest.mark.parametrize("how", NOT_PLAIN)
+def test_what_is_not_plain_is_read(how):
+    more = dict(NOT_PLAIN[how])
+    n = more.pop("n", 1)
+    events = []
+    for number in range(20):
+        more |= {"nonce": str(number)} if how == "changing" else {}
+        events.append(event({"content": f"t{number}"}, index=number % n, **more))
+    events += [event({}, "stop", index=index) for index in range(n)]
+    fast = check_alike([framed([*events, "[DONE]"])], n)
+    assert not any(isinstance(item, list) for item in fast)
+
+
+# ---------------------------------------------------------------- alike, whatever comes
+
+TEXTS = st.text(max_size=6) | st.sampled_from(
+    ["\ud83d", "\ude00", "\u2028", "\u0085", '"', "\\", "\\u0041", "\x00", "\x1f", "🎉", '"},"logprobs":null', "\n\n"]
+)
+DELTAS = st.one_of(
+    st.builds(lambda text: {"content": text}, TEXTS),
+    st.builds(lambda text: {"role": "assistant", "content": text}, TEXTS),
+    st.sampled_from(
+        [
+            {},
+            None,
+            {"content": None},
+            {"reasoning_content": "Hm."},
+            {"content": "a", "reasoning_content": "Hm."},
+            {"content": [{"type": "text", "text": "part"}]},
+            {"tool_calls": [{"index": 0, "id": "a1", "function": {"name": "f", "arguments": "{}"}}]},
+            {"content": "a", "tool_calls": []},
+            {"refusal": "No."},
+        ]
+    ),
+)
+MORE = st.fixed_dictionaries(
+    {},
+    optional={
+        "index": st.integers(0, 2),
+        "id": st.sampled_from(["chatcmpl-9f1", "other", ""]),
+        "created": st.sampled_from([1770000123, 1770000124]),
+        "provider": st.sampled_from(["Together", 'a"content":"b']),
+        "usage": st.sampled_from([None, {"prompt_tokens": 3, "completion_tokens": 2}]),
+        "logprobs": st.sampled_from([None, {"content": [{"token": "a", "logprob": -0.5}]}]),
+        "stop_reason": st.sampled_from([None, 7]),
+        "error": st.sampled_from([None, {}]),
+        "system_fingerprint": st.sampled_from([None, "fp1"]),
+    },
+)
+DUMPS = st.sampled_from([json.dumps, compact])
+
+
+def encoded(delta, finish, dumps, more):
+    return event(delta, finish, dumps, **more).encode("utf-8", "backslashreplace")
+
+
+PLAIN = st.builds(
+    encoded, st.builds(lambda text: {"content": text}, TEXTS), st.none(), st.just(json.dumps), st.just({})
+)
+ODD = st.builds(encoded, DELTAS, st.sampled_from([None, None, None, "stop", "length", "abort"]), DUMPS, MORE)
+WRONG = st.sampled_from(
+    [b"zz", b"{}", b"[]", b"null", b'{"choices":[]}', b'{"error":{"message":"no","code":500}}', b"[DONE]", b'{"a":NaN}']
+)
+BYTES = PLAIN.map(lambda data: data.replace(b"c", b"\xff")) | PLAIN.map(lambda data: data[:-3])
+EVENTS = st.lists(PLAIN | PLAIN | PLAIN | ODD | WRONG | BYTES, max_size=12)
+
+
+@settings(max_examples=400)
+@given(
+    datas=EVENTS,
+    end=st.sampled_from([b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\n: beat\n\n"]),
+    before=st.sampled_from([b"data: ", b"data:", b"id: 1\ndata: ", b"event: error\ndata: ", b"\xef\xbb\xbfdata: "]),
+    cuts=st.lists(st.integers(0, 4000), max_size=8),
+    closed=st.booleans(),
+    n=st.sampled_from([1, 1, 1, 2]),
+)
+def test_fast_and_careful_say_the_same(datas, end, before, cuts, closed, n):
+    usual = b"data: "
+    stream = b"".join((before if at == len(datas) // 2 else usual) + data + end for at, data in enumerate(datas))
+    stream = stream if closed else stream[: -len(end)]
+    at = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+    check_alike([stream[low:high] for low, high in itertools.pairwise(at) if high > low], n)
+
+
+# ---------------------------------------------------------------- ends, and no end
+
+
+def test_a_stream_without_events_says_what_came():
+    items, failure = relayed(Relay, [b"data: Too many people here\n\n"])
+    assert items == []
+    assert "Too many people here" in failure.message
+
+
+ENDLESS = {"empty-objects": b"data: {}\n\n", "no-json": b"data: zz\n\n", "comments": b": still here\n\n"}
+ENDLESS["empty-deltas"] = framed([event({})])
+ENDLESS["preludes"] = framed([json.dumps({**HEAD, "choices": []})])
+
+
+@pytest.mark.parametrize("data", ENDLESS.values(), ids=ENDLESS)
+def test_what_says_nothing_ends(data, monkeypatch):
+    monkeypatch.setattr(relays, "MAX_MUTE", 2000)
+    packets = itertools.chain([framed([event({"content": "a"})])], itertools.repeat(data * 100, 100))
+    _, failure = relayed(Relay, packets)
+    assert failure.code == "upstream_unavailable"
+    assert "say nothing" in failure.message
+    assert not failure.blames_upstream
+
+
+def test_words_between_them_are_an_answer(monkeypatch):
+    monkeypatch.setattr(relays, "MAX_MUTE", 200)
+    quiet = b": hm\n\n" * 150
+    packets = [part for _ in range(10) for part in (quiet, framed([event({"content": "a"})]))]
+    items, failure = relayed(Relay, [*packets, framed([event({}, "stop"), "[DONE]"])])
+    assert failure is None
+    assert len(meaning(items)) == 12
