@@ -6,9 +6,9 @@
 
 import json
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self
 
 from . import quotas, statements
 from .journal import BEGUN, COLUMNS, ENDED, Journal
@@ -16,10 +16,8 @@ from .processes import is_lost
 from .quotas import CELLS, COUNT, HELD, LEASE_S, PERIODS, Decision, Reservation
 from .slots import Slots
 from .statements import Row, Tx
-from .store import Store
+from .store import Store, shared
 from .tables import day_of
-
-T = TypeVar("T")
 
 
 class Books(Protocol):
@@ -109,7 +107,7 @@ class DatabaseBooks:
 
         def do(tx: Tx) -> Decision:
             now = time.time()
-            return _change(tx, of, now, lambda state: state.admit(of, now))
+            return _batch(tx).state(of, now).admit(of, now)
 
         decision = self._store.write(do)
         of.store = self if decision.refused is None else None
@@ -117,16 +115,16 @@ class DatabaseBooks:
 
     def begin(self, row: Sequence[Any]) -> None:
         """See Books."""
-        self._store.write(lambda tx: statements.open_call(tx, as_row(row)))
+        self._store.write(lambda tx: _batch(tx).begun.append(as_row(row)))
 
     def hold(self, row: Sequence[Any], of: Reservation, tokens: int) -> Decision:
         """See Books."""
 
         def do(tx: Tx) -> Decision:
             now = time.time()
-            decision = _change(tx, of, now, lambda state: state.hold(tx, of, tokens, now))
+            decision = _batch(tx).state(of, now).hold(tx, of, tokens, now)
             if decision.refused is None:
-                statements.open_call(tx, as_row(row))
+                _batch(tx).begun.append(as_row(row))
             return decision
 
         return self._store.write(do)
@@ -136,10 +134,10 @@ class DatabaseBooks:
 
         def do(tx: Tx) -> None:
             now = time.time()
-            if row is not None and not statements.close_call(tx, ended := as_row(row)):
-                statements.record(tx, [ended])
+            if row is not None:
+                _batch(tx).ended.append(as_row(row))
             if of:
-                _change(tx, of, now, lambda state: state.settle(of.call, tokens, now, of.began))
+                _batch(tx).state(of, now).settle(of.call, tokens, now, of.began)
 
         self._store.write(do)
 
@@ -182,10 +180,6 @@ class LimitState:
         """As `load` takes it."""
         return json.dumps([self.cells, self.open], separators=(",", ":"))
 
-    def expires_at(self, of: Reservation, now: float) -> float:
-        """When nothing of it counts any more."""
-        return max([quotas.expires_at(of, now), *(until for until, _held in self.open.values())])
-
     def admit(self, of: Reservation, now: float) -> Decision:
         """Take a place, if no limit refuses it."""
         decision = quotas.admit(self.cells, of.limits, now)
@@ -210,11 +204,33 @@ class LimitState:
             quotas.settle(self.cells, place[1], tokens, now, began)
 
 
-def _change(tx: Tx, of: Reservation, now: float, change: Callable[[LimitState], T]) -> T:
-    state = LimitState.load(statements.get_limits(tx, of.subject), now)
-    result = change(state)
-    statements.put_limits(tx, of.subject, state.dump(), state.expires_at(of, now))
-    return result
+class _Batch:
+    """What the calls in one transaction have in common: each state is read and written once, and all rows together."""
+
+    def __init__(self, tx: Tx) -> None:
+        self._tx = tx
+        self._states: dict[str, tuple[LimitState, float]] = {}
+        self.begun: list[Row] = []
+        self.ended: list[Row] = []
+
+    def state(self, of: Reservation, now: float) -> LimitState:
+        """A caller's state, which is about to be changed."""
+        found = self._states.get(of.subject)
+        state = found[0] if found else LimitState.load(statements.get_limits(self._tx, of.subject), now)
+        self._states[of.subject] = state, max(quotas.expires_at(of, now), found[1] if found else 0.0)
+        return state
+
+    def write(self) -> None:
+        """Write it all."""
+        for subject, (state, expires_at) in sorted(self._states.items()):
+            lease_ends_at = max((until for until, _held in state.open.values()), default=0.0)
+            statements.put_limits(self._tx, subject, state.dump(), max(expires_at, lease_ends_at))
+        statements.begin_calls(self._tx, self.begun)
+        statements.end_calls(self._tx, self.ended)
+
+
+def _batch(tx: Tx) -> _Batch:
+    return shared(tx, _Batch, _Batch.write)
 
 
 def _free(tx: Tx, lost: Iterable[Row]) -> None:

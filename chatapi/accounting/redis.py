@@ -4,6 +4,7 @@ A caller's numbers are a hash whose fields are their places in quotas.py. A scri
 room; what it has found there makes the decision that callers are told, by that room's own arithmetic.
 """
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -14,12 +15,12 @@ from ..errors import StoreUnavailable
 from ..telemetry import metrics
 from . import quotas
 from .quotas import CELLS, COUNT, HELD, LEASE_S, MINUTE_S, PERIODS, REQUESTS, SKEW_S, TOKENS, Decision, Reservation
+from .together import Together, Work
 
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 2.0
 AWAY_S = 5.0  # for so long it is not asked again
-CONNECTIONS = 32  # of one process; who finds none free waits for one
 
 
 class RedisLimits:
@@ -30,29 +31,27 @@ class RedisLimits:
 
     def __init__(self, url: str, used: Callable[[str | None, str, float], int]) -> None:
         import redis  # only where it is used: it takes a quarter of a second and 8 MB
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
 
         self._used = used
         self._away_until = 0.0
-        self._error, self._refused = redis.RedisError, redis.ResponseError
-        pool = redis.BlockingConnectionPool.from_url(
+        self._errors = redis
+        self._pool: Any = redis.BlockingConnectionPool.from_url(
             url,
-            max_connections=CONNECTIONS,
+            max_connections=2,
             timeout=TIMEOUT_S,
             socket_timeout=TIMEOUT_S,
             socket_connect_timeout=TIMEOUT_S,
-            # Once, for a connection that was closed since: whatever a script did is not done again for the same call.
-            retry=Retry(NoBackoff(), 1),
+            retry=None,
         )
-        self._redis: Any = redis.Redis(connection_pool=pool)
-        self._admit, self._hold, self._settle = (self._redis.register_script(_COMMON + s) for s in _SCRIPTS)
+        self._redis: Any = redis.Redis(connection_pool=self._pool)
+        self._hash = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
+        self._together: Together[tuple[Any, ...]] = Together(self._send, lambda: 2 * TIMEOUT_S)
 
     def admit(self, of: Reservation, now: float) -> Decision:
         """Take a place, if no limit refuses it."""
         ends_at = max(of.until + LEASE_S, quotas.expires_at(of, now))
         limits = [_hard(of, name) for name in ("rpm", "concurrency")]
-        found = self._run(self._admit, of, now, [of.until + LEASE_S, _milliseconds(ends_at - now), *limits])
+        found = self._run("admit", of, now, of.until + LEASE_S, int((ends_at - now) * 1000) + 1, *limits)
         decision = quotas.admit(_cells(found), of.limits, now)
         if not found[0]:
             return decision
@@ -68,53 +67,87 @@ class RedisLimits:
             for name, period in PERIODS.items():
                 wanted = getattr(of.limits, name) is not None
                 periods += [period.number(now), period.number(now + SKEW_S), used.get(name, -1 if wanted else -2)]
-            found = self._run(self._hold, of, now, [of.until + LEASE_S, tokens, *limits, *periods])
+            found = self._run("hold", of, now, of.until + LEASE_S, tokens, *limits, *periods)
             if found[0] >= 0:
-                break
+                return quotas.hold(_cells(found), of.limits, tokens, now)
             used = {name: self._used(of.key_id, name, now) for name in PERIODS if getattr(of.limits, name)}
-        return quotas.hold(_cells(found), of.limits, tokens, now)
 
     def settle(self, of: Reservation, tokens: int, now: float) -> None:
         """Give the place back, and count the `tokens` used. A second time changes nothing."""
-        periods = [period.number(of.began) for period in PERIODS.values()]
-        self._run(self._settle, of, now, [tokens, *periods])
+        self._run("settle", of, now, tokens, *(period.number(of.began) for period in PERIODS.values()))
 
     def free(self, call: int, key_id: str | None) -> None:
-        """Give back the place of a call that is lost."""
-        subject = key_subject(key_id) if key_id else self._subject(call)
+        """Give back the place of a call that is lost. Of a caller without a key only its own row knows whose it was."""
+        subject = key_subject(key_id) if key_id else self._ask(("GET", _call(call)))
         if subject:
             now = time.time()
+            subject = subject.decode() if isinstance(subject, bytes) else subject
             self.settle(Reservation(call, subject, key_id, NO_LIMITS, now, now), 0, now)
 
-    def _subject(self, call: int) -> str | None:
-        """Whose limits an open call counts against."""
-        found = self._ask(lambda: self._redis.get(_call(call)))
-        return found.decode() if found else None
+    def _run(self, what: str, of: Reservation, now: float, *more: float) -> list[int]:
+        keys = f"chatapi:limits:{of.subject}", _call(of.call)
+        words = " ".join(map(str, (what, repr(now), of.call, of.subject, *more)))
+        found = self._ask(("EVALSHA", self._hash, 2, *keys, words))
+        return list(map(int, found.split()))
 
-    def _run(self, script: Any, of: Reservation, now: float, more: list[Any]) -> list[int]:
-        name = f"chatapi:limits:{of.subject}"
-        keys = [name, f"{name}:open", f"{name}:held", _call(of.call)]
-        return [int(value) for value in self._ask(lambda: script(keys=keys, args=[now, of.call, of.subject, *more]))]
-
-    def _ask(self, do: Callable[[], Any]) -> Any:
+    def _ask(self, command: tuple[Any, ...]) -> Any:
         if time.monotonic() < self._away_until:
             raise StoreUnavailable("it did not answer just now", "Redis")
         try:
-            return do()
-        except self._refused as error:  # it is there: something else is the matter, of this caller's alone maybe
+            return self._together.do(command)
+        except self._errors.ResponseError as error:  # it is there: something else is the matter, of this caller's alone
             log.error("Redis does not do as it is told: %s", type(error).__name__)
             raise StoreUnavailable(type(error).__name__, "Redis") from error
-        except self._error as error:
+        except (self._errors.RedisError, TimeoutError) as error:
+            if time.monotonic() > self._away_until:
+                metrics.limit_store_error()
+                log.warning("Redis is away (%s): limits are held in the database meanwhile", type(error).__name__)
             self._away_until = time.monotonic() + AWAY_S
-            metrics.limit_store_error()
-            log.warning("Redis is away (%s): limits are held in the database meanwhile", type(error).__name__)
             raise StoreUnavailable(type(error).__name__, "Redis") from error
+
+    def _send(self, batch: list[Work[tuple[Any, ...]]]) -> None:
+        """Send what many want at once, and read the answers."""
+        try:
+            self._exchange(batch)
+        except self._errors.ConnectionError:
+            # Once more, for a connection that was closed since: what a script did it does not do again for a call.
+            self._pool.disconnect()
+            self._exchange([work for work in batch if not work.done])
+
+    def _exchange(self, batch: list[Work[tuple[Any, ...]]]) -> None:
+        connection = self._pool.get_connection()
+        try:
+            connection.send_packed_command(connection.pack_commands([work.what for work in batch]))
+            again = [work for work in batch if not self._read(connection, work)]
+            if again:
+                connection.send_command("SCRIPT", "LOAD", _SCRIPT)
+                connection.read_response()
+                connection.send_packed_command(connection.pack_commands([work.what for work in again]))
+                for work in again:
+                    self._read(connection, work, last=True)
+        except BaseException:
+            connection.disconnect()  # answers may be under way that nobody will wait for
+            raise
+        finally:
+            self._pool.release(connection)
+
+    def _read(self, connection: Any, work: Work[tuple[Any, ...]], last: bool = False) -> bool:
+        """The answer to `work`; False where Redis does not know the script (yet)."""
+        try:
+            work.succeed(connection.read_response())
+        except self._errors.exceptions.NoScriptError as error:
+            if not last:
+                return False
+            work.fail(error)
+        except self._errors.ResponseError as error:
+            work.fail(error)
+        return True
 
     def ping(self) -> None:
         """Whether it is there. Raises ConnectionError."""
         try:
             self._redis.ping()
-        except self._error as error:
+        except self._errors.RedisError as error:
             raise ConnectionError(f"Redis: {type(error).__name__}; limits are held in the database") from error
 
     def look(self) -> tuple[str, float]:
@@ -122,7 +155,7 @@ class RedisLimits:
         try:
             seconds, microseconds = self._redis.time()
             memory = self._redis.info("memory")
-        except self._error as error:
+        except self._errors.RedisError as error:
             raise ConnectionError(f"it does not answer ({type(error).__name__})") from error
         policy = memory.get("maxmemory_policy", "noeviction") if memory.get("maxmemory") else "noeviction"
         return "" if policy == "noeviction" else policy, seconds + microseconds / 1e6
@@ -138,10 +171,6 @@ def _call(call: int) -> str:
     return f"chatapi:call:{call}"
 
 
-def _milliseconds(seconds: float) -> int:
-    return int(seconds * 1000) + 1
-
-
 def _cells(found: list[int]) -> list[int]:
     """The numbers that a script has told: pairs of place and number behind its answer."""
     cells = [0] * CELLS
@@ -153,8 +182,10 @@ def _cells(found: list[int]) -> list[int]:
 # --- the scripts
 
 _COMMON = f"""
-local numbers, open, held, subject_of = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local now, call, subject = tonumber(ARGV[1]), ARGV[2], ARGV[3]
+local numbers, open, held, subject_of = KEYS[1], KEYS[1] .. ':open', KEYS[1] .. ':held', KEYS[2]
+local given = {{}}
+for word in string.gmatch(ARGV[1], '%S+') do given[#given + 1] = word end
+local what, now, call, subject = given[1], tonumber(given[2]), given[3], given[4]
 local COUNT, HELD, MINUTE, SKEW, RING = {COUNT}, {HELD}, {MINUTE_S}, {SKEW_S}, {REQUESTS.RING}
 local REQUESTS, TOKENS, DAY, MONTH = {REQUESTS.at}, {TOKENS["tpm"].at}, {PERIODS["tpd"].at}, {PERIODS["tpmonth"].at}
 
@@ -208,14 +239,14 @@ end
 
 -- What a decision is made from, as it was before this call changed it; all of it where a wait must be told.
 local function told(answer, everything)
-  local found = {{answer}}
+  local found = {{string.format('%.0f', answer)}}
   for place, number in pairs(cells) do
     if everything or place < REQUESTS + 3 or (place >= TOKENS and place < TOKENS + 3) then
       found[#found + 1] = string.format('%.0f', place)
       found[#found + 1] = string.format('%.0f', number)
     end
   end
-  return found
+  return table.concat(found, ' ')
 end
 
 local function write(lasts)
@@ -234,62 +265,65 @@ local function write(lasts)
 end
 """
 
-_SCRIPTS = (
-    """
-local until_, lasts, rpm, concurrency = ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-if redis.call('ZSCORE', open, call) then return told(1, false) end
-forget_expired()
-roll(REQUESTS)
-if (rpm >= 0 and get(REQUESTS + 1) + 1 > rpm) or (concurrency >= 0 and get(COUNT) + 1 > concurrency) then
-  return told(0, true)
+_SCRIPT = (
+    _COMMON
+    + """
+local function admit(until_, lasts, rpm, concurrency)
+  if redis.call('ZSCORE', open, call) then return told(1, false) end
+  forget_expired()
+  roll(REQUESTS)
+  if (rpm >= 0 and get(REQUESTS + 1) + 1 > rpm) or (concurrency >= 0 and get(COUNT) + 1 > concurrency) then
+    return told(0, true)
+  end
+  local found = told(1, false)
+  add(REQUESTS, 1)
+  redis.call('ZADD', open, until_, call)
+  redis.call('SET', subject_of, subject, 'PX', lasts)
+  write(lasts)
+  return found
 end
-local found = told(1, false)
-add(REQUESTS, 1)
-redis.call('ZADD', open, until_, call)
-redis.call('SET', subject_of, subject, 'PX', lasts)
-write(lasts)
-return found
-""",
-    """
-local until_, tokens = ARGV[4], tonumber(ARGV[5])
-local tpm, tpd, tpmonth = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
-local function period(at, i)
-  local number, soon, used = tonumber(ARGV[i]), tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
+
+local function period(at, number, soon, used)
   if get(at) == number or get(at) == soon then return true end
   if used >= 0 then set(at, number); set(at + 1, used) end
   return used ~= -1
 end
-if not (period(DAY, 9) and period(MONTH, 12)) then return {-1} end
-forget_expired()
-local before = tonumber(redis.call('HGET', held, call) or '0')
-if before ~= 0 then set(HELD, get(HELD) - before); redis.call('HDEL', held, call) end
-roll(REQUESTS)
-roll(TOKENS)
-local function over(limit, used) return limit >= 0 and used + get(HELD) + tokens > limit end
-if over(tpm, get(TOKENS + 1)) or over(tpd, get(DAY + 1)) or over(tpmonth, get(MONTH + 1)) then
-  return told(0, true)
-end
-local found = told(1, false)
-set(HELD, get(HELD) + tokens)
-redis.call('ZADD', open, until_, call)
-redis.call('HSET', held, call, tokens)
-local lasts = redis.call('PTTL', numbers)
-write(lasts)
-if lasts > redis.call('PTTL', held) then redis.call('PEXPIRE', held, lasts) end
-return found
-""",
-    """
-local tokens, day, month = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-redis.call('DEL', subject_of)
-if not redis.call('ZSCORE', open, call) then return {0} end
-drop(call)
-if tokens > 0 then
+
+local function hold(until_, tokens, tpm, tpd, tpmonth, day, next_day, in_day, month, next_month, in_month)
+  if not (period(DAY, day, next_day, in_day) and period(MONTH, month, next_month, in_month)) then return '-1' end
+  forget_expired()
+  local before = tonumber(redis.call('HGET', held, call) or '0')
+  if before ~= 0 then set(HELD, get(HELD) - before); redis.call('HDEL', held, call) end
+  roll(REQUESTS)
   roll(TOKENS)
-  add(TOKENS, tokens)
-  if get(DAY) == day then set(DAY + 1, get(DAY + 1) + tokens) end
-  if get(MONTH) == month then set(MONTH + 1, get(MONTH + 1) + tokens) end
+  local function over(limit, used) return limit >= 0 and used + get(HELD) + tokens > limit end
+  if over(tpm, get(TOKENS + 1)) or over(tpd, get(DAY + 1)) or over(tpmonth, get(MONTH + 1)) then
+    return told(0, true)
+  end
+  local found = told(1, false)
+  set(HELD, get(HELD) + tokens)
+  redis.call('ZADD', open, until_, call)
+  redis.call('HSET', held, call, tokens)
+  write(math.max(redis.call('PTTL', numbers), (MINUTE + SKEW) * 1000))
+  return found
 end
-write((MINUTE + SKEW) * 1000)
-return {1}
-""",
+
+local function settle(tokens, day, month)
+  redis.call('DEL', subject_of)
+  if not redis.call('ZSCORE', open, call) then return '0' end
+  drop(call)
+  if tokens > 0 then
+    roll(TOKENS)
+    add(TOKENS, tokens)
+    if get(DAY) == day then set(DAY + 1, get(DAY + 1) + tokens) end
+    if get(MONTH) == month then set(MONTH + 1, get(MONTH + 1) + tokens) end
+  end
+  write((MINUTE + SKEW) * 1000)
+  return '1'
+end
+
+local numbers_given = {}
+for place = 5, #given do numbers_given[#numbers_given + 1] = tonumber(given[place]) end
+return ({admit = admit, hold = hold, settle = settle})[what](unpack(numbers_given))
+"""
 )

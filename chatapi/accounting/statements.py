@@ -34,11 +34,15 @@ class _Often:
         self._text: dict[str, str] = {}
 
     def __call__(self, tx: Tx, values: Row) -> Any:
+        return execute(tx, self.text(tx), values)
+
+    def text(self, tx: Tx) -> str:
+        """In the dialect of `tx`."""
         name = tx.dialect.name
         if name not in self._text:
             dialect = sqlite if name == "sqlite" else postgresql
             self._text[name] = str(self._statement(dialect.insert).compile(dialect=tx.dialect))
-        return execute(tx, self._text[name], values)
+        return self._text[name]
 
 
 def _rows(found: sa.CursorResult[Any]) -> list[Row]:
@@ -199,6 +203,30 @@ _INSERT_VALUES = f"INSERT INTO calls ({', '.join(calls.columns.keys())}) VALUES 
 _COUNTED = ("started_at", "key_id", "served", "ending", "model", "code", "prompt_tokens", "completion_tokens")
 _BY_NAME = itemgetter(*_COUNTED)
 _BY_PLACE = itemgetter(*map(calls.columns.keys().index, _COUNTED))
+
+
+def begin_calls(tx: Tx, rows: Sequence[Row]) -> None:
+    """PostgreSQL: rows of calls that begin; nothing of those that are there already."""
+    if rows:
+        _cursor(tx).executemany(_insert_if_new.text(tx), rows)
+
+
+def end_calls(tx: Tx, rows: Sequence[Row]) -> None:
+    """PostgreSQL: the ends of calls, whose beginning is there or not; each counts once."""
+    if not rows:
+        return
+    cursor = _cursor(tx)
+    cursor.executemany(_end_call.text(tx) + " RETURNING calls.id", [_at_its_end(row) for row in rows], returning=True)
+    ended = {id for (id,) in cursor.fetchall()}
+    while cursor.nextset():
+        ended.update(id for (id,) in cursor.fetchall())
+    by_id = {row["id"]: row for row in rows}  # should a call be said to have ended twice at once
+    _count(tx, (_BY_NAME(by_id[id]) for id in ended))
+    record(tx, [row for id, row in by_id.items() if id not in ended])
+
+
+def _cursor(tx: Tx) -> Any:
+    return tx.connection.dbapi_connection.cursor()  # type: ignore[union-attr]
 
 
 def open_call(tx: Tx, row: Row) -> None:

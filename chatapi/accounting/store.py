@@ -9,11 +9,10 @@ import random
 import shutil
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, make_url
@@ -25,12 +24,12 @@ from .journal import Journal
 from .processes import Seats
 from .statements import Tx, execute, put_meta
 from .tables import create, meta
+from .together import Together, Work
 
 T = TypeVar("T")
 
 LOCK_WAIT_S = 2.0  # how long a call waits for a database that others write to
 CONNECT_S = 3
-TAKE = 64  # callers' work in one transaction
 LEAST_FREE = 2_000_000  # bytes of its disk below which a SQLite database counts as full
 _ADVISORY_LOCK = 0x63686174  # "chat"
 
@@ -44,7 +43,7 @@ class Store:
         self._writer = ExclusiveConnection(self._connect, str(self))
         self._reader = ExclusiveConnection(self._connect, str(self))
         self._engine: sa.Engine | None = None
-        self._waiting: deque[_Work[Any]] = deque()
+        self._together = Together(self._write_all, lambda: 5 * LOCK_WAIT_S)
         self.journal = Journal(self, Seats(self._folder())) if self.is_sqlite else None
 
     def _folder(self) -> Path:
@@ -60,26 +59,13 @@ class Store:
     def write(self, do: Callable[[Tx], T]) -> T:
         """What `do` returns, committed. Raises StoreUnavailable; then nothing of it was written.
 
-        Callers who wait for the lock hand in their work, and the first of them does it all in one transaction.
+        Callers who come while others write hand in their work, and one of them does it all in the next transaction.
         """
-        work = _Work(do)
-        self._waiting.append(work)
-        with self._writer.held(unless=lambda: self._take_back(work)):
-            if not work.done:
-                self._take_back(work)
-                self._write_all([work, *self._take()])
-        return work.result()
-
-    def _take(self) -> "list[_Work[Any]]":
-        return [self._waiting.popleft() for _ in range(min(TAKE, len(self._waiting)))]
-
-    def _take_back(self, work: "_Work[Any]") -> bool:
-        """Whether nobody has begun with `work`, and now nobody will."""
         try:
-            self._waiting.remove(work)
-        except ValueError:
-            return False
-        return True
+            result: T = self._together.do(do)
+            return result
+        except TimeoutError:  # whoever is at it gives up by himself: this is for a network that swallows everything
+            raise StoreUnavailable("it does not answer", str(self)) from None
 
     def read(self, do: Callable[[Tx], T], *, fresh: bool = True) -> T:
         """What `do` reads. Raises StoreUnavailable.
@@ -93,28 +79,38 @@ class Store:
         with self._reader.held(), self._explained(), self._reader.connection() as connection:
             return do(connection)
 
-    def _write_all(self, batch: "list[_Work[Any]]") -> None:
+    def _write_all(self, batch: list[Work[Callable[[Tx], Any]]]) -> None:
+        results: list[Any] = []
+        begun = False
         try:
-            with self._explained(), self._writer.connection() as connection, self._transaction(connection):
-                for work in batch:
-                    work.run(connection)
+            with (
+                self._writer.held(),
+                self._explained(),
+                self._writer.connection() as connection,
+                self._transaction(connection),
+            ):
+                begun = True
+                results.extend(work.what(connection) for work in batch)
         except Exception as error:
-            if len(batch) == 1 or not any(work.begun for work in batch):
+            if len(batch) == 1 or not begun:
                 for work in batch:
                     work.fail(error)
                 return
             for work in batch:  # one of them is at fault: none of the others shall suffer
-                work.begun = False
                 self._write_all([work])
             return
-        for work in batch:
-            work.done = True
+        for work, result in zip(batch, results, strict=True):
+            work.succeed(result)
 
     @contextmanager
     def _transaction(self, connection: Connection) -> Iterator[None]:
         self._begin(connection)
+        last: list[Callable[[], None]] = []
+        connection.info.update(last=last, shared={})
         try:
             yield
+            for do in last:
+                do()
             execute(connection, "COMMIT")
         except BaseException:
             with suppress(Exception):  # the connection may be broken
@@ -254,6 +250,15 @@ class Store:
                 connection.close()
 
 
+def shared(tx: Tx, kind: Callable[[Tx], T], at_the_end: Callable[[T], None]) -> T:
+    """What all work of a transaction has in common: made once; and used at its end."""
+    made: dict[Any, T] = tx.info["shared"]
+    if kind not in made:
+        made[kind] = kind(tx)
+        tx.info["last"].append(lambda: at_the_end(made[kind]))
+    return made[kind]
+
+
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     # A process that is killed loses nothing that was committed; only a power cut may take the last moments.
     for pragma in ("journal_mode = WAL", "synchronous = NORMAL"):
@@ -277,28 +282,6 @@ def _wrong_version(store: Store, version: int) -> str:
     return f"{store} has schema {version}, and this version of chatapi needs {ours}: run: flask --app wsgi db upgrade"
 
 
-class _Work(Generic[T]):
-    """What one caller wants done in a transaction, and what came of it."""
-
-    def __init__(self, do: Callable[[Tx], T]) -> None:
-        self._do = do
-        self._result: T | None = None
-        self._error: Exception | None = None
-        self.begun = self.done = False
-
-    def run(self, tx: Tx) -> None:
-        self.begun = True
-        self._result = self._do(tx)
-
-    def fail(self, error: Exception) -> None:
-        self._error, self.done = error, True
-
-    def result(self) -> T:
-        if self._error:
-            raise self._error
-        return self._result  # type: ignore[return-value]
-
-
 class ExclusiveConnection:
     """One connection, for one at a time; thrown away when anything goes wrong with it."""
 
@@ -309,11 +292,11 @@ class ExclusiveConnection:
         self._connection: Connection | None = None
 
     @contextmanager
-    def held(self, unless: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    def held(self) -> Iterator[None]:
+        """Nobody else has it meanwhile. Raises StoreUnavailable."""
         # Whoever has it gives up by himself after LOCK_WAIT_S: this is for a network that swallows everything.
-        while not self._lock.acquire(timeout=5 * LOCK_WAIT_S):
-            if unless():
-                raise StoreUnavailable("it does not answer", self._database)
+        if not self._lock.acquire(timeout=5 * LOCK_WAIT_S):
+            raise StoreUnavailable("it does not answer", self._database)
         try:
             yield
         finally:
