@@ -7,13 +7,11 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from support.gateways import LOG_TAIL, Gateway, catalogue_for, serve
+from support.gateways import LOG_TAIL, TOKEN, Gateway, catalogue_for, serve
 from support.upstream import Upstream
 
 from chatapi import create_app
 from chatapi.settings import Settings
-
-TOKEN = "hf_test-token"
 
 os.environ["LC_ALL"] = "C.UTF-8"  # commands speak the language of their locale
 

@@ -30,6 +30,7 @@ from support.upstream import BEHAVIOURS, CLASSIC_REPLIES, ERRORS
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "gunicorn.conf.py"
+TOKEN = "hf_test-token"  # for the upstream
 KEPT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "LD_LIBRARY_PATH", "COVERAGE_PROCESS_START")
 READY_WITHIN_S, STOPPED_WITHIN_S = 20, 10
 T = TypeVar("T")

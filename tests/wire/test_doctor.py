@@ -18,9 +18,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import redis as redis_client
 from click.testing import CliRunner
-from conftest import TOKEN
 from flask.cli import FlaskGroup
-from support.gateways import ROOT, clean_environment, entry, free_port, serve, side_by_side
+from support.gateways import ROOT, TOKEN, clean_environment, entry, free_port, serve, side_by_side
 from support.servers import needs, nginx, postgres, redis
 from support.upstream import Upstream
 from test_nginx import certificate_in, socket_path
