@@ -229,11 +229,6 @@ def _cursor(tx: Tx) -> Any:
     return tx.connection.dbapi_connection.cursor()  # type: ignore[union-attr]
 
 
-def open_call(tx: Tx, row: Row) -> None:
-    """A row for a call that begins; or for one that ended as it began."""
-    record(tx, [row])
-
-
 def close_call(tx: Tx, row: Row) -> bool:
     """The end of the call `row["id"]`; False where it was closed before, and nothing is counted again."""
     if _end_call(tx, _at_its_end(row)).rowcount == 0:

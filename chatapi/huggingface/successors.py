@@ -39,16 +39,6 @@ def successors(gone: str, listed: Iterable[Json]) -> list[Offer]:
     return sorted(offers, key=lambda offer: (offer.model.partition("/")[0] != organisation, *_cost(offer)))
 
 
-def is_live(model: str, listed: Iterable[Json]) -> bool:
-    """Whether the list has a live provider of `model`; of the one that its suffix names, if it names one."""
-    id, _colon, pinned = model.partition(":")
-    providers = {offer.provider for row in listed if row.get("id") == id for offer in _offers(row)}
-    return pinned in providers if pinned and pinned not in _POLICIES else bool(providers)
-
-
-_POLICIES = ("fastest", "cheapest", "preferred")  # suffixes that leave the choice to the router
-
-
 def _offers(row: Json) -> Iterator[Offer]:
     given: Any = row.get("providers")
     for provider in given if isinstance(given, list) else ():

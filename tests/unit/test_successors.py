@@ -1,8 +1,6 @@
 """Which listed model takes the place of one that is gone."""
 
-import pytest
-
-from chatapi.huggingface.successors import Offer, is_live, successors
+from chatapi.huggingface.successors import Offer, successors
 
 
 def row(id, *providers):
@@ -45,19 +43,3 @@ def test_the_cheapest_provider_speaks_for_a_model():
 
 def test_a_model_is_not_its_own_successor():
     assert "acme/cheap" not in [offer.model for offer in successors("acme/cheap", LISTED)]
-
-
-@pytest.mark.parametrize(
-    "model, live",
-    [
-        ("acme/cheap", True),
-        ("acme/cheap:groq", True),
-        ("acme/cheap:fastest", True),
-        ("acme/cheap:novita", False),
-        ("acme/dead", False),
-        ("acme/none", False),
-        ("no/where", False),
-    ],
-)
-def test_a_model_is_live_where_a_provider_is(model, live):
-    assert is_live(model, LISTED) is live

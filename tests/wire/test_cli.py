@@ -295,7 +295,7 @@ def spent(parts, tell):
         ("2026-11-01", None, "test/ok", "completed", 3, 3),
     ):
         row = called(day, key_id=key_id, model=model, ending=ending, prompt_tokens=prompt, completion_tokens=completion)
-        parts.store.write(lambda tx, row=row: statements.open_call(tx, row))
+        parts.store.write(lambda tx, row=row: statements.record(tx, [row]))
     return a, b
 
 
@@ -481,9 +481,9 @@ def count(database, where="1"):
 @pytest.mark.parametrize("words, deleted", [(("--before", "2026-10-31"), 3), (("--keep-days", "1"), 7)])
 def test_prune_deletes_old_calls_and_no_number(spent, parts, tell, say, database, monkeypatch, words, deleted):
     monkeypatch.setattr(usage_commands, "PRUNE_AT_ONCE", 2)  # in several transactions
-    parts.store.write(lambda tx: statements.open_call(tx, called("2026-10-01", model="test/open")))
+    parts.store.write(lambda tx: statements.record(tx, [called("2026-10-01", model="test/open")]))
     now = called("2026-10-01", ending="completed", model="test/new") | {"id": tables.call_id(time.time())}
-    parts.store.write(lambda tx: statements.open_call(tx, now))
+    parts.store.write(lambda tx: statements.record(tx, [now]))
     before = tell("usage", "report")
     told = tell("usage", "prune", *words)
     assert told["deleted"] == deleted

@@ -1,6 +1,6 @@
 """What becomes of each request parameter at each kind of upstream: seen happening, and compared with the page.
 
-    WRITE_PAGE=1 python -m pytest tests/test_compatibility.py
+    WRITE_PAGE=1 python -m pytest tests/wire/test_compatibility.py
 
 writes `docs/compatibility.md` anew.
 """
@@ -348,7 +348,7 @@ INTRODUCTION = """# Compatibility
 What becomes of each field of a request to `POST /v1/chat/completions`, for each kind of upstream.
 *Em português: a tabela diz, para cada parâmetro e cada tipo de servidor, o que acontece com ele.*
 
-This page is written by `tests/test_compatibility.py`, which makes every one of these requests and fails when the
+This page is written by `tests/wire/test_compatibility.py`, which makes every one of these requests and fails when the
 page says anything else. Nothing is ever dropped in silence.
 
 - **honoured**: the answer shows the effect, by the gateway's own doing or the model's.

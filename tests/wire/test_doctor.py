@@ -433,7 +433,7 @@ def test_calls_that_nobody_has_closed(settings):
     row |= {"id": 1, "request_id": "r", "started_at": time.time() - 600, "until": time.time() - 480, "owner": "x"}
     row |= {"dialect": "openai", "route": "/v1/chat/completions", "stream": False, "attempts": 0}
     with parts_of(settings) as parts:
-        parts.store.write(lambda tx: statements.open_call(tx, row))
+        parts.store.write(lambda tx: statements.record(tx, [row]))
     found = examined(settings, calls=False)
     assert wrong(found) == {"open calls"}
     assert found["open calls"].message.startswith("1 are open")

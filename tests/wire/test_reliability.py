@@ -1,6 +1,8 @@
 """Every fault of the fault server in every dialect, whole and streamed: status, code, attempts, time.
 
-What really happens is also the table of docs/reliability.md; `python tests/test_reliability.py --write` renews it.
+What really happens is also the table of docs/reliability.md, which this renews:
+
+    PYTHONPATH=tests python tests/wire/test_reliability.py --write
 """
 
 import sys
@@ -183,7 +185,7 @@ def beaten(upstream_server):
 INTRODUCTION = """# Reliability
 
 What a caller hears when Hugging Face, or a server that speaks like it, fails. Every cell below is what happened when
-`tests/test_reliability.py` last ran against real gunicorn, in all four dialects; the test holds this page to it.
+`tests/wire/test_reliability.py` last ran against real gunicorn, in all four dialects; the test holds this page to it.
 
 - A failure before the first token is a plain HTTP error. Of two statuses the first is that of `/api/*`, the second
   that of `/v1`.
@@ -231,7 +233,9 @@ def status_of(found, fault, mode):
 
 
 def test_the_page_says_what_happens(outcomes):
-    assert PAGE.read_text() == page(outcomes), "renew it: python tests/test_reliability.py --write"
+    assert PAGE.read_text() == page(outcomes), (
+        "renew it: PYTHONPATH=tests python tests/wire/test_reliability.py --write"
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Minutes of random faults under load: nothing leaks, and every call is accounted for.
 
-CHATAPI_SOAK_S=60 pytest -m soak -s tests/test_soak.py
+CHATAPI_SOAK_S=60 pytest -m soak -s tests/wire/test_soak.py
 """
 
 import os

@@ -90,7 +90,7 @@ def numbers(store):
 
 
 def open_one(store, number, at=DAY):
-    store.write(lambda tx: statements.open_call(tx, call(number, at)))
+    store.write(lambda tx: statements.record(tx, [call(number, at)]))
 
 
 # ---------------------------------------------------------------- the schema
@@ -295,7 +295,7 @@ def test_states_of_limits_are_kept_until_they_expire(store):
 
 def test_a_call_is_opened_and_closed_once(store, other):
     row = call(1, key_id="a", model="test/ok", stream=True)
-    store.write(lambda tx: statements.open_call(tx, row))
+    store.write(lambda tx: statements.record(tx, [row]))
     assert other.read(statements.open_calls) == [row]
     assert used(other) == []
     end = ended(row)
@@ -385,10 +385,10 @@ def test_usage_is_the_sum_of_the_ledger_whatever_the_order(store, events):
             row = call(number, DAY + after, key_id=owner, model=model)
             end = {"served": served, "ending": ending, "prompt_tokens": prompt, "completion_tokens": completion}
             if what == "open":
-                statements.open_call(tx, row)
+                statements.record(tx, [row])
                 opened.append(row)
             elif what == "whole":
-                statements.open_call(tx, ended(row, **end))
+                statements.record(tx, [ended(row, **end)])
             elif what == "close" and opened:
                 closed.append(ended(opened.pop(which % len(opened)), **end))
                 assert statements.close_call(tx, closed[-1])
@@ -419,7 +419,7 @@ def test_usage_is_asked_for_by_day_and_key(store, since, until, key_id, found):
     store.write(lambda tx: statements.put_key(tx, key("a")))
     for number, (day, owner, model) in enumerate(USES):
         row = ended(call(number, DAY + day * DAY_S + 5, key_id=owner), served=model, prompt_tokens=number)
-        store.write(lambda tx, row=row: statements.open_call(tx, row))
+        store.write(lambda tx, row=row: statements.record(tx, [row]))
     rows = used(store, since, until, key_id)
     assert sorted(row["prompt_tokens"] for row in rows) == found
     assert {row["key_name"] for row in rows} <= {"of a", None}
@@ -430,8 +430,8 @@ def test_prune_deletes_ended_calls_from_before_in_portions_and_leaves_what_was_u
     before = DAY + 1
     for number in range(10):
         row = call(number)
-        store.write(lambda tx, r=row, n=number: statements.open_call(tx, r if n == 3 else ended(r)))
-    store.write(lambda tx: statements.open_call(tx, ended(call(0, before, request_id="r10"))))
+        store.write(lambda tx, r=row, n=number: statements.record(tx, [r if n == 3 else ended(r)]))
+    store.write(lambda tx: statements.record(tx, [ended(call(0, before, request_id="r10"))]))
     was = reported(store)
     assert store.read(lambda tx: statements.count_before(tx, before)) == 9
     assert [store.write(lambda tx: statements.prune(tx, before, 4)) for _ in range(4)] == [4, 4, 1, 0]
@@ -441,7 +441,7 @@ def test_prune_deletes_ended_calls_from_before_in_portions_and_leaves_what_was_u
 
 def test_the_oldest_go_first(store):
     for number in (5, 1, 3):
-        store.write(lambda tx, n=number: statements.open_call(tx, ended(call(n))))
+        store.write(lambda tx, n=number: statements.record(tx, [ended(call(n))]))
     assert store.write(lambda tx: statements.prune(tx, DAY + 60, 1)) == 1
     assert numbers(store) == [3, 5]
 
@@ -453,7 +453,7 @@ def test_an_exception_takes_back_what_its_work_did_and_nothing_else(store, other
     open_one(store, 1)
 
     def broken(tx):
-        statements.open_call(tx, call(2))
+        statements.record(tx, [call(2)])
         raise KeyError("mine")
 
     with pytest.raises(KeyError, match="mine"):
@@ -465,7 +465,7 @@ def test_an_exception_takes_back_what_its_work_did_and_nothing_else(store, other
 
 def test_a_statement_that_fails_is_told_and_takes_back_the_rest(store, other):
     def broken(tx):
-        statements.open_call(tx, call(1))
+        statements.record(tx, [call(1)])
         tx.exec_driver_sql("INSERT INTO nowhere VALUES (1)")
 
     with pytest.raises(StoreUnavailable) as told:
@@ -477,7 +477,7 @@ def test_a_statement_that_fails_is_told_and_takes_back_the_rest(store, other):
 
 def test_many_threads_write_at_once_and_all_is_committed(store, other):
     def work(number):
-        return store.write(lambda tx: statements.open_call(tx, call(number)) or number)
+        return store.write(lambda tx: statements.record(tx, [call(number)]) or number)
 
     with ThreadPoolExecutor(32) as pool:
         assert list(pool.map(work, range(400))) == list(range(400))
@@ -513,7 +513,7 @@ def test_work_that_waits_together_is_committed_together(store, database):
 
     def work(number):
         def do(tx):
-            statements.open_call(tx, call(number))
+            statements.record(tx, [call(number)])
             return str(tx.exec_driver_sql(transactions).scalar()) if not store.is_sqlite else "1"
 
         return do
@@ -526,7 +526,7 @@ def test_work_that_waits_together_is_committed_together(store, database):
 def test_work_that_fails_does_no_harm_to_what_waited_with_it(store, other):
     def work(number):
         def do(tx):
-            statements.open_call(tx, call(number))
+            statements.record(tx, [call(number)])
             if number == 3:
                 raise KeyError("mine")
             if number == 5:
@@ -601,7 +601,7 @@ def test_what_was_told_to_have_failed_is_not_written_later(store, other, monkeyp
         def do(tx):
             if number == 1:
                 time.sleep(2.5)  # a network that swallows everything
-            statements.open_call(tx, call(number))
+            statements.record(tx, [call(number)])
             return number
 
         return do
@@ -645,7 +645,7 @@ def test_what_cannot_be_written_can_still_be_read(what):
         path = Path(folder, "chatapi.db")
         url = f"sqlite:///{path}"
         store = Store(url)
-        store.write(lambda tx: statements.open_call(tx, ended(call(1))))
+        store.write(lambda tx: statements.record(tx, [ended(call(1))]))
         if what == "file":
             store.close()  # else it stays open: without its -shm no SQLite reads a WAL database in such a folder
         for file in Path(folder).iterdir():  # its -wal and -shm too
@@ -667,7 +667,7 @@ def test_a_full_disk_is_told_and_nothing_is_half_written(sqlite, sqlite_url):
 
     def much(tx):
         for number in range(1, 2000):
-            statements.open_call(tx, call(number))
+            statements.record(tx, [call(number)])
 
     with pytest.raises(StoreUnavailable) as told:
         sqlite.write(much)

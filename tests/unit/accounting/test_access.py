@@ -846,9 +846,9 @@ def test_a_revocation_reaches_every_worker_within_five_seconds(gateway_env, url,
             session.trust_env = False
             answer = session.post(gateway.url + CHAT, json={}, headers=bearer(text, f"n-{number}"), timeout=10)
             assert answer.status_code == LET_IN
-            if {pid for pid, _ in asked(tmp_path)} == workers:
+            if {pid for pid, _ in asked(of)} == workers:
                 break
-        at = dict(asked(tmp_path))
+        at = dict(asked(of))
         assert at.keys() == workers, "a connection to each worker"
         revoked = flask("keys", "revoke", id, "--json", cwd=tmp_path, env=env)
         assert json.loads(revoked)["state"] == "revoked"
@@ -869,13 +869,9 @@ def bearer(text, request_id="-"):
     return {"Authorization": f"Bearer {text}", "X-Request-Id": request_id}
 
 
-def asked(directory):
+def asked(store):
     """(process, request id) of every call in the books."""
-    connection = sqlite3.connect(directory / "chatapi.db")
-    try:
-        rows = connection.execute("SELECT owner, request_id FROM calls").fetchall()
-    finally:
-        connection.close()
+    rows = store.read(lambda tx: tx.execute(sa.select(tables.calls.c.owner, tables.calls.c.request_id)).all())
     return [(owner.split(" ")[3], name) for owner, name in rows]
 
 
