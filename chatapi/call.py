@@ -20,6 +20,7 @@ from .errors import (
     UpstreamTimeout,
     WorkerStopped,
 )
+from .languages import LANGUAGES
 
 T = TypeVar("T")
 MAX_UPSTREAM_REQUESTS = 8  # of one call, whatever its fallbacks
@@ -40,6 +41,7 @@ class Call:
     caller: Caller | None = None
     address: str | None = None  # the caller's, as far as proxies are trusted
     trace_id: str | None = None
+    language = LANGUAGES[0]  # that it is answered in
     model: str | None = None
     served: str | None = None  # the model that answered
     stream = False

@@ -9,6 +9,7 @@ from typing import Any
 from ..catalogue import ModelCard
 from ..chat import ChatJob, Choice, Chunk, StreamItem, Usage, estimate_tokens, text_of
 from ..errors import UpstreamUnavailable
+from ..languages import _
 
 TOKEN_LIMITS = ("max_tokens", "max_completion_tokens")
 
@@ -122,4 +123,4 @@ def _piece(text: str) -> bytes:
 
 
 def _other_answer() -> UpstreamUnavailable:
-    return UpstreamUnavailable("The answer was cut, and no other model could go on from where it ended.")
+    return UpstreamUnavailable(_("The answer was cut, and no other model could go on from where it ended."))

@@ -16,7 +16,6 @@ from ..chat import ChatJob, Json, Reply, StreamItem
 from ..errors import (
     BadRequest,
     ChatError,
-    InternalError,
     ModelNotFound,
     UpstreamError,
     UpstreamRejected,
@@ -25,6 +24,7 @@ from ..errors import (
     WorkerStopped,
 )
 from ..huggingface import HuggingFace
+from ..languages import _, use
 from .circuit import FAILURES, Attempt, Circuit
 from .continuation import Continuation
 from .fallbacks import FallbackChain
@@ -68,7 +68,8 @@ class Engine:
     def stop(self) -> None:
         """End every open call with WorkerStopped: this process has no more time."""
         for call in list(self._open):
-            call.interrupt(WorkerStopped("The gateway is being restarted. Send the request again."))
+            use(call.language)
+            call.interrupt(WorkerStopped(_("The gateway is being restarted. Send the request again.")))
 
     def reachable(self) -> str:
         """In a few words that no circuit is open. Raises UpstreamUnavailable naming those that are."""
@@ -196,14 +197,18 @@ class Engine:
             call.waiting_for = f"{failed.code.replace('_', ' ')}, about {max(1, round(wait_s))} s"
             call.pause(wait_s)
             call.waiting_for = Call.waiting_for
-        raise InternalError("No attempt was made.")
+        raise AssertionError  # there is no end to count()
 
     def _enter(self, card: ModelCard) -> Attempt:
         """An attempt at `card`. Raises UpstreamUnavailable where its circuit is open."""
         attempt = self.circuit.enter(f"{card.id} at {card.url}" if card.url else card.id)
         if attempt.wait_s:
             raise UpstreamUnavailable(
-                f"The upstream of '{card.id}' failed {FAILURES} times in a row and is left alone for a moment.",
+                _(
+                    "The upstream of '{model}' failed {times} times in a row and is left alone for a moment.",
+                    model=card.id,
+                    times=FAILURES,
+                ),
                 retry_after_s=attempt.wait_s,
             )
         return attempt

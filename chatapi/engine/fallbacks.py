@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from ..call import MAX_UPSTREAM_REQUESTS, Call
 from ..catalogue import ModelCard
-from ..errors import BadRequest, ChatError, ContentFiltered, ContextLengthExceeded, InternalError, UpstreamError
+from ..errors import BadRequest, ChatError, ContentFiltered, ContextLengthExceeded, UpstreamError
 
 
 class FallbackChain:
@@ -31,7 +31,8 @@ class FallbackChain:
     @property
     def failure(self) -> ChatError:
         """The error of the model asked for."""
-        return self._failure or InternalError("No model was asked.")
+        assert self._failure  # the first model is always asked
+        return self._failure
 
     @property
     def is_last(self) -> bool:

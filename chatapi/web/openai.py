@@ -8,6 +8,7 @@ from ..accounting import statements
 from ..accounting.ledger import report
 from ..chat import ChatJob
 from ..errors import BadRequest, ModelNotFound
+from ..languages import _
 from ..schemas import OPENAI
 from .calls import answer
 from .request import authenticated, body, components
@@ -40,8 +41,8 @@ def retrieve_model(model: str) -> Response:
     found = components().engine.models().get(model)
     if found is None:
         raise ModelNotFound(
-            f"The model '{model[:200]}' is not listed here. GET /v1/models shows those that are.",
-            details={"model": ["not listed"]},
+            _("The model '{model}' is not listed here. GET /v1/models shows those that are.", model=model[:200]),
+            details={"model": [_("not listed")]},
         )
     return json_response(found)
 
@@ -60,4 +61,6 @@ def _day(name: str) -> str | None:
     try:
         return date.fromisoformat(given).isoformat() if given else None
     except ValueError:
-        raise BadRequest(f"{name} must be a day like 2026-11-30.", details={name: ["must be a day"]}) from None
+        raise BadRequest(
+            _("{name} must be a day like 2026-11-30.", name=name), details={name: [_("must be a day")]}
+        ) from None

@@ -16,6 +16,7 @@ from ..accounting.store import Store
 from ..call import Call
 from ..chat import Json
 from ..errors import BadRequest, ChatError, ClientLeft, StoreUnavailable
+from ..languages import _
 from ..schemas.strict_json import dumps
 from .request import authenticated, components
 from .response import json_response
@@ -43,8 +44,8 @@ def probe() -> Response:
     every_s, silence_s = _number("every_s", most_s), _number("silence_s", most_s)
     if events != int(events) or events * every_s + silence_s > most_s or (events and silence_s):
         raise BadRequest(
-            f"Ask for up to {MOST_EVENTS} events or for one silence, within {most_s:g} s.",
-            details={"events": ["too much, or not a whole number"]},
+            _("Ask for up to {events} events or for one silence, within {most:g} s.", events=MOST_EVENTS, most=most_s),
+            details={"events": [_("too much, or not a whole number")]},
         )
     parts.engine.begin_probe(call, most_s + 1)  # real calls' deadline is the longest silence that can be asked for
     connection = request.environ.get("chatapi.connection")
@@ -70,14 +71,17 @@ def _number(name: str, most: float) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value <= most:
-        raise BadRequest(f"{name} must be a number from 0 to {most:g}.", details={name: [f"must be 0 to {most:g}"]})
+        raise BadRequest(
+            _("{name} must be a number from 0 to {most:g}.", name=name, most=most),
+            details={name: [_("must be 0 to {most:g}", most=most)]},
+        )
     return value
 
 
 def _note() -> str:
     note = request.args.get("note", "")
     if not _NOTE.fullmatch(note):
-        raise BadRequest("note must be up to 64 small letters and digits.", details={"note": ["must be a word"]})
+        raise BadRequest(_("note must be up to 64 small letters and digits."), details={"note": [_("must be a word")]})
     return note
 
 

@@ -81,6 +81,7 @@ def begin() -> None:
     language = negotiate(wanted, parts.settings.language) if wanted else parts.settings.language
     if language != current():
         use(language)
+    call.language = language
     if (trace := environ.get("HTTP_TRACEPARENT")) and (found := _TRACEPARENT.fullmatch(trace)):
         _go_on_with(call, onward, found)
 

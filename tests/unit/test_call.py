@@ -1,6 +1,7 @@
 """A call: what interrupts it while it waits, what becomes of it, and its one end."""
 
 import time
+from contextvars import copy_context
 
 import gevent
 import pytest
@@ -56,6 +57,16 @@ def test_the_first_interruption_counts(call):
     call.interrupt(WorkerStopped("stop"))
     call.interrupt(LEFT)
     with pytest.raises(WorkerStopped):
+        call.pause(0)
+
+
+@pytest.mark.parametrize("language, begins", [("en", "The gateway is being"), ("pt-BR", "O gateway está sendo")])
+def test_a_stop_is_told_in_the_language_of_each_call(app, call, language, begins):
+    call.language = language
+    engine = app.extensions["chatapi"].engine
+    engine.begin_probe(call, 5)
+    copy_context().run(engine.stop)
+    with pytest.raises(WorkerStopped, match=begins):
         call.pause(0)
 
 

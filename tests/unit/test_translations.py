@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from babel.messages.pofile import read_po
 
+from chatapi import errors
 from chatapi.languages import LANGUAGES, TRANSLATIONS, catalogue
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +41,38 @@ def placeholders(text):
 def test_every_text_has_its_translation(texts, language):
     done = {id for id, message in translated(language).items() if message.string}
     assert sorted(texts.keys() - done) == []
+
+
+def test_what_an_error_tells_its_caller_can_be_translated():
+    """A sentence handed to an error, or beside one of its fields; a cause for the log is not told."""
+    found = [
+        f"{path.relative_to(ROOT)}:{text.lineno}"
+        for path in (ROOT / "chatapi").rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and name_of(call.func) in TOLD
+        for text in said_by(call)
+        if isinstance(text, ast.JoinedStr)
+        or (isinstance(text, ast.Constant) and isinstance(text.value, str) and text.value)
+    ]
+    assert found == []
+
+
+# Nobody hears the first; the second tells its cause to operators and has a text of its own for callers.
+TOLD = {
+    name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, errors.ChatError)
+} - {"ClientLeft", "StoreUnavailable"}
+
+
+def name_of(function):
+    return getattr(function, "id", None) or getattr(function, "attr", None)
+
+
+def said_by(call):
+    yield from call.args[:1]
+    for keyword in call.keywords:
+        if keyword.arg == "details" and isinstance(keyword.value, ast.Dict):
+            for value in keyword.value.values:
+                yield from getattr(value, "elts", [value])
 
 
 @pytest.mark.parametrize("language", OTHERS)
