@@ -1,10 +1,11 @@
-"""Fixtures: one Chromium for all tests, and a new reader for each."""
+"""Fixtures: one Chromium for the tests of a file, and a new reader for each."""
 
 import pytest
 from support.browser import chromium, visit
 
 
-@pytest.fixture(scope="session")
+# Playwright keeps an event loop running while its browser lives, beside which no other test could run one.
+@pytest.fixture(scope="module")
 def browser():
     with chromium() as browser:
         yield browser

@@ -293,7 +293,6 @@ def test_routes_that_are_not_there(client):
     for call in (
         lambda: client.embeddings.create(model="test/ok", input="x"),
         lambda: client.completions.create(model="test/ok", prompt="x"),
-        lambda: client.responses.create(model="test/ok", input="x"),
     ):
         with pytest.raises(openai.NotFoundError) as caught:
             call()

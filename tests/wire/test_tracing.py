@@ -43,8 +43,9 @@ def test_what_is_no_trace_goes_nowhere(client, upstream, given):
 
 
 def test_the_line_of_the_call_names_the_trace(gateway, upstream):
-    gateway.post(ROUTES[2], ASK, headers={"traceparent": PARENT})
-    assert lines(gateway)[-1]["trace_id"] == TRACE
+    request_id = gateway.post(ROUTES[2], ASK, headers={"traceparent": PARENT}).headers["X-Request-Id"]
+    upstream.wait_for(lambda: any(line["request_id"] == request_id for line in lines(gateway)))
+    assert [line["trace_id"] for line in lines(gateway) if line["request_id"] == request_id] == [TRACE]
 
 
 # --- OpenTelemetry
