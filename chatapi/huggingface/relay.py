@@ -186,6 +186,7 @@ class Relay:
         chunk = self._reader.feed(event)
         self.complete = self._reader.complete
         if chunk is None:
+            self._prefix = b""  # what it adds goes out with the next chunk, which is no plain one then
             return
         items.append(chunk)
         self._mute = 0

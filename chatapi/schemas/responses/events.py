@@ -100,6 +100,7 @@ class ResponseWriter:
         self._number = 0  # of the next event
         self._items: list[Item] = []
         self._calls: dict[int, Item] = {}
+        self._named: Item | None = None  # a call whose arguments have not begun: its name may still grow
         self._usage: Usage | None = None
         self._finish_reason = ""
 
@@ -121,7 +122,7 @@ class ResponseWriter:
 
     def end(self) -> bytes:
         """The response as a whole, after the ends of what has one: what broke off has none."""
-        events = self._begin()
+        events = self._begin() + self._open_named()
         if not self._items:
             events += self._growing("message", "output_text")[0]
         reason = INCOMPLETE.get(self._finish_reason)
@@ -131,7 +132,8 @@ class ResponseWriter:
 
     def error(self, error: ChatError, request_id: str) -> bytes:
         """The last event of a response that failed: what was sent is there, and nothing is said to be done."""
-        events, head = self._begin(), begun(self._id, self._created_at, self._model, "failed")
+        events = self._begin() + self._open_named()
+        head = begun(self._id, self._created_at, self._model, "failed")
         said = {
             "code": "rate_limit_exceeded" if error.status == 429 else "server_error",
             "message": error.message,
@@ -194,17 +196,27 @@ class ResponseWriter:
         return events + self._event("response.content_part.added", {**part.at, "part": part.value}), part
 
     def _call(self, given: Json) -> bytes:
-        """A call begins, or its arguments grow."""
+        """A call begins, or its arguments grow. Its item is added with its whole name: where the arguments begin."""
         function, index = given.get("function") or {}, given.get("index", 0)
         item, events = self._calls.get(index), b""
         if item is None:
             events = self._finish_former()
-            call_id, name = given.get("id") or new_id("call"), function.get("name") or ""
-            item = self._calls[index] = Item("function_call", len(self._items), call_id, name)
-            events += self._open(item)
-            item.parts.append(Part("arguments", {"item_id": item.id, "output_index": item.index}))
+            call_id = given.get("id") or new_id("call")
+            item = self._calls[index] = self._named = Item("function_call", len(self._items), call_id)
+        if item is self._named:
+            item.name += function.get("name") or ""
         if (arguments := function.get("arguments")) and not item.finished:
+            events += self._open_named()
             events += self._grow(item.parts[0], [dumps(arguments)[1:-1]])
+        return events
+
+    def _open_named(self) -> bytes:
+        """Add the call of which nothing but its name has come."""
+        if (item := self._named) is None:
+            return b""
+        self._named = None
+        events = self._open(item)
+        item.parts.append(Part("arguments", {"item_id": item.id, "output_index": item.index}))
         return events
 
     def _open(self, item: Item) -> bytes:
@@ -217,6 +229,9 @@ class ResponseWriter:
 
     def _finish_former(self) -> bytes:
         """Another item begins, and ends the one before it; but a call whose arguments are not whole may go on."""
+        return self._open_named() + self._finish_last()
+
+    def _finish_last(self) -> bytes:
         former = self._items[-1] if self._items else None
         if former is None or (former.kind == "function_call" and not former.is_whole):
             return b""

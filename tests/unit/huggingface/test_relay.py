@@ -99,6 +99,13 @@ def test_events_that_differ_in_their_text_alone_are_passed_on_as_they_are():
     assert texts == words
 
 
+def test_what_an_event_without_a_choice_adds_goes_out_with_the_next_one():
+    events = [event({"content": word}) for word in ("um", " dois", " três")]
+    added = json.dumps({**HEAD, "choices": [], "provider": "Together"})
+    fast = check_alike([framed([*events, added, *events, event({}, "stop"), "[DONE]"])])
+    assert {"provider": "Together"} in [told[2] for told in meaning(fast) if isinstance(told, tuple)]
+
+
 @pytest.mark.parametrize("after", ["\n\n", "\r\n\r\n", "\r\r"])
 @pytest.mark.parametrize("before", ["data: ", "data:", ": beat\n\ndata: ", "event: message\ndata: "])
 @pytest.mark.parametrize("size", [1, 7, 100, 1000, 10**6])
