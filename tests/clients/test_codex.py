@@ -3,9 +3,8 @@
 import re
 
 import pytest
-from support.clients import run_shell
+from support.clients import ADDRESS, MODEL, guide, run_shell, snippets
 from support.upstream import chunk, play, say, script
-from test_guide import ADDRESS, MODEL, guide, snippets
 
 pytestmark = pytest.mark.codex
 

@@ -2,16 +2,13 @@
 
 import re
 import time
-from pathlib import Path
 
 import pytest
-from support.clients import run_node, run_python, run_shell
+from support.clients import ADDRESS, MODEL, guide, run_node, run_python, run_shell, snippets
 from support.upstream import say, saying
 
 pytestmark = pytest.mark.clients
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
-ADDRESS, MODEL = "http://127.0.0.1:8000", "Qwen/Qwen2.5-7B-Instruct"
 HELLO = "Hello from upstream."
 # Heading → the environment that has the client. "any" needs none.
 INSTALLED = {
@@ -39,17 +36,6 @@ INSTALLED = {
     "aider": "aider",
     "promptfoo": "promptfoo",
 }
-
-
-def snippets(text):
-    """Heading → its fenced blocks as (language, source)."""
-    sections = re.split(r"^## ", text, flags=re.M)[1:]
-    blocks = {s.partition("\n")[0]: re.findall(r"^```(\w+)\n(.*?)^```$", s, re.M | re.S) for s in sections}
-    return {heading: found for heading, found in blocks.items() if found}
-
-
-def guide(name="clients.md"):
-    return (DOCS / name).read_text()
 
 
 def ask_responses():

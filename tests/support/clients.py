@@ -8,6 +8,7 @@ A client that is not installed skips its test, and fails it where CI=true and CI
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -104,3 +105,20 @@ MODELS = {
     "clients/json": saying(CITY),
     "clients/typed": fill_in,
 }
+
+
+# --- the guide for them
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+ADDRESS, MODEL = "http://127.0.0.1:8000", "Qwen/Qwen2.5-7B-Instruct"
+
+
+def snippets(text):
+    """Heading → its fenced blocks as (language, source)."""
+    sections = re.split(r"^## ", text, flags=re.M)[1:]
+    blocks = {s.partition("\n")[0]: re.findall(r"^```(\w+)\n(.*?)^```$", s, re.M | re.S) for s in sections}
+    return {heading: found for heading, found in blocks.items() if found}
+
+
+def guide(name="clients.md"):
+    return (DOCS / name).read_text()

@@ -5,9 +5,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from test_api import LEGACY, NEW, RESPONSES, V1, asking
-from test_streams import Told, choices, take_apart
-
+from support.callers import Told, choices, take_apart
+from support.dialects import LEGACY, NEW, RESPONSES, V1, asking
 from support.responses_schema import check_events, comments_of, events_of
 
 DIALECTS = {"legacy": LEGACY, "s1": NEW, "v1": V1, "responses": RESPONSES}

@@ -269,3 +269,17 @@ def _grow_part(part: dict[str, Any], kind: str, event: dict[str, Any]) -> None:
     else:
         assert event[key] == part[key]
         assert event.get("logprobs", []) == part.get("logprobs", [])
+
+
+WEATHER = {
+    "type": "function",
+    "name": "weather",
+    "description": "The weather in a city.",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    "strict": True,
+}
+
+
+def without_ids(output):
+    assert len({item["id"] for item in output}) == len(output)
+    return [{k: v for k, v in item.items() if k != "id"} for item in output]

@@ -11,11 +11,11 @@ from contextlib import ExitStack, closing
 
 import psutil
 import pytest
+from support.callers import Caller
+from support.dialects import NEW, V1, asking
 from support.gateways import entry, serve
 from support.heard import all_at_once, hear, wait_until
 from support.upstream import TEXT, say
-from test_api import NEW, V1, asking
-from test_streams import Caller
 
 from chatapi.engine.circuit import FAILURES, PROBE_EVERY_S, SLOTS, Board, Circuit, Slot
 

@@ -3,10 +3,10 @@
 import time
 
 import pytest
+from support.dialects import NEW, V1
 from support.gateways import entry, serve
 from support.heard import DIALECTS, all_at_once, check_failed_stream, check_one_answer, choices, hear, records_of
 from support.upstream import ERRORS, PIECES, TEXT, chat_object, chunk, play, say, saying, script
-from test_api import NEW, V1
 
 FIRST_TOKEN_S, REPLY_S, IDLE_S, MAX_TIME_S, SLACK_S = 0.8, 1.0, 0.6, 5.0, 1.0
 THREADS = 16  # few enough that such short limits mean the upstream, not this machine

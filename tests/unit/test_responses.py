@@ -7,7 +7,7 @@ import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 from support.openai_schema import check
-from support.responses_schema import RESPONSE, check_events, events_of
+from support.responses_schema import RESPONSE, WEATHER, check_events, events_of, without_ids
 
 from chatapi.chat import Chunk, Reply, Usage
 from chatapi.errors import BadRequest, RateLimited, UpstreamRateLimited, UpstreamUnavailable
@@ -18,13 +18,6 @@ USAGE = Usage(
     5,
     details={"prompt_tokens_details": {"cached_tokens": 3}, "completion_tokens_details": {"reasoning_tokens": 2}},
 )
-WEATHER = {
-    "type": "function",
-    "name": "weather",
-    "description": "The weather in a city.",
-    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
-    "strict": True,
-}
 CALL = {"type": "function_call", "id": "fc_1", "call_id": "c1", "name": "weather", "arguments": '{"city":"Belém"}'}
 RESULT = {"type": "function_call_output", "call_id": "c1", "output": "32 °C"}
 
@@ -507,11 +500,6 @@ def dump(message, finish_reason="stop", logprobs=None, usage=USAGE, **fields):
     Response.model_validate(answer)
     assert answer == json.loads(json.dumps(answer))
     return answer
-
-
-def without_ids(output):
-    assert len({item["id"] for item in output}) == len(output)
-    return [{k: v for k, v in item.items() if k != "id"} for item in output]
 
 
 def said(*parts, status="completed"):

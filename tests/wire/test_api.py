@@ -6,6 +6,7 @@ import uuid
 from dataclasses import replace
 
 import pytest
+from support.dialects import LEGACY, NEW, ROUTES, V1, asking, check_error
 from support.faults import ATTEMPTED_AGAIN, CODES, REFUSALS
 from support.gateways import serve, side_by_side
 from support.s1 import S1_EXAMPLE_1, S1_EXAMPLE_2, S1_EXAMPLE_3, S1_FORMAT
@@ -13,9 +14,6 @@ from support.upstream import CHAT, CLASSIC, ERRORS, OWN, TEXT, Exchange, fault
 
 from chatapi import create_app
 
-NEW, LEGACY, V1 = "/api/chat/completions", "/api/huggingface-chat", "/v1/chat/completions"
-RESPONSES, RENAMED = "/v1/responses", {"max_tokens": "max_output_tokens"}
-ROUTES = (NEW, LEGACY)
 EOS = "<|endoftext|>"
 
 # ---------------------------------------------------------------- S1, word for word
@@ -130,15 +128,6 @@ def test_s1s_six_models(upstream, client, route, model, refuses_return_full_text
 
 
 # ---------------------------------------------------------------- the legacy route
-
-
-def asking(route, model, text="hi there", **fields):
-    """A request in the dialect of a route."""
-    if route == LEGACY:
-        return {"message": text, "model": model, **fields}
-    if route == RESPONSES:
-        return {"input": text, "model": model, **{RENAMED.get(name, name): value for name, value in fields.items()}}
-    return {"messages": [{"role": "user", "content": text}], "model": model, **fields}
 
 
 LEGACY_BODIES = {
@@ -470,24 +459,6 @@ def test_what_every_answer_carries(gateway, method, path, given):
 
 
 # ---------------------------------------------------------------- errors of the caller
-
-ENVELOPE_KEYS = {"code", "message", "retryable", "request_id"}
-
-
-def check_error(answer, status, code, **facts):
-    """An error in the envelope, with exactly the contract's keys."""
-    body = answer.json() if callable(answer.json) else answer.json
-    assert answer.status_code == status, body
-    assert body.keys() == {"success", "error"}
-    assert body["success"] is False
-    error = body["error"]
-    assert ENVELOPE_KEYS <= error.keys() <= ENVELOPE_KEYS | {"details", "upstream_status"}
-    assert error["code"] == code
-    assert len(error["message"]) > 10
-    assert error["request_id"] == answer.headers["X-Request-Id"]
-    for name, value in facts.items():
-        assert error.get(name) == value, name
-    return error
 
 
 def typed(data, content_type="application/json", **headers):

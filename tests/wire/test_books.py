@@ -12,12 +12,12 @@ from contextlib import contextmanager
 import psutil
 import pytest
 from support import stores as shared
+from support.callers import Caller
+from support.dialects import NEW, V1, asking
 from support.gateways import serve
 from support.heard import BLUEPRINTS, DIALECTS, all_at_once, hear, wait_until
 from support.stores import locked, path_of, restartable
 from support.upstream import PIECES, TEXT, say, script
-from test_api import NEW, V1, asking
-from test_streams import Caller
 
 from chatapi.accounting import statements, tables
 from chatapi.accounting.keys import Keys

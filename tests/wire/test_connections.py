@@ -12,10 +12,10 @@ from http.client import HTTPConnection
 
 import pytest
 import requests
+from support.dialects import NEW, V1, asking
+from support.fronts import certificate_in
 from support.gateways import serve
 from support.heard import all_at_once, wait_until
-from test_api import NEW, V1, asking
-from test_nginx import certificate_in
 
 KEY = "sk-test-connections"
 OTHERS_WAIT_S = 1.5  # at most

@@ -19,11 +19,11 @@ import pytest
 import redis as redis_client
 from click.testing import CliRunner
 from flask.cli import FlaskGroup
+from support.fronts import certificate_in, socket_path
+from support.fronts import front as shipped_front
 from support.gateways import ROOT, TOKEN, clean_environment, entry, free_port, serve, side_by_side
 from support.servers import needs, nginx, postgres, redis
 from support.upstream import Upstream
-from test_nginx import certificate_in, socket_path
-from test_nginx import front as shipped_front
 
 from chatapi import create_app
 from chatapi.accounting import statements, tables

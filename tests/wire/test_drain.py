@@ -18,14 +18,13 @@ from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
+from support.callers import Caller, body_of, endless, take_apart
+from support.dialects import NEW, V1, asking
+from support.fronts import front, socket_path
 from support.gateways import CONFIG, LOG_TAIL, Gateway, await_ready, clean_environment, free_port, serve, stop
 from support.heard import all_at_once, hear, wait_until
 from support.servers import needs
 from support.upstream import TEXT, say
-from test_api import NEW, V1, asking
-from test_endings import body_of, endless
-from test_nginx import front, socket_path
-from test_streams import Caller, take_apart
 
 STREAMS = 50
 LONG = 100  # pieces, ten a second: longer than a gateway takes to start

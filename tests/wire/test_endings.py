@@ -8,6 +8,8 @@ from contextlib import ExitStack, closing, contextmanager
 
 import psutil
 import pytest
+from support.callers import Caller, body_of, endless, take_apart
+from support.dialects import NEW, V1
 from support.gateways import entry, serve
 from support.heard import (
     DIALECTS,
@@ -21,8 +23,6 @@ from support.heard import (
 )
 from support.heard import told as told_of
 from support.upstream import PIECES, TEXT, loading, say, script
-from test_api import NEW, V1
-from test_streams import Caller, take_apart
 
 PROMPTLY_S = 1.0  # the contract says 250 ms; a machine shared with other tests is given more
 FIRST_TOKEN_S, REPLY_S, IDLE_S, HEARTBEAT_S = 0.5, 0.8, 0.6, 0.3
@@ -479,10 +479,6 @@ def with_callers(gateway, upstream, kinds):
         yield callers
 
 
-def endless(x):
-    say(x, [f"tok{i} " for i in range(1000)], pause=0.05)
-
-
 def rest_of(caller):
     """All that still comes."""
     try:
@@ -518,19 +514,6 @@ def stopped(env, upstream_server):
         ended_s = time.monotonic() - told_at
         calls = {name: upstream_server.calls_for(f"stop/{name}") for name in callers}
         yield found, records(gateway), gateway.log_text(), ended_s, calls, told_at
-
-
-def body_of(received):
-    """Status and body, whose framing must be whole."""
-    head, _, body = received.partition(b"\r\n\r\n")
-    if b"chunked" not in head.lower():
-        return int(head.split()[1]), body
-    assert body.endswith(b"\r\n0\r\n\r\n"), f"the body has no end: {body[-200:]!r}"
-    parts = []
-    while (size := int((line := body.partition(b"\r\n"))[0], 16)) > 0:
-        parts.append(line[2][:size])
-        body = line[2][size + 2 :]
-    return int(head.split()[1]), b"".join(parts)
 
 
 @pytest.mark.parametrize("name", STOPPED)

@@ -10,9 +10,9 @@ import psutil
 import pytest
 import requests
 from support.bodies import FAULTY, MODEL, VALID
+from support.dialects import V1, asking
 from support.gateways import serve
 from support.heard import all_at_once
-from test_api import V1, asking
 
 RESPONSES = "/v1/responses"
 OTHERS_WAIT_S = 1.5

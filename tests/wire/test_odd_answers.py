@@ -3,13 +3,13 @@
 import json
 
 import pytest
+from support.callers import choices, take_apart
 from support.faults import CODES, QUIRKS
 from support.gateways import serve
 from support.heard import DIALECTS, ON_V1, all_at_once, check_failed_stream, hear
 from support.openai_schema import COMPLETION, check, check_stream
 from support.responses_schema import RESPONSE, check_events, events_of
 from test_reliability import LIMITS
-from test_streams import choices, take_apart
 
 ENVELOPE = ("legacy", "s1")
 TAKES_N = ("s1", "v1")  # the others know no `n`, and so nothing of what one brings about

@@ -15,10 +15,9 @@ from types import SimpleNamespace
 
 import pytest
 from prometheus_client import Histogram
+from support.callers import Caller, endless
 from support.gateways import CONFIG, ROOT, await_ready, clean_environment, serve
 from support.heard import wait_until
-from test_endings import endless
-from test_streams import Caller
 
 from chatapi import create_app
 from chatapi.accounting.statements import put_meta
@@ -28,7 +27,7 @@ from chatapi.errors import StoreUnavailable
 from chatapi.settings import VERSION, Settings
 from chatapi.telemetry import health, log, metrics
 from chatapi.telemetry.batch import batch
-from chatapi.telemetry.health import PATIENCE_S, Check, Health
+from chatapi.telemetry.health import Check, Health
 
 ORIGIN = "https://app.example.com"
 

@@ -5,14 +5,13 @@ import time
 from dataclasses import replace
 
 import pytest
+from support.callers import Caller
+from support.dialects import RESPONSES
 from support.gateways import serve
 from support.heard import hear
 from support.openai_schema import ERROR, check
-from support.responses_schema import RESPONSE, check_events, comments_of, events_of
+from support.responses_schema import RESPONSE, WEATHER, check_events, comments_of, events_of, without_ids
 from support.upstream import TEXT, saying
-from test_api import RESPONSES
-from test_responses import WEATHER, without_ids
-from test_streams import Caller
 
 from chatapi import create_app
 

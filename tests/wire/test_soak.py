@@ -14,11 +14,11 @@ from contextlib import closing
 import psutil
 import pytest
 import requests
+from support.callers import Caller
 from support.faults import FAULTS as TABLE
 from support.gateways import entry, serve
 from support.heard import DIALECTS, hear, records, wait_until
 from support.upstream import Upstream
-from test_streams import Caller
 
 SECONDS = float(os.environ.get("CHATAPI_SOAK_S", "600"))
 CALLERS, SEED = 40, 20
