@@ -1,7 +1,6 @@
 """Bodies → jobs: strict JSON, the three dialects' fields and bounds, and every fault named in one answer."""
 
 import json
-import socket
 import time
 from math import nextafter
 
@@ -10,14 +9,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support.s1 import S1_EXAMPLE_1, S1_EXAMPLE_2, S1_EXAMPLE_3, S1_FORMAT
 
-from chatapi import create_app
 from chatapi.catalogue import ModelCard
 from chatapi.chat import ChatJob
-from chatapi.errors import BadRequest, ChatError, InvalidJSON
+from chatapi.errors import BadRequest, ChatError
 from chatapi.huggingface.tasks import task_for
 from chatapi.schemas import COMPLETIONS, LEGACY, OPENAI
 from chatapi.schemas.strict_json import parse_json
-from chatapi.settings import Settings
 
 DEFAULT_MODEL = "default/model"
 USER = {"role": "user", "content": "Hi"}
@@ -52,108 +49,6 @@ def refusal_of(dialect, **fields):
 
 def value_in(job, field):
     return {"stream": job.stream, "max_time": job.max_time_s}.get(field, job.options.get(field))
-
-
-# --- bytes → JSON
-
-
-@pytest.mark.parametrize(
-    "raw",
-    [
-        b"",
-        b" \r\n\t",
-        b"{",
-        b"nothing",
-        b"{'a': 1}",
-        b'{"a": 1,}',
-        b'{"a": 1} {"b": 2}',
-        b'{"a": 1} // why',
-        b'{"a": 01}',
-        b'{"a": .5}',
-        b'{"a": +1}',
-        b'{"a": "line\nbreak"}',
-        b'{"a": "\\x41"}',
-        b"\x00",
-        b'{"a": NaN}',
-        b'{"a": Infinity}',
-        b'{"a": [-Infinity]}',
-        b'{"a": 1, "a": 2}',
-        b'{"a": {"b": 1, "c": 2, "b": 1}}',
-        b'{"a": "\\ud800"}',
-        b'{"a": "\\uDC00\\uD83D"}',
-        b'{"a": ["\\uDbFf x"]}',
-        b'{"\\ud800": 1}',
-        b'{"a": ' + b"9" * 5000 + b"}",
-        b'{"a": -' + b"9" * 5000 + b"}",
-        b'{"a": ' + b"[" * 200 + b"]" * 200 + b"}",
-        b'{"a": ' + b'{"a":' * 200 + b"1" + b"}" * 201,
-        b"[" * 100_000,
-        b"[" * 100_000 + b"]" * 100_000,
-        b'{"a":' * 100_000,
-        b"\xff\xfe{\x00}\x00",
-        '{"a": "é"}'.encode("latin-1"),
-        '{"a": 1}'.encode("utf-16"),
-        b'{"a": "\xc0\xaf"}',
-        b'{"a": "\xed\xa0\x80"}',
-        b"\xef\xbb\xbf",
-        b"\xef\xbb\xbf\xef\xbb\xbf{}",
-    ],
-    ids=lambda raw: ascii(raw[:24]),
-)
-def test_what_is_not_json_is_invalid_json(raw):
-    with pytest.raises(InvalidJSON) as caught:
-        parse_json(raw)
-    assert caught.value.code == "invalid_json"
-    assert len(caught.value.message) < 300
-    assert "sys." not in caught.value.message, "advice for Python programmers, not for callers"
-
-
-@pytest.mark.parametrize("raw", [b"null", b"true", b"5", b"1.5", b'"text"', b"[]", b'[{"model": "a/b"}]'])
-def test_json_that_is_no_object_is_an_invalid_request(raw):
-    with pytest.raises(BadRequest) as caught:
-        parse_json(raw)
-    assert caught.value.code == "invalid_request"
-    assert "object" in caught.value.message
-
-
-@pytest.mark.parametrize(
-    "raw, value",
-    [
-        (b"{}", {}),
-        (b' \n{"a": 1}\r\n', {"a": 1}),
-        (b'\xef\xbb\xbf{"a": 1}', {"a": 1}),
-        (b'{"a": "\\ud83d\\ude00"}', {"a": "😀"}),
-        ('{"a": "\u2028\u0085é😀"}'.encode(), {"a": "\u2028\u0085é😀"}),
-        (b'{"a": "\\\\ud800"}', {"a": "\\ud800"}),
-        (b'{"a": {"a": 1}, "b": {"a": 1}}', {"a": {"a": 1}, "b": {"a": 1}}),
-        (b'{"a": "\\u0000"}', {"a": "\0"}),
-        (b'{"a": ' + b"9" * 400 + b"}", {"a": int("9" * 400)}),
-    ],
-    ids=lambda value: ascii(value)[:24],
-)
-def test_json_is_read_as_it_is_written(raw, value):
-    assert parse_json(raw) == value
-
-
-def test_brackets_in_text_are_not_nesting():
-    assert parse_json(json.dumps({"a": "[{" * 5000}).encode())["a"] == "[{" * 5000
-
-
-def test_the_depth_of_a_tools_schema_is_fine():
-    assert parse_json(b'{"a": ' + b"[" * 60 + b"]" * 60 + b"}")
-
-
-def test_a_duplicate_name_is_named():
-    with pytest.raises(InvalidJSON, match="temperature"):
-        parse_json(b'{"temperature": 1, "model": "a/b", "temperature": 2}')
-
-
-def test_finding_a_duplicate_among_many_names_takes_no_time():
-    names = ",".join(f'"name{i}":0' for i in range(15_000))
-    began = time.perf_counter()
-    with pytest.raises(InvalidJSON):
-        parse_json(f'{{{names},"z":0,"z":0}}'.encode())
-    assert time.perf_counter() - began < 1
 
 
 # --- S1's fields: bounds, types
@@ -377,12 +272,6 @@ def test_an_image_needs_a_url(image):
     assert list(error.details) == ["messages.0.content.0.image_url"]
 
 
-def test_an_images_detail_is_kept():
-    image = {"url": "data:image/png;base64,AA==", "detail": "low"}
-    job = job_of("openai", messages=[{"role": "user", "content": [{"type": "image_url", "image_url": image}]}])
-    assert job.messages[0]["content"][0]["image_url"] == image
-
-
 SYSTEM = {"role": "system", "content": "Be brief."}
 ASSISTANT = {"role": "assistant", "content": "Hello."}
 
@@ -517,13 +406,6 @@ def test_a_message_names_every_field_however_many():
 
 def test_no_user_message_and_another_fault_are_both_reported():
     assert set(refusal_of("s1", messages=[SYSTEM], temperature=9).details) == {"messages", "temperature"}
-
-
-@pytest.mark.parametrize("dialect", ["s1", "openai"])
-def test_an_empty_object_lacks_both_required_fields(dialect):
-    with pytest.raises(BadRequest) as caught:
-        BUILD[dialect]({}, DEFAULT_MODEL)
-    assert set(caught.value.details) == {"messages", "model"}
 
 
 # --- model ids
@@ -772,11 +654,6 @@ def test_on_v1_null_means_not_set(field):
     assert job_of("openai", **{field: None}) == job_of("openai")
 
 
-def test_v1_accepts_what_openai_python_sends_for_its_own_defaults():
-    nothing = dict.fromkeys([*FIELDS, "stop", "stream", "stream_options", "user", "tools", "tool_choice", "n"])
-    assert job_of("openai", **nothing) == job_of("openai")
-
-
 @pytest.mark.parametrize("dialect", ["openai", "s1"])
 @pytest.mark.parametrize(
     "stop, sent", [("END", ["END"]), (["\n"], ["\n"]), (["a", "b"], ["a", "b"]), (list("abcde"), list("abcde"))]
@@ -805,21 +682,6 @@ def test_usage_on_a_v1_stream_is_asked_for(stream_options, wanted):
 @pytest.mark.parametrize("dialect", ENVELOPES)
 def test_usage_is_always_on_api_streams(dialect):
     assert job_of(dialect, stream=True, stream_options={"include_usage": False}).include_usage is True
-
-
-@pytest.mark.parametrize(
-    "part",
-    [
-        {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}},
-        {"type": "file", "file": {"file_id": "x"}},
-        {"type": "refusal", "refusal": "No."},
-    ],
-    ids=lambda part: part["type"],
-)
-def test_v1_forwards_openais_other_parts(part):
-    job = job_of("openai", messages=[{"role": "user", "content": [part]}])
-    assert job.messages[0]["content"] == [part]
-    assert refusal_of("s1", messages=[{"role": "user", "content": [part]}]).param == "messages.0.content.0.type"
 
 
 def test_v1_jobs_are_strict():
@@ -989,15 +851,6 @@ def check_payload(card, job):
         json.dumps(payload, ensure_ascii=False, allow_nan=False).encode()
 
 
-@given(raw=st.binary(max_size=60) | st.builds(bytes, st.lists(st.sampled_from(b'{}[]",:\\ud8901e-.+tfn \xff'))))
-@settings(max_examples=300, deadline=None)
-def test_any_bytes_are_an_object_or_an_error_of_ours(raw):
-    try:
-        assert isinstance(parse_json(raw), dict)
-    except ChatError as error:
-        assert error.status == 400
-
-
 @given(body=bodies, at=st.integers(0, 400), junk=st.binary(max_size=3))
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 def test_damaged_json_is_an_object_or_an_error_of_ours(body, at, junk):
@@ -1007,99 +860,6 @@ def test_damaged_json_is_an_object_or_an_error_of_ours(body, at, junk):
         assert isinstance(parse_json(raw[:at] + junk + raw[at:]), dict)
     except ChatError as error:
         assert error.status == 400
-
-
-# --- through the application
-
-ROUTES = {
-    "s1": "/api/chat/completions",
-    "legacy": "/api/huggingface-chat",
-    "openai": "/v1/chat/completions",
-}
-
-
-@pytest.fixture(scope="module")
-def gateway():
-    """A client of the whole application, whose upstream is a port where nobody listens."""
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
-        # Bound and not listening: refused for as long as the tests run. So short a time allows one attempt.
-        yield create_app(Settings(huggingface_base_url=url, max_time_s=0.2)).test_client()
-
-
-def error_in(response, dialect):
-    """The error of a response that has its dialect's shape, and is no fault of ours."""
-    body = response.get_json()
-    error = body["error"]
-    if dialect == "openai":
-        assert set(body) == {"error"}
-        assert set(error) == {"message", "type", "param", "code", "retryable", "request_id"}
-    else:
-        assert set(body) == {"success", "error"}
-        assert body["success"] is False
-        assert {"code", "message", "retryable", "request_id"} <= set(error)
-        assert set(error) <= {"code", "message", "retryable", "request_id", "details", "upstream_status"}
-        assert response.status_code in (400, 500)
-    assert error["code"] != "internal_error", error
-    assert (response.status_code == 400) == (error["code"] in ("invalid_request", "invalid_json"))
-    assert response.headers["X-Request-Id"] == error["request_id"]
-    return error
-
-
-@pytest.mark.parametrize("dialect", DIALECTS)
-@given(body=bodies | values)
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
-def test_no_body_makes_an_internal_error(gateway, dialect, body):
-    response = gateway.post(ROUTES[dialect], data=json.dumps(body), content_type="application/json")
-    error_in(response, dialect)
-
-
-@pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.parametrize("field, value", [*OPENAI_FIELDS, *WRONG_KINDS])
-@pytest.mark.parametrize("model", ["google/flan-t5-base", "org/chat"])
-def test_no_field_makes_an_internal_error(gateway, dialect, field, value, model):
-    body = {**MINIMAL[dialect], "model": model, field: value}
-    error_in(gateway.post(ROUTES[dialect], json=body), dialect)
-
-
-@pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_valid_body_reaches_the_upstream(gateway, dialect, stream):
-    response = gateway.post(ROUTES[dialect], json={**MINIMAL[dialect], "stream": stream})
-    assert response.status_code in (500, 502, 504)
-    assert error_in(response, dialect)["code"] in ("upstream_unavailable", "upstream_timeout")
-
-
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_faults_reach_the_caller(gateway, dialect):
-    response = gateway.post(ROUTES[dialect], json={**MINIMAL[dialect], "temperature": 3, "top_k": "5"})
-    error = error_in(response, dialect)
-    assert error["code"] == "invalid_request"
-    assert "temperature" in error["message"] and "top_k" in error["message"]
-    if dialect == "openai":
-        assert error["param"] in ("temperature", "top_k")
-        assert error["type"] == "invalid_request_error"
-    else:
-        assert set(error["details"]) == {"temperature", "top_k"}
-
-
-@pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.parametrize(
-    "raw, code",
-    [
-        (b"", "invalid_json"),
-        (b"{", "invalid_json"),
-        (b"\xff", "invalid_json"),
-        (b'{"a": NaN}', "invalid_json"),
-        (b"[]", "invalid_request"),
-        (b"null", "invalid_request"),
-    ],
-)
-def test_bodies_that_are_no_object_are_answered_400(gateway, dialect, raw, code):
-    response = gateway.post(ROUTES[dialect], data=raw, content_type="application/json")
-    assert response.status_code == 400
-    assert error_in(response, dialect)["code"] == code
 
 
 def test_on_v1_parts_of_a_type_we_do_not_know_go_on_as_they_are():
@@ -1121,8 +881,8 @@ def test_a_tools_result_may_have_no_content_but_names_its_call():
         assert list(refusal_of("openai", messages=[USER, wrong]).details) == ["messages.1.tool_call_id"]
 
 
-@pytest.mark.parametrize("field", ["tools", "stop", "functions", "fallbacks"])
+@pytest.mark.parametrize("field", ["messages", "tools", "stop", "functions", "fallbacks"])
 def test_of_a_million_faults_a_hundred_are_told(field):
     error = refusal_of("openai", **{field: [1] * 1_000_000})
-    assert 1 <= len(error.details) <= 100
+    assert 1 <= len(error.details) <= 101  # the last says that the others were not checked
     assert len(error.message) < 10_000

