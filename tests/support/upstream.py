@@ -234,7 +234,6 @@ class Upstream:
 
     def __init__(self, token: str | None = None, port: int = 0) -> None:
         self.token = token
-        self.healthy = True
         self.calls: list[Call] = []
         self.failures: list[Exception] = []  # bugs in behaviours; the context manager raises the first
         self._lock = threading.Lock()
@@ -266,12 +265,12 @@ class Upstream:
         return [call for call in list(self.calls) if call.model == model]
 
     def reset(self) -> None:
-        """Forget calls, attempts and what behave() and sequence() said; no token, healthy."""
+        """Forget calls, attempts and what behave() and sequence() said; no token."""
         with self._lock:
             self.calls.clear()
             self._special.clear()
             self._attempts.clear()
-        self.token, self.healthy = None, True
+        self.token = None
 
     def behave(self, model: str, behaviour: Behaviour | str) -> None:
         """Answer for a model; a string borrows a built-in behaviour by its id, with or without `test/`."""
@@ -460,8 +459,6 @@ def validation_error(x: Exchange) -> str | None:
     for name, valid, text in TGI_RULES:
         if given.get(name) is not None and not valid(given[name]):
             return text.format(len(given[name]) if name == "stop" else given[name])
-    if x.stream and given.get("decoder_input_details"):
-        return "`decoder_input_details` == true is not supported when streaming tokens"
     tokens, new = count_tokens(inputs), given.get("max_new_tokens") or 0
     if tokens + new > MAX_TOTAL:
         return (
@@ -473,7 +470,7 @@ def validation_error(x: Exchange) -> str | None:
 
 FLOATS = ("temperature", "top_p", "typical_p", "repetition_penalty", "frequency_penalty")
 WHOLES = ("top_k", "max_new_tokens", "seed", "truncate", "best_of", "top_n_tokens")
-BOOLS = ("do_sample", "return_full_text", "details", "decoder_input_details", "watermark")
+BOOLS = ("do_sample", "return_full_text", "details", "watermark")
 TGI_TYPES: dict[str, tuple[Any, str]] = {
     **dict.fromkeys(FLOATS, ((int, float), "f32")),
     **dict.fromkeys(WHOLES, (int, "u32")),
@@ -512,10 +509,6 @@ def model_card(id: str) -> dict[str, Any]:
     return {"id": id, "object": "model", "created": 1770000000, "owned_by": owner, **json.loads(MODEL_FACTS)}
 
 
-def info(x: Exchange) -> None:
-    x.send_json(200, {"model_id": x.call.model or "bigscience/bloom-560m", **json.loads(SERVER_FACTS)})
-
-
 MODEL_FACTS = """{
 "architecture":{"input_modalities":["text"],"output_modalities":["text"]},
 "providers":[
@@ -524,34 +517,6 @@ MODEL_FACTS = """{
   "first_token_latency_ms":612,"throughput":41.5,"is_model_author":false},
  {"provider":"featherless-ai","status":"live","context_length":32768,"is_model_author":false},
  {"provider":"novita","status":"error"}]}"""
-SERVER_FACTS = """{
-"model_sha":"ac2ae5fab2ce","model_pipeline_tag":"text-generation","max_concurrent_requests":128,
-"max_best_of":2,"max_stop_sequences":4,"max_input_tokens":1024,"max_total_tokens":2048,
-"validation_workers":2,"max_client_batch_size":4,"router":"text-generation-router","version":"3.3.7",
-"sha":null,"docker_label":null}"""
-
-
-def health(x: Exchange) -> None:
-    if x.upstream.healthy:
-        x.send_raw(200, b"", "")
-    else:
-        ERRORS["unhealthy"].send(x)
-
-
-def tokenize(x: Exchange) -> None:
-    if answer := refuse_caller(x) or refuse_media(x):
-        return answer.send(x)
-    return x.send_json(200, token_spans(x.body.get("inputs", "")))
-
-
-def chat_tokenize(x: Exchange) -> None:
-    text = prompt_text(x)
-    x.send_json(200, {"tokenize_response": token_spans(text), "templated_text": text})
-
-
-def token_spans(text: str) -> list[dict[str, Any]]:
-    found = enumerate(TOKEN.finditer(text), start=5)
-    return [{"id": i, "text": m[0], "start": m.start(), "stop": m.end()} for i, m in found]
 
 
 def redirected(x: Exchange) -> None:
@@ -564,12 +529,9 @@ ROUTES: tuple[tuple[str, str, str, Callable[[Exchange], None]], ...] = (
     ("POST", r"/hf-inference/models/(?P<id>.+)/v1/chat/completions", "chat", completion),
     ("POST", r"/hf-inference/models/(?P<id>.+)", "classic", completion),
     ("POST", r"/generate|/generate_stream|/", "generate", completion),
-    ("POST", r"/tokenize", "generate", tokenize),
-    ("POST", r"/chat_tokenize", "chat", chat_tokenize),
     ("GET", r"/v1/models", "chat", models),
     ("GET", r"/v1/models/(?P<id>.+)", "chat", model),
-    ("GET", r"/info", "generate", info),
-    ("GET", r"/|/health|/ping", "generate", health),
+    ("GET", r"/health", "generate", lambda x: x.send_raw(200, b"", "")),
     ("GET", r"/redirected", "chat", redirected),
     ("POST", r"/redirected", "chat", redirected),
 )
@@ -705,15 +667,8 @@ def generate_whole(x: Exchange, pieces: Sequence[str], finish: str) -> Any:
     text = (prompt_text(x) if x.parameters.get("return_full_text") else "") + "".join(pieces)
     answer: dict[str, Any] = {"generated_text": text}
     if x.parameters.get("details"):
-        rows = [token_frame(i, piece)["token"] for i, piece in enumerate(pieces, start=1)]
-        spans = token_spans(prompt_text(x)) if x.parameters.get("decoder_input_details") else []
-        prefill = [{"id": span["id"], "text": span["text"], "logprob": None} for span in spans]
-        facts = {
-            "finish_reason": TGI_FINISH.get(finish, finish),
-            "generated_tokens": len(pieces),
-            "seed": None,
-        }
-        answer["details"] = {**facts, "prefill": prefill, "tokens": rows}
+        reason = TGI_FINISH.get(finish, finish)
+        answer["details"] = {"finish_reason": reason, "generated_tokens": len(pieces), "seed": None}
     return [answer] if x.path == "/" else answer
 
 
@@ -1249,22 +1204,11 @@ def text_reply(shape: Callable[[Exchange, str], Any]) -> Behaviour:
     return reply
 
 
-def conversational(x: Exchange, text: str) -> dict[str, Any]:
-    told = {"past_user_inputs": [prompt_text(x)], "generated_responses": [text]}
-    warning = "Setting `pad_token_id` to `eos_token_id`:50256 for open-end generation."
-    return {"generated_text": text, "conversation": told, "warnings": [warning]}
-
-
 CLASSIC_REPLIES: dict[str, Callable[[Exchange, str], Any]] = {
     "classic-list": lambda x, text: [{"generated_text": text}],
-    "classic-dict": lambda x, text: {"generated_text": text},
     "classic-nested": lambda x, text: [[{"generated_text": text}], [{"generated_text": "another"}]],
-    "classic-conversational": conversational,
-    "classic-echo-prompt": lambda x, text: [{"generated_text": prompt_text(x) + text}],
     "classic-empty-text": lambda x, text: [{"generated_text": ""}],
     "classic-empty-list": lambda x, text: [],
-    "classic-translation": lambda x, text: [{"translation_text": text}],
-    "classic-summary": lambda x, text: [{"summary_text": text}],
 }
 BEHAVIOURS |= {f"test/{name}": text_reply(shape) for name, shape in CLASSIC_REPLIES.items()}
 
@@ -1305,7 +1249,7 @@ def pipeline(echoes: bool, refuses: Sequence[str] = ()) -> Behaviour:
 
 
 TEXT2TEXT_REFUSES = ("return_full_text", "stop", "details", "watermark")
-GPT2_REFUSES = ("stop", "watermark", "decoder_input_details")
+GPT2_REFUSES = ("stop", "watermark")
 BEHAVIOURS["test/classic-strict"] = pipeline(True, GPT2_REFUSES)
 SEEDS: dict[str, Behaviour] = {
     "microsoft/DialoGPT-medium": pipeline(True),
@@ -1318,7 +1262,7 @@ SEEDS: dict[str, Behaviour] = {
 }
 
 
-if __name__ == "__main__":  # play with it by hand: python tests/upstream.py
+if __name__ == "__main__":  # play with it by hand: python -m support.upstream
     with Upstream(port=8081) as playing:
         print(playing.url, *playing.served(), sep="\n")
         threading.Event().wait()

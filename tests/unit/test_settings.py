@@ -74,6 +74,7 @@ def test_the_defaults_are_the_contracts():
         ("CHATAPI_ANONYMOUS_LIMITS", "rpm=5 tpm=100", "anonymous_limits", Limits(rpm=5, tpm=100)),
         ("CHATAPI_ANONYMOUS_LIMITS", "rpm=5,shadow=rpm", "anonymous_limits", Limits(rpm=5, shadow=("rpm",))),
         ("CHATAPI_TRUSTED_PROXIES", "2", "trusted_proxies", 2),
+        ("CHATAPI_TRUSTED_PROXIES", "10", "trusted_proxies", 10),
         ("DATABASE_URL", "sqlite:////var/lib/chatapi/x.db", "database_url", "sqlite:////var/lib/chatapi/x.db"),
         ("DATABASE_URL", "postgres://u:p@h/db", "database_url", "postgresql+psycopg://u:p@h/db"),
         ("DATABASE_URL", "postgresql+psycopg://u:p@h/db", "database_url", "postgresql+psycopg://u:p@h/db"),
@@ -320,9 +321,11 @@ def test_no_secret_is_in_the_text_of_a_mistake(environ):
 
 
 def test_no_secret_is_in_the_repr():
-    given = Settings.from_env({"HUGGINGFACE_API_KEY": "hf_secret", "CHATAPI_KEYS": DIGEST})
+    words = {"HUGGINGFACE_API_KEY": "hf_secret", "HF_TOKEN": "hf_secret2", "REDIS_URL": "redis://u:secret3@r/0"}
+    words |= {"DATABASE_URL": "postgresql://u:secret4@d/x", "CHATAPI_KEYS": DIGEST}
+    given = Settings.from_env(words)
     for shown in (repr(given), str(given), f"{given}"):
-        assert "hf_secret" not in shown
+        assert "secret" not in shown
         assert DIGEST.lower() not in shown.lower()
         assert "microsoft/DialoGPT-medium" in shown
 

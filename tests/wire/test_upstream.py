@@ -3,19 +3,13 @@
 import http.client
 import json
 import socket
-import threading
 import time
 from contextlib import closing
 
 import pytest
 from support.upstream import (
-    BEHAVIOURS,
     BREAKS,
-    CLASSIC_REPLIES,
-    EDITS,
     ERRORS,
-    FINISHES,
-    SEEDS,
     TEXT,
     U2028_TEXT,
     UTF8_TEXT,
@@ -108,45 +102,6 @@ def chunks(up, model):
 # -- healthy answers in every skin
 
 
-def test_chat_whole(up):
-    status, headers, body = chat(up, "test/ok:fastest")
-    answer = json.loads(body)
-    assert status == 200 and headers["x-inference-provider"] == "together"
-    assert answer["choices"][0]["message"] == {"role": "assistant", "content": TEXT}
-    assert answer["usage"] == {"prompt_tokens": 2, "completion_tokens": 6, "total_tokens": 8}
-    (call,) = up.calls_for("test/ok")
-    assert call.method == "POST" and call.headers["CONTENT-type"] == "application/json"
-    assert call.body["messages"] == MESSAGES and json.loads(call.raw_body) == call.body and call.finished
-
-
-@pytest.mark.parametrize("include_usage", [False, True])
-def test_chat_stream(up, include_usage):
-    status, headers, body = chat(up, "test/ok", stream=True, stream_options={"include_usage": include_usage})
-    found = events(body)
-    assert (status, headers["content-type"]) == (200, "text/event-stream")
-    assert headers["transfer-encoding"] == "chunked"
-    assert text_of(found) == TEXT and found[-1] == "[DONE]"
-    assert found[0]["choices"][0]["delta"]["role"] == "assistant"
-    assert found[6]["choices"][0]["finish_reason"] == "stop"
-    usages = [e["usage"] for e in found[:-1] if e.get("usage")]
-    assert len(usages) == int(include_usage)
-
-
-def test_token_limit_choices_and_logprobs(up):
-    answer = json.loads(chat(up, "test/ok", max_tokens=2, n=2, logprobs=True)[2])
-    assert [c["message"]["content"] for c in answer["choices"]] == ["Hello", "Hello"]
-    assert answer["choices"][0]["finish_reason"] == "length"
-    assert [row["token"] for row in answer["choices"][0]["logprobs"]["content"]] == ["Hel", "lo"]
-
-
-def test_echo_and_continue(up):
-    parts = [{"type": "text", "text": "two"}, {"type": "image_url", "image_url": {"url": "data:,"}}]
-    messages = [*MESSAGES, {"role": "user", "content": parts}]
-    assert text_of(events(chat(up, "test/echo", True, messages=messages)[2])) == "two"
-    messages = [*MESSAGES, {"role": "assistant", "content": "Hello from"}]
-    assert text_of(events(chat(up, "test/continue", True, messages=messages)[2])) == " upstream."
-
-
 def test_keep_alive_reuses_the_connection(up):
     with connect(up) as connection:
         for model in ("test/ok", "test/cut", "test/err-bad-gateway"):
@@ -166,26 +121,6 @@ def test_chunked_request_body(up):
         connection.request("POST", CHAT, iter([body[:5], body[5:]]), headers, encode_chunked=True)
         assert connection.getresponse().status == 200
     assert up.calls[0].body["model"] == "test/ok"
-
-
-def test_generate_whole(up):
-    status, headers, body = generate(up, "test/ok", {"details": True, "decoder_input_details": True})
-    answer = json.loads(body)
-    assert status == 200 and answer["generated_text"] == TEXT
-    assert answer["details"]["finish_reason"] == "eos_token" and answer["details"]["generated_tokens"] == 6
-    assert [token["text"] for token in answer["details"]["prefill"]] == ["hi", " there"]
-    assert (headers["x-prompt-tokens"], headers["x-generated-tokens"]) == ("2", "6")
-    assert json.loads(generate(up, "test/ok")[2]) == {"generated_text": TEXT}
-    assert json.loads(generate(up, "test/ok", route="/")[2]) == [{"generated_text": TEXT}]
-
-
-def test_generate_stream(up):
-    found = events(generate(up, "test/ok", {"details": True}, "/generate_stream")[2])
-    assert "".join(e["token"]["text"] for e in found if not e["token"]["special"]) == TEXT
-    assert [e["generated_text"] for e in found] == [None] * 6 + [TEXT]
-    assert found[-1]["token"]["special"] and found[-1]["details"]["input_length"] == 2
-    last = events(generate(up, "test/ok", {"max_new_tokens": 2, "details": True}, "/generate_stream")[2])[-1]
-    assert (last["generated_text"], last["details"]["finish_reason"]) == ("Hello", "length")
 
 
 VALIDATION = [
@@ -222,61 +157,7 @@ def test_generate_refuses_shapes_and_sizes(up):
     assert ask(up, "/generate", b"{")[0] == 400
 
 
-def test_tgi_side_routes(up):
-    assert json.loads(ask(up, "/at/acme/x/info", method="GET")[2])["model_id"] == "acme/x"
-    assert ask(up, "/health", method="GET")[::2] == (200, b"")
-    up.healthy = False
-    assert ask(up, "/at/acme/x/health", method="GET")[0] == 503
-    spans = json.loads(ask(up, "/tokenize", {"inputs": "hi you"})[2])
-    assert [(s["text"], s["start"], s["stop"]) for s in spans] == [("hi", 0, 2), (" you", 2, 6)]
-    assert len(json.loads(ask(up, "/chat_tokenize", {"messages": MESSAGES})[2])["tokenize_response"]) == 2
-    assert ask(up, "/at/test/reset/v1/models", method="GET")[0] == 200
-
-
-def test_model_list(up):
-    rows = {row["id"]: row for row in json.loads(ask(up, "/v1/models", method="GET")[2])["data"]}
-    assert set(BEHAVIOURS) <= set(rows)
-    assert rows["test/ok"]["providers"][0]["pricing"] == {"input": 0.6, "output": 0.9}
-    assert json.loads(ask(up, "/v1/models/test/ok", method="GET")[2]) == rows["test/ok"]
-    assert ask(up, "/v1/models/acme/nope", method="GET")[0] == 404
-
-
 # -- S1's models and classic replies
-
-
-@pytest.mark.parametrize("model", [model for model in SEEDS if model != "tgi"])
-def test_seed_models(up, model):
-    text2text = model in ("google/flan-t5-base", "facebook/blenderbot-400M-distill")
-    full = json.loads(classic(up, model)[2])[0]["generated_text"]
-    assert full == (TEXT if text2text else "hi there" + TEXT)
-    status, _, body = classic(up, model, return_full_text=False, stop=["x"])
-    if text2text:
-        error = json.loads(body)
-        assert status == 400 and error["error"].startswith(
-            "The following `model_kwargs` are not used by the model: ['return_full_text', 'stop'] (note:"
-        )
-        assert error["warnings"] == [f"There was an inference error: {error['error']}"]
-    else:
-        assert (status, json.loads(body)) == (200, [{"generated_text": TEXT}])
-    assert json.loads(chat(up, model)[2])["error"]["code"] == "model_not_supported"
-    assert generate(up, model)[0] == 200
-    status, _, body = classic(up, model, temperature=101)
-    assert json.loads(body)["error"] == [
-        "Input should be less than or equal to 100: received `temperature` in `parameters`"
-    ]
-
-
-@pytest.mark.parametrize("name", CLASSIC_REPLIES)
-def test_classic_replies(up, name):
-    status, _, body = classic(up, f"test/{name}", return_full_text=False)
-    assert status == 200
-    assert json.loads(body) == json.loads(generate(up, f"test/{name}")[2])
-    assert (TEXT in body.decode()) == (not name.startswith("classic-empty"))
-    assert (b"hi there" in body) == (name in ("classic-echo-prompt", "classic-conversational"))
-
-
-def test_classic_strict_refuses_stop(up):
-    assert classic(up, "test/classic-strict", stop=["x"])[0] == 400
 
 
 # -- refusals
@@ -329,72 +210,10 @@ def test_unknown_models(up):
     assert code("acme/nope") and [c.model for c in up.calls].count("acme/nope") == 5
 
 
-ATTEMPTS = [
-    ("loading-2", [503, 503, 200]),
-    ("loading", [503, 503, 503]),
-    ("waking", [503, 503]),
-    ("gone", [410, 410]),
-    ("rate-ratelimit", [429, 429]),
-    ("rate-retry-after", [429, 429]),
-    ("rate-retry-after-date", [429, 429]),
-    ("rate-bare", [429, 429]),
-    ("overloaded", [429, 429]),
-    ("rate-ratelimit-once", [429, 200, 200]),
-    ("rate-retry-after-once", [429, 200]),
-    ("rate-retry-after-date-once", [429, 200]),
-    ("rate-bare-once", [429, 200]),
-    ("overloaded-once", [429, 200]),
-    ("http500-once", [500, 200]),
-    ("http502-once", [502, 200]),
-]
-
-
-@pytest.mark.parametrize(("name", "statuses"), ATTEMPTS)
-def test_attempts(up, name, statuses):
-    assert [chat(up, f"test/{name}")[0] for _ in statuses] == statuses
-
-
-def test_hints(up):
-    assert chat(up, "test/rate-retry-after")[1]["retry-after"] == "1"
-    assert chat(up, "test/rate-retry-after-date")[1]["retry-after"].endswith("GMT")
-    assert chat(up, "test/rate-ratelimit")[1]["ratelimit"] == '"api";r=0;t=1'
-    names = {name.lower() for name in chat(up, "test/rate-bare")[1]}
-    assert not names & {"retry-after", "ratelimit"}
-    assert json.loads(chat(up, "test/loading-2")[2])["estimated_time"] == 0.2
-    assert chat(up, "test/gated")[1]["X-Error-Code"] == "GatedRepo"
-
-
 # -- bodies
 
 
-def test_bad_bodies(up):
-    assert chat(up, "test/body-empty")[::2] == (200, b"")
-    assert chat(up, "test/body-html")[1]["content-type"] == "text/html"
-    assert json.loads(chat(up, "test/body-200-error")[2]) == {"error": "Something went wrong"}
-    assert isinstance(json.loads(chat(up, "test/body-list-error")[2])["error"], list)
-    assert json.loads(chat(up, "test/body-no-choices")[2])["choices"] == []
-    with pytest.raises(json.JSONDecodeError):
-        json.loads(chat(up, "test/body-bad-json")[2])
-    with pytest.raises(http.client.IncompleteRead):
-        chat(up, "test/body-truncated")
-    assert not up.calls_for("test/body-truncated")[0].finished
-
-
-def test_redirect_points_here(up):
-    status, headers, _ = chat(up, "test/redirect")
-    assert (status, headers["location"], len(up.calls)) == (302, "/redirected", 1)
-    assert ask(up, "/redirected", method="GET")[0] == 200 and up.calls[-1].path == "/redirected"
-
-
 # -- streams whose events are unusual
-
-
-@pytest.mark.parametrize("name", [*EDITS, *FINISHES])
-def test_edited_streams_end_cleanly_and_whole_answers_are_good(up, name):
-    assert chat(up, f"test/{name}", stream=True)[0] == 200
-    assert generate(up, f"test/{name}", route="/generate_stream")[0] == 200
-    assert json.loads(chat(up, f"test/{name}")[2])["choices"][0]["message"]["content"] == TEXT
-    assert all(call.finished for call in up.calls)
 
 
 def stream_of(up, name, **fields):
@@ -446,24 +265,6 @@ def test_unusual_deltas(up):
     assert json.loads(chat(up, "test/reasoning")[2])["choices"][0]["message"]["reasoning_content"]
 
 
-def test_tool_calls(up):
-    message = json.loads(chat(up, "test/tool-calls")[2])["choices"][0]["message"]
-    arguments = message["tool_calls"][0]["function"]["arguments"]
-    assert message["content"] is None and json.loads(arguments) == {"city": "Belém"}
-    found = stream_of(up, "tool-calls")
-    parts = [e["choices"][0]["delta"]["tool_calls"][0]["function"]["arguments"] for e in found[:3]]
-    assert "".join(parts) == arguments and found[-2]["choices"][0]["finish_reason"] == "tool_calls"
-
-
-def test_streams_refused_or_ignored(up):
-    assert chat(up, "test/whole-for-stream", stream=True)[1]["content-type"] == "application/json"
-    status, _, body = chat(up, "test/no-stream-support", stream=True)
-    assert status == 400 and json.loads(body)["error"] == [
-        "Error in `stream`: `stream` is not supported for this model"
-    ]
-    assert chat(up, "test/no-stream-support")[0] == 200
-
-
 # -- streams whose bytes are unusual
 
 
@@ -486,12 +287,6 @@ def test_characters(up):
     assert sum(0x80 <= part[0] < 0xC0 for part in parts) == len(UTF8_TEXT.encode()) - len(UTF8_TEXT)
     body = b"".join(chunks(up, "test/u2028"))
     assert text_of(events(body)) == U2028_TEXT and "\u2028".encode() in body and "\x85".encode() in body
-
-
-def test_close_delimited_stream(up):
-    _, headers, body = chat(up, "test/close-delimited", stream=True)
-    assert headers["transfer-encoding"] is None and headers["content-length"] is None
-    assert text_of(events(body)) == TEXT and up.calls[0].finished
 
 
 # -- slow and broken ones
@@ -548,21 +343,6 @@ def test_dribbles_come_byte_by_byte(up):
     with closing(open_raw(up, "test/silent")) as sock, pytest.raises(TimeoutError):
         sock.settimeout(0.1)
         sock.recv(1)
-
-
-def test_slow_ones_finish(up):
-    began = time.monotonic()
-    threads = [
-        threading.Thread(target=chat, args=(up, f"test/{name}"), kwargs=fields)
-        for name in ("slow", "slow-first", "keepalive-then-ok", "paced")
-        for fields in ({"stream": True, "max_tokens": 30}, {"stream": False, "max_tokens": 30})
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert time.monotonic() - began > 1 and len(up.calls) == 8 and all(call.finished for call in up.calls)
-    assert chunks(up, "test/keepalive-then-ok")[:10] == [b":\n\n"] * 10
 
 
 # -- a test's own behaviours

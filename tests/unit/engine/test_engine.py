@@ -1,0 +1,46 @@
+"""The engine over a real upstream: who is waited for while another model is left, and what opens a circuit."""
+
+from contextlib import suppress
+
+import pytest
+from support.upstream import TEXT, fault
+
+from chatapi.call import Call
+from chatapi.catalogue import Catalogue
+from chatapi.chat import ChatJob
+from chatapi.engine.circuit import FAILURES, Board, Circuit
+from chatapi.engine.engine import Engine, TimeLimits
+from chatapi.errors import UpstreamUnavailable
+from chatapi.huggingface import HuggingFace, Transport
+
+HI = [{"role": "user", "content": "hi there"}]
+
+
+@pytest.fixture
+def engine(upstream):
+    transport = Transport("hf_test", "chatapi/test")
+    yield Engine(Catalogue({}), HuggingFace(transport, upstream.url, 1), TimeLimits(20, 20, 20), Circuit(Board()))
+    transport.close()
+
+
+def reply(engine, **fields):
+    call, job = Call("-"), ChatJob(**{"messages": HI, "fallbacks": (), **fields})
+    engine.begin(job, call)
+    return engine.reply(job, call)
+
+
+@pytest.mark.parametrize("retry_after, answered", [("1", "busy/model"), ("4", "other/model")])
+def test_a_model_that_is_busy_for_long_is_not_waited_for_while_another_is_left(engine, upstream, retry_after, answered):
+    upstream.sequence("busy/model", [fault(429, "slow down", headers={"Retry-After": retry_after}), "ok"])
+    upstream.behave("other/model", "ok")
+    answer = reply(engine, model="busy/model", fallbacks=("other/model",))
+    assert (answer.model, answer.text) == (answered, TEXT)
+
+
+@pytest.mark.parametrize("asked, opens", [({}, True), ({"options": {"tools": [{"type": "function"}]}}, False)])
+def test_errors_that_a_request_itself_may_cause_open_no_circuit(engine, upstream, asked, opens):
+    upstream.behave("ill/model", fault(501, "no"))
+    for _ in range(FAILURES):
+        with suppress(UpstreamUnavailable):
+            reply(engine, model="ill/model", **asked)
+    assert bool(engine.circuit.opened()) is opens
