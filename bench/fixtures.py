@@ -1,9 +1,11 @@
-"""What only one scenario needs: a large database, nginx in front of the gateway, an https upstream."""
+"""What only one scenario needs: a large database, PostgreSQL and Redis, nginx in front, an https upstream."""
 
 import contextlib
+import os
 import sqlite3
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from load import LoadError, Measured, calls, connected
-from servers import LOAD_CORE, SERVER_CORE, Server, Upstream, free_port, gateway, nginx
+from servers import LOAD_CORE, ROOT, SERVER_CORE, Server, Upstream, free_port, gateway, nginx
+
+sys.path.append(str(ROOT / "tests"))
+from support import servers as real
 
 CALL_EVERY_S = 3  # ten million of them are a year
 # Column → what row number `i` of so many copies of the row `t` has in it; all other columns are as in `t`.
@@ -83,6 +88,21 @@ def usage_ms(server: Server) -> float:
             if answer.status != 200:
                 raise LoadError(f"GET /v1/usage answered {answer.status}")
     return statistics.median(took) * 1000
+
+
+@contextlib.contextmanager
+def stores(up: Upstream) -> Iterator[dict[str, Server]]:
+    """A gateway on SQLite and one on PostgreSQL, each without and with Redis; both servers are on the load's core."""
+    with contextlib.ExitStack() as stack:
+        cores = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {LOAD_CORE})  # what is started inherits it
+        postgres, redis = stack.enter_context(real.postgres()), stack.enter_context(real.redis())
+        os.sched_setaffinity(0, cores)
+        found = {}
+        for name, database in {"SQLite": {}, "PostgreSQL": {"DATABASE_URL": postgres}}.items():
+            found[name] = stack.enter_context(gateway(up, **database))
+            found[f"{name} + Redis"] = stack.enter_context(gateway(up, **database, REDIS_URL=redis.url))
+        yield found
 
 
 # What matters of deploy/nginx.conf, without TLS.

@@ -112,6 +112,16 @@ def calls_and_usage(server: Server, seconds: float) -> Measured:
     return {**calls(server, 32, seconds), "usage_ms": fixtures.usage_ms(server)}
 
 
+def stores(bench: Bench, stack: contextlib.ExitStack, clients: int) -> Subjects:
+    """Calls of one key, whose limits and ledger are in SQLite or PostgreSQL, without and with Redis."""
+    found = stack.enter_context(fixtures.stores(bench.up))
+    for server in found.values():
+        calls(server, 32, 1)
+    # All at once, calls end late: none of a thousand before the last has begun.
+    seconds = bench.seconds * (4 if clients > 500 else 2)
+    return {name: partial(calls, server, clients, seconds) for name, server in found.items()}
+
+
 def behind_nginx(bench: Bench, stack: contextlib.ExitStack) -> Subjects:
     """Callers that reach the gateway through nginx on a unix socket. CPU is the gateway's and nginx's together."""
     direct, front = stack.enter_context(fixtures.behind_nginx(bench.up))
@@ -173,6 +183,8 @@ SCENARIOS = {
         1,
     ),
     "nginx": Scenario("Behind nginx, 32 clients", CALLS, behind_nginx),
+    "stores": Scenario("Where limits and ledger are, 150 clients of one key", CALLS, partial(stores, clients=150), 5),
+    "burst": Scenario("1,000 clients of one key at once", CALLS, partial(stores, clients=1000), 3),
     "scale": Scenario(
         "Keys and calls in the database, 32 clients", (*CALLS, "usage_ms"), large_books, 5, by_default=False
     ),

@@ -1,13 +1,15 @@
-"""The limits of several machines in Redis: one script a step, which reads, decides and changes in one go.
+"""The limits of several machines in Redis: one script, which reads, decides and changes in one go.
 
-A caller's numbers are a hash whose fields are their places in quotas.py. A script says yes or no by the rules of that
-room; what it has found there makes the decision that callers are told, by that room's own arithmetic.
+A caller's numbers are a hash whose fields are their places in quotas.py. The script says yes or no by the rules of that
+room; what it has found there makes the decision that callers are told, by that room's own arithmetic. It is given the
+steps of all calls that wait, a line each, so that a caller's numbers are read and written once for all of them.
 """
 
 import hashlib
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ..caller import NO_LIMITS, key_subject
@@ -21,6 +23,8 @@ log = logging.getLogger(__name__)
 
 TIMEOUT_S = 2.0
 AWAY_S = 5.0  # for so long it is not asked again
+_WHOSE_EVER = "?"  # in place of a subject that only Redis knows
+_FAILED = "! "  # before what a step's own answer is not
 
 
 class RedisLimits:
@@ -45,7 +49,7 @@ class RedisLimits:
         )
         self._redis: Any = redis.Redis(connection_pool=self._pool)
         self._hash = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
-        self._together: Together[tuple[Any, ...]] = Together(self._send, lambda: 2 * TIMEOUT_S)
+        self._together: Together[str] = Together(self._send, lambda: 2 * TIMEOUT_S)
 
     def admit(self, of: Reservation, now: float) -> Decision:
         """Take a place, if no limit refuses it."""
@@ -77,24 +81,16 @@ class RedisLimits:
         self._run("settle", of, now, tokens, *(period.number(of.began) for period in PERIODS.values()))
 
     def free(self, call: int, key_id: str | None) -> None:
-        """Give back the place of a call that is lost. Of a caller without a key only its own row knows whose it was."""
-        subject = key_subject(key_id) if key_id else self._ask(("GET", _call(call)))
-        if subject:
-            now = time.time()
-            subject = subject.decode() if isinstance(subject, bytes) else subject
-            self.settle(Reservation(call, subject, key_id, NO_LIMITS, now, now), 0, now)
+        """Give back the place of a call that is lost. Of a caller without a key only Redis knows whose it was."""
+        now = time.time()
+        subject = key_subject(key_id) if key_id else _WHOSE_EVER
+        self.settle(Reservation(call, subject, key_id, NO_LIMITS, now, now), 0, now)
 
     def _run(self, what: str, of: Reservation, now: float, *more: float) -> list[int]:
-        keys = f"chatapi:limits:{of.subject}", _call(of.call)
-        words = " ".join(map(str, (what, repr(now), of.call, of.subject, *more)))
-        found = self._ask(("EVALSHA", self._hash, 2, *keys, words))
-        return list(map(int, found.split()))
-
-    def _ask(self, command: tuple[Any, ...]) -> Any:
         if time.monotonic() < self._away_until:
             raise StoreUnavailable("it did not answer just now", "Redis")
         try:
-            return self._together.do(command)
+            found = self._together.do(f"{what} {now!r} {of.call} {of.subject} {' '.join(map(str, more))}")
         except self._errors.ResponseError as error:  # it is there: something else is the matter, of this caller's alone
             log.error("Redis does not do as it is told: %s", type(error).__name__)
             raise StoreUnavailable(type(error).__name__, "Redis") from error
@@ -104,44 +100,38 @@ class RedisLimits:
                 log.warning("Redis is away (%s): limits are held in the database meanwhile", type(error).__name__)
             self._away_until = time.monotonic() + AWAY_S
             raise StoreUnavailable(type(error).__name__, "Redis") from error
+        return list(map(int, found.split()))
 
-    def _send(self, batch: list[Work[tuple[Any, ...]]]) -> None:
-        """Send what many want at once, and read the answers."""
+    def _send(self, batch: list[Work[str]]) -> None:
+        """Let the script do what many want at once."""
+        steps = "\n".join([work.what for work in batch])
         try:
-            self._exchange(batch)
+            answers = self._exchange(steps)
         except self._errors.ConnectionError:
-            # Once more, for a connection that was closed since: what a script did it does not do again for a call.
+            # Once more, for a connection that was closed since: what the script did it does not do again for a call.
             self._pool.disconnect()
-            self._exchange([work for work in batch if not work.done])
+            answers = self._exchange(steps)
+        for work, answer in zip(batch, answers, strict=True):
+            if answer.startswith(_FAILED):
+                work.fail(self._errors.ResponseError(answer.removeprefix(_FAILED)))
+            else:
+                work.succeed(answer)
 
-    def _exchange(self, batch: list[Work[tuple[Any, ...]]]) -> None:
+    def _exchange(self, steps: str) -> list[str]:
         connection = self._pool.get_connection()
         try:
-            connection.send_packed_command(connection.pack_commands([work.what for work in batch]))
-            again = [work for work in batch if not self._read(connection, work)]
-            if again:
-                connection.send_command("SCRIPT", "LOAD", _SCRIPT)
-                connection.read_response()
-                connection.send_packed_command(connection.pack_commands([work.what for work in again]))
-                for work in again:
-                    self._read(connection, work, last=True)
+            try:
+                connection.send_command("EVALSHA", self._hash, 0, steps)
+                answers = connection.read_response()
+            except self._errors.exceptions.NoScriptError:
+                connection.send_command("EVAL", _SCRIPT, 0, steps)
+                answers = connection.read_response()
         except BaseException:
-            connection.disconnect()  # answers may be under way that nobody will wait for
+            connection.disconnect()  # an answer may be under way that nobody will wait for
             raise
         finally:
             self._pool.release(connection)
-
-    def _read(self, connection: Any, work: Work[tuple[Any, ...]], last: bool = False) -> bool:
-        """The answer to `work`; False where Redis does not know the script (yet)."""
-        try:
-            work.succeed(connection.read_response())
-        except self._errors.exceptions.NoScriptError as error:
-            if not last:
-                return False
-            work.fail(error)
-        except self._errors.ResponseError as error:
-            work.fail(error)
-        return True
+        return answers.decode().split("\n") if answers else []
 
     def ping(self) -> None:
         """Whether it is there. Raises ConnectionError."""
@@ -167,163 +157,25 @@ def _hard(of: Reservation, name: str) -> int:
     return -1 if limit is None or name in of.limits.shadow else limit
 
 
-def _call(call: int) -> str:
-    return f"chatapi:call:{call}"
+# What an admitted call's decision is made from; where a limit refuses, the seconds of both minutes are told behind it.
+_DAY, _MONTH, _RPM, _TPM = (window.at for window in (*PERIODS.values(), REQUESTS, TOKENS["tpm"]))
+_TOLD = (COUNT, HELD, _DAY, _DAY + 1, _MONTH, _MONTH + 1, *range(_RPM, _RPM + 3), *range(_TPM, _TPM + 3))
 
 
 def _cells(found: list[int]) -> list[int]:
-    """The numbers that a script has told: pairs of place and number behind its answer."""
+    """The numbers that the script has told behind its answer: those of _TOLD, then pairs of place and number."""
     cells = [0] * CELLS
-    for place, number in zip(found[1::2], found[2::2], strict=True):
+    pairs = 1 + len(_TOLD)
+    for place, number in zip(_TOLD, found[1:pairs], strict=True):
+        cells[place] = number
+    for place, number in zip(found[pairs::2], found[pairs + 1 :: 2], strict=True):
         cells[place] = number
     return cells
 
 
-# --- the scripts
-
-_COMMON = f"""
-local numbers, open, held, subject_of = KEYS[1], KEYS[1] .. ':open', KEYS[1] .. ':held', KEYS[2]
-local given = {{}}
-for word in string.gmatch(ARGV[1], '%S+') do given[#given + 1] = word end
-local what, now, call, subject = given[1], tonumber(given[2]), given[3], given[4]
-local COUNT, HELD, MINUTE, SKEW, RING = {COUNT}, {HELD}, {MINUTE_S}, {SKEW_S}, {REQUESTS.RING}
-local REQUESTS, TOKENS, DAY, MONTH = {REQUESTS.at}, {TOKENS["tpm"].at}, {PERIODS["tpd"].at}, {PERIODS["tpmonth"].at}
-
-local cells, changed = {{}}, {{}}
-local flat = redis.call('HGETALL', numbers)
-for i = 1, #flat, 2 do cells[tonumber(flat[i])] = tonumber(flat[i + 1]) end
-local function get(place) return cells[place] or 0 end
-local function set(place, number) cells[place] = number; changed[place] = true end
-
-local function roll(at)
-  local oldest, first = math.floor(now) - MINUTE, get(at)
-  if get(at + 1) == 0 then
-    if first ~= oldest then set(at, oldest) end
-  elseif oldest - first > RING or get(at + 2) > (now + SKEW) * 1000 then
-    set(at, oldest); set(at + 1, 0); set(at + 2, 0)
-    for place = at + 3, at + 2 + RING do if get(place) ~= 0 then set(place, 0) end end
-  else
-    while first <= oldest do
-      local place = at + 3 + first % RING
-      local cell = get(place)
-      if first == oldest and oldest + (cell % 1024) / 1000 + MINUTE > now then break end
-      if cell ~= 0 then
-        set(at + 1, get(at + 1) - math.floor(cell / 1024)); set(place, 0)
-      end
-      first = first + 1
-    end
-    if first > get(at) then set(at, first) end
-  end
-end
-
-local function add(at, amount)
-  local second = math.floor(now)
-  local place = at + 3 + second % RING
-  local cell = get(place)
-  local late = math.max(cell % 1024, math.floor((now - second) * 1000))
-  set(place, (math.floor(cell / 1024) + amount) * 1024 + late)
-  set(at + 1, get(at + 1) + amount)
-  set(at + 2, math.max(get(at + 2), math.floor(now * 1000)))
-end
-
-local function drop(which)
-  set(HELD, math.max(0, get(HELD) - tonumber(redis.call('HGET', held, which) or '0')))
-  redis.call('ZREM', open, which)
-  redis.call('HDEL', held, which)
-end
-
-local function forget_expired()
-  for _, which in ipairs(redis.call('ZRANGEBYSCORE', open, '-inf', now)) do drop(which) end
-  set(COUNT, redis.call('ZCARD', open))
-end
-
--- What a decision is made from, as it was before this call changed it; all of it where a wait must be told.
-local function told(answer, everything)
-  local found = {{string.format('%.0f', answer)}}
-  for place, number in pairs(cells) do
-    if everything or place < REQUESTS + 3 or (place >= TOKENS and place < TOKENS + 3) then
-      found[#found + 1] = string.format('%.0f', place)
-      found[#found + 1] = string.format('%.0f', number)
-    end
-  end
-  return table.concat(found, ' ')
-end
-
-local function write(lasts)
-  local fields = {{}}
-  for place in pairs(changed) do
-    if cells[place] == 0 then
-      redis.call('HDEL', numbers, place)
-    else
-      fields[#fields + 1] = place; fields[#fields + 1] = string.format('%.0f', cells[place])
-    end
-  end
-  if #fields > 0 then redis.call('HSET', numbers, unpack(fields)) end
-  for _, key in ipairs({{numbers, open, held}}) do
-    if lasts > redis.call('PTTL', key) then redis.call('PEXPIRE', key, lasts) end
-  end
-end
-"""
-
-_SCRIPT = (
-    _COMMON
-    + """
-local function admit(until_, lasts, rpm, concurrency)
-  if redis.call('ZSCORE', open, call) then return told(1, false) end
-  forget_expired()
-  roll(REQUESTS)
-  if (rpm >= 0 and get(REQUESTS + 1) + 1 > rpm) or (concurrency >= 0 and get(COUNT) + 1 > concurrency) then
-    return told(0, true)
-  end
-  local found = told(1, false)
-  add(REQUESTS, 1)
-  redis.call('ZADD', open, until_, call)
-  redis.call('SET', subject_of, subject, 'PX', lasts)
-  write(lasts)
-  return found
-end
-
-local function period(at, number, soon, used)
-  if get(at) == number or get(at) == soon then return true end
-  if used >= 0 then set(at, number); set(at + 1, used) end
-  return used ~= -1
-end
-
-local function hold(until_, tokens, tpm, tpd, tpmonth, day, next_day, in_day, month, next_month, in_month)
-  if not (period(DAY, day, next_day, in_day) and period(MONTH, month, next_month, in_month)) then return '-1' end
-  forget_expired()
-  local before = tonumber(redis.call('HGET', held, call) or '0')
-  if before ~= 0 then set(HELD, get(HELD) - before); redis.call('HDEL', held, call) end
-  roll(REQUESTS)
-  roll(TOKENS)
-  local function over(limit, used) return limit >= 0 and used + get(HELD) + tokens > limit end
-  if over(tpm, get(TOKENS + 1)) or over(tpd, get(DAY + 1)) or over(tpmonth, get(MONTH + 1)) then
-    return told(0, true)
-  end
-  local found = told(1, false)
-  set(HELD, get(HELD) + tokens)
-  redis.call('ZADD', open, until_, call)
-  redis.call('HSET', held, call, tokens)
-  write(math.max(redis.call('PTTL', numbers), (MINUTE + SKEW) * 1000))
-  return found
-end
-
-local function settle(tokens, day, month)
-  redis.call('DEL', subject_of)
-  if not redis.call('ZSCORE', open, call) then return '0' end
-  drop(call)
-  if tokens > 0 then
-    roll(TOKENS)
-    add(TOKENS, tokens)
-    if get(DAY) == day then set(DAY + 1, get(DAY + 1) + tokens) end
-    if get(MONTH) == month then set(MONTH + 1, get(MONTH + 1) + tokens) end
-  end
-  write((MINUTE + SKEW) * 1000)
-  return '1'
-end
-
-local numbers_given = {}
-for place = 5, #given do numbers_given[#numbers_given + 1] = tonumber(given[place]) end
-return ({admit = admit, hold = hold, settle = settle})[what](unpack(numbers_given))
-"""
-)
+_SCRIPT = f"""
+local MINUTE, SKEW, RING, COUNT, HELD = {MINUTE_S}, {SKEW_S}, {REQUESTS.RING}, {COUNT}, {HELD}
+local DAY, MONTH, REQUESTS, TOKENS = {_DAY}, {_MONTH}, {_RPM}, {_TPM}
+local TOLD, TEXT, FAILED = {{{", ".join(map(str, _TOLD))}}}, '{" %.0f" * len(_TOLD)}', '{_FAILED}'
+local WHOSE_EVER = '{_WHOSE_EVER}'
+{Path(__file__).with_suffix(".lua").read_text()}"""
