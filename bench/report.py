@@ -62,6 +62,8 @@ PORTUGUESE = {
     ),
     "Behind nginx, 32 clients": "Atrás do nginx, 32 clientes",
     "Keys and calls in the database, 32 clients": "Chaves e chamadas no banco de dados, 32 clientes",
+    "Where limits and ledger are, 150 clients of one key": "Onde ficam limites e chamadas, 150 clientes de uma chave",
+    "1,000 clients of one key at once": "1.000 clientes de uma chave ao mesmo tempo",
     "good traffic alone": "tráfego bom sozinho",
     "beside bad keys": "ao lado de chaves inválidas",
     "beside a slow 20 MB body": "ao lado de um corpo lento de 20 MB",

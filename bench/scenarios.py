@@ -183,8 +183,14 @@ SCENARIOS = {
         1,
     ),
     "nginx": Scenario("Behind nginx, 32 clients", CALLS, behind_nginx),
-    "stores": Scenario("Where limits and ledger are, 150 clients of one key", CALLS, partial(stores, clients=150), 5),
-    "burst": Scenario("1,000 clients of one key at once", CALLS, partial(stores, clients=1000), 3),
+    "stores": Scenario(
+        "Where limits and ledger are, 150 clients of one key",
+        CALLS,
+        partial(stores, clients=150),
+        5,
+        by_default=False,  # PostgreSQL and Redis must be installed
+    ),
+    "burst": Scenario("1,000 clients of one key at once", CALLS, partial(stores, clients=1000), 3, by_default=False),
     "scale": Scenario(
         "Keys and calls in the database, 32 clients", (*CALLS, "usage_ms"), large_books, 5, by_default=False
     ),
