@@ -68,6 +68,7 @@ class Call:
     reservation: Any = None  # accounting's own
     begun = False  # its row is in the ledger
     left = False
+    prompt_owed = False  # an upstream has it, and did not refuse it
     more_ready = False  # the stream's next item needs no waiting
     observers: Sequence[Callable[["Call"], None]] = ()  # of its end
     waiting_for = "waiting for the model"  # what a heartbeat says

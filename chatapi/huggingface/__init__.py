@@ -11,7 +11,7 @@ from dataclasses import replace
 from ..call import Call
 from ..catalogue import ModelCard
 from ..chat import ChatJob, Json, Reply, StreamItem, Usage
-from ..errors import UpstreamError, UpstreamRejected, UpstreamUnavailable
+from ..errors import ChatError, UpstreamError, UpstreamRejected, UpstreamUnavailable
 from ..languages import _
 from . import abilities
 from .classify import classify
@@ -110,8 +110,15 @@ class HuggingFace:
         """An exchange whose answer is one. Raises the error that it is otherwise."""
         request = _awaiting(card, deadline, task.request(self._base, card, job, stream))
         call.asked.append(card.id)
-        exchange = self._transport.open(request, call, deadline)
+        try:
+            exchange = self._transport.open(request, call, deadline)
+        except UpstreamUnavailable:
+            raise
+        except ChatError:  # it is at work, and nobody waits for it any more
+            call.prompt_owed = True
+            raise
         if 200 <= exchange.status < 300:
+            call.prompt_owed = True
             return exchange
         try:
             raw = exchange.beginning(deadline)

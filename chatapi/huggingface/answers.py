@@ -194,6 +194,37 @@ def _text_beside(message: Json, choice: Json, place: str) -> tuple[str, str] | N
     return None
 
 
+def read_logprobs(given: Any) -> Json | None:
+    """The logprobs of a choice in OpenAI's form: lists of whole tokens, or null; what else is with them stays."""
+    if not isinstance(given, dict):
+        return None
+    return {**given, **{key: _tokens(given.get(key)) for key in ("content", "refusal")}}
+
+
+def _tokens(given: Any) -> list[Json] | None:
+    if not isinstance(given, list):
+        return None
+    tokens = [token for token in given if _is_token(token)]
+    return [{**_token(token), "top_logprobs": [_token(t) for t in _top(token) if _is_token(t)]} for token in tokens]
+
+
+def _is_token(given: Any) -> bool:
+    return (
+        isinstance(given, dict) and isinstance(given.get("token"), str) and type(given.get("logprob")) in (int, float)
+    )
+
+
+def _token(token: Json) -> Json:
+    read = token.get("bytes")
+    whole = isinstance(read, list) and all(type(byte) is int for byte in read)
+    return token if whole else {**token, "bytes": None}
+
+
+def _top(token: Json) -> list[Any]:
+    given = token.get("top_logprobs")
+    return given if isinstance(given, list) else []
+
+
 def is_mute(message: Message) -> bool:
     """Whether a message says nothing that is known here, and yet holds a text that may be its answer."""
     if message.get("content") or any(message.get(k) for k in ("tool_calls", "function_call", "refusal", *_THOUGHT)):
@@ -223,7 +254,7 @@ def whole_choice(model: str, choice: Json) -> Choice:
     return {
         "index": 0,
         "message": message,
-        "logprobs": choice.get("logprobs"),
+        "logprobs": read_logprobs(choice.get("logprobs")),
         "finish_reason": ended(reason, bool(calls), called is not None),
         **extra_of_choice(choice),
     }

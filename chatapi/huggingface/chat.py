@@ -8,7 +8,7 @@ from ..chat import ChatJob, Choice, Chunk, Json, Reply, Usage, has_image, text_o
 from ..errors import UpstreamRejected
 from ..languages import _
 from .abilities import asks_for_nothing, check
-from .answers import choices_in, chosen, extra_of, extra_of_choice, is_mute, read_message, whole_choice
+from .answers import choices_in, chosen, extra_of, extra_of_choice, is_mute, read_logprobs, read_message, whole_choice
 from .failures import cut, unreadable, unreadable_form
 from .finish import ended, finish_of, is_cut
 from .tool_calls import CallPieces, whole_function_call
@@ -185,7 +185,9 @@ class ChatEvents:
         if self._wanted > 1 or not isinstance(given, list) or len(given) != 1 or len(made) != 1:
             return None
         choice = given[0]
-        if not isinstance(delta := choice.get("delta"), dict) or not isinstance(text := delta.get("content"), str):
+        if not isinstance(choice, dict) or not isinstance(delta := choice.get("delta"), dict):
+            return None
+        if not isinstance(text := delta.get("content"), str):
             return None
         adds = {key for key, value in delta.items() if value} | {key for key, value in choice.items() if value}
         told = made[0]["delta"].keys() <= {"role", "content"} and "content" in made[0]["delta"]
@@ -274,7 +276,7 @@ class ChatEvents:
             choice.finish = ended(reason, bool(choice.calls), choice.called)
         if reason:
             choice.extra, extra = {**choice.extra, **extra}, {}
-        logprobs = given.get("logprobs")
+        logprobs = read_logprobs(given.get("logprobs"))
         if not choice.begun and (delta or not reason):
             choice.begun = True
             delta = {"role": "assistant", "content": None if "tool_calls" in delta else "", **delta}

@@ -56,8 +56,16 @@ def _usage_of(given: Json) -> Usage | None:
     if not (counts := _counts(given, names)):
         inner = next((v for k in ("usage", "tokens") if isinstance(v := given.get(k), dict)), None)
         return _usage_of(inner) if inner else None
-    details = {k: v for k, v in given.items() if v is not None and _plain(k) not in names}
-    return Usage(*counts, details=details)
+    others = {k: v for k, v in given.items() if v is not None and _plain(k) not in names}
+    return Usage(*counts, details={k: v for k, given in others.items() if (v := _detail(k, given)) is not None})
+
+
+def _detail(key: str, given: Any) -> Any:
+    """A further key of usage; of those that have counts in them what is one, for SDKs read these as such."""
+    if not key.endswith("_details"):
+        return given
+    inner = list(given.items())[:MAX_KEYS] if isinstance(given, dict) else []
+    return {name: number for name, value in inner if (number := count(value)) is not None} or None
 
 
 def _counts(given: Mapping[str, Any], names: Mapping[str, str]) -> tuple[int, int] | None:

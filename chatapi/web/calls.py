@@ -5,7 +5,7 @@ import time
 from flask import Response, g, request
 
 from ..call import Call
-from ..chat import ChatJob
+from ..chat import ChatJob, Usage, estimated
 from ..errors import ChatError
 from ..schemas import Dialect
 from .request import components, ms_since
@@ -32,17 +32,17 @@ def _answer(call: Call, job: ChatJob, dialect: Dialect) -> Response:
         connection.write_deadline = call.deadline + LATE_S
     engine = components().engine
     began = time.perf_counter()
-    if job.stream:
-        stream = EventStream(call, job, dialect, engine.stream(job, call), connection)
-        try:
-            return stream.response()
-        finally:
-            call.upstream_ms = ms_since(began)
     try:
+        if job.stream:
+            return EventStream(call, job, dialect, engine.stream(job, call), connection).response()
         reply = engine.reply(job, call)
+    except ChatError:
+        if call.prompt_owed:
+            call.count(Usage(estimated(job.messages, "").prompt_tokens, 0, "estimate"))
+        raise
     finally:
         call.upstream_ms = ms_since(began)
-        if connection is not None:
+        if connection is not None and not job.stream:
             connection.unwatch()
     call.served = reply.model
     call.count(reply.usage)

@@ -164,7 +164,7 @@ class EventStream:
         metrics.stream_opened(-1)
         self._release()
         call = self._call
-        if call.usage_source is None and (self._tokens or call.asked):
+        if call.usage_source is None and (self._tokens or call.prompt_owed):
             call.count(self._delivered())
         call.end(ending)
 

@@ -239,7 +239,7 @@ def test_every_ending_is_one_row(upstream_server, four, ended, name, dialect):
         assert (row["first_token_ms"] is not None) == stream
     elif name == "cut-stream":
         assert (row["served"], row["completion_tokens"], row["usage_source"]) == (model, 3, "estimate")
-    elif name == "deadline-stream":  # what was sent is owed
+    elif attempts:  # what was sent is owed
         assert (row["served"], row["completion_tokens"], row["usage_source"]) == (None, 0, "estimate")
         assert row["prompt_tokens"] > 0
     else:
@@ -260,9 +260,18 @@ def test_a_caller_who_leaves_is_one_row(upstream, four, dialect, stream):
         caller.leave()
     row = four.row(model=model)
     assert (row["ending"], row["key_id"], row["attempts"]) == ("client_left", None, 1)
-    if stream:
-        assert (row["served"], row["usage_source"]) == (model, "estimate")
-        assert 4 <= row["completion_tokens"] < 40
+    assert (row["usage_source"], 0 < row["prompt_tokens"] < 20) == ("estimate", True)
+    assert row["served"] == (model if stream else None)
+    assert 4 <= row["completion_tokens"] < 40 if stream else row["completion_tokens"] == 0
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("behaviour", ["err-bad-gateway", "err-validation", "reset"])
+def test_who_was_refused_owes_nothing(upstream, four, behaviour, stream):
+    model = f"unpaid-{behaviour}/{stream}"
+    upstream.behave(model, behaviour)
+    assert hear(four.gateway, DIALECTS["v1"], model, stream=stream).code
+    assert four.row(model=model)["prompt_tokens"] is None
 
 
 def test_a_fallback_is_the_model_that_served(upstream, four):

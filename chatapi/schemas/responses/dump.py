@@ -136,27 +136,13 @@ def text_part(kind: str, text: str, tokens: Sequence[Json] = ()) -> Json:
 
 
 def tokens_of(choice: Choice) -> list[Json]:
-    """The log probabilities of a choice's tokens, as far as they can be read."""
-    logprobs = choice.get("logprobs")
-    tokens = logprobs.get("content") if isinstance(logprobs, Mapping) else None
-    if not isinstance(tokens, list):
-        return []
-    return [_token(t) | {"top_logprobs": _top(t)} for t in tokens if _is_token(t)]
-
-
-def _top(token: Json) -> list[Json]:
-    given = token.get("top_logprobs")
-    return [_token(t) for t in given if _is_token(t)] if isinstance(given, list) else []
-
-
-def _is_token(given: Any) -> bool:
-    return (
-        isinstance(given, dict) and isinstance(given.get("token"), str) and type(given.get("logprob")) in (int, float)
-    )
+    """The log probabilities of a choice's tokens."""
+    tokens = (choice.get("logprobs") or {}).get("content") or ()
+    return [_token(token) | {"top_logprobs": list(map(_token, token["top_logprobs"]))} for token in tokens]
 
 
 def _token(given: Json) -> Json:
-    text = given["token"]
-    spelled = given.get("bytes")
-    encoded = spelled if isinstance(spelled, list) else list(text.encode(errors="surrogatepass"))
+    text, encoded = given["token"], given["bytes"]
+    if encoded is None:
+        encoded = list(text.encode(errors="surrogatepass"))
     return {"token": text, "logprob": given["logprob"], "bytes": encoded}

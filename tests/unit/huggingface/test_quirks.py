@@ -102,3 +102,42 @@ def check_calls(calls, quirk):
     assert all(isinstance(id, str) and id for id in ids)
     assert len(set(ids)) == len(ids)
     assert all(call["type"] == "function" for call in calls)
+
+
+def reply_to(body):
+    card = ModelCard(id="acme/chat")
+    job = ChatJob(model=card.id, messages=[{"role": "user", "content": "Oi?"}])
+    return task_for(card).reply(card, job, body, {})
+
+
+WHOLE = {"token": "Oi", "logprob": -0.5, "bytes": [79, 105]}
+
+
+@pytest.mark.parametrize(
+    "given, told",
+    [
+        ({"content": [WHOLE | {"top_logprobs": [WHOLE, {"token": 5}]}, "x", {"token": "x"}]}, [WHOLE]),
+        ({"content": [{"token": "Oi", "logprob": -0.5, "bytes": ["x"], "top_logprobs": 5}]}, [WHOLE | {"bytes": None}]),
+        ({"content": {"": ""}}, None),
+        ({"refusal": 5}, None),
+    ],
+)
+def test_logprobs_are_tokens_or_nothing(given, told):
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Oi"}, "finish_reason": "stop"}
+    logprobs = reply_to({"choices": [choice | {"logprobs": given}]}).choices[0]["logprobs"]
+    assert logprobs["refusal"] is None
+    if told is None:
+        assert logprobs["content"] is None
+    else:
+        assert [{k: v for k, v in token.items() if k != "top_logprobs"} for token in logprobs["content"]] == told
+        assert all(top == WHOLE for token in logprobs["content"] for top in token["top_logprobs"])
+    for garbage in ("x", 5, ["x"], True):
+        assert reply_to({"choices": [choice | {"logprobs": garbage}]}).choices[0]["logprobs"] is None
+
+
+def test_the_details_of_usage_are_counts_or_nothing():
+    usage = {"prompt_tokens": 5, "completion_tokens": 3, "queue_time": 0.25, "completion_tokens_details": "x"}
+    usage["prompt_tokens_details"] = {"cached_tokens": "1", "audio_tokens": {"x": 1}, "text_tokens": -5}
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Oi"}, "finish_reason": "stop"}
+    details = reply_to({"choices": [choice], "usage": usage}).usage.details
+    assert details == {"queue_time": 0.25, "prompt_tokens_details": {"cached_tokens": 1}}
