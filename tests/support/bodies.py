@@ -1,8 +1,5 @@
-"""Bodies of 20 MB that cost more than they look, and what reading one costs: `python -m support.bodies NAME`."""
+"""Bodies of 20 MB that cost more than they look."""
 
-import resource
-import sys
-import time
 from collections.abc import Callable
 
 SIZE = 20 * 1024 * 1024
@@ -52,23 +49,3 @@ FAULTY: dict[str, Callable[[], bytes]] = {
     "backslashes": lambda: b'{"a":' + b"\\" * SIZE,
     "commas after a mistake": lambda: b'{"a":x' + b"," * SIZE,
 }
-
-
-def main(name: str) -> None:
-    """Print what became of it, CPU seconds, and MB beyond the body itself."""
-    from chatapi.errors import BadRequest
-    from chatapi.schemas.strict_json import parse_json
-
-    body = (VALID | FAULTY)[name]()
-    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    try:
-        parse_json(body)
-        outcome = "read"
-    except BadRequest:
-        outcome = "refused"
-    memory_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    print(outcome, time.process_time() - began, memory_mb)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

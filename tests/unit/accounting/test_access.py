@@ -2,69 +2,40 @@
 
 import hashlib
 import inspect
-import json
 import re
 import sqlite3
-import subprocess
-import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 
 import pytest
-import requests
-import sqlalchemy as sa
-from support.dialects import LEGACY, V1, asking
-from support.dialects import NEW as CHAT
-from support.gateways import clean_environment, serve
+from support import keys as shared
 from support.heard import wait_until
-from support.openai_schema import ERROR, check
+from support.keys import DIGEST, KEY, NOT_QUITE, RIGHT, WRONG, away, closing, flood, made, nobody
 
-from chatapi import create_app
 from chatapi.accounting import keys as keys_module
 from chatapi.accounting import tables
 from chatapi.accounting.access import FORWARDING, Access, is_local, network
-from chatapi.accounting.journal import FOLD_S
 from chatapi.accounting.keys import Keys
-from chatapi.accounting.store import Store
 from chatapi.caller import NO_LIMITS, Caller, Limits
 from chatapi.errors import AccessError, InvalidApiKey, MissingApiKey, StoreUnavailable
-from chatapi.settings import Settings
 
-KEY = "sk-the-right-one"
-DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
 KNOWN = Caller(key_id=DIGEST[:12], subject=f"key:{DIGEST[:12]}")
 HERE, THERE = "127.0.0.1", "203.0.113.9"
-RIGHT = f"Bearer {KEY}"
-WRONG = "Bearer sk-another"
-
-
-@pytest.fixture(scope="module")
-def untouched(tmp_path_factory):
-    """A database without a key in it."""
-    with closing(f"sqlite:///{tmp_path_factory.mktemp('untouched')}/chatapi.db") as of:
-        yield of
-
-
-@contextmanager
-def closing(url):
-    of = Store(url)
-    try:
-        yield of
-    finally:
-        of.close()
+# Fixtures, under the names that tests ask for them by.
+at_once = shared.at_once
+keys = shared.keys
+required = shared.required
+sql = shared.sql
+untouched = shared.untouched
+url = shared.url
 
 
 def request_of(authorization, host="localhost:8000", **headers):
     """The headers of a request, as WSGI has them."""
     given = {"HTTP_HOST": host, "HTTP_AUTHORIZATION": authorization, **headers}
     return {name: value for name, value in given.items() if value is not None}
-
-
-def nobody(address):
-    return Caller(subject=f"address:{address}")
 
 
 # --- the rule
@@ -113,11 +84,6 @@ def test_without_any_key_configured_nobody_from_outside_gets_in(untouched, auth)
     ):
         with pytest.raises(AccessError):
             Access(auth, frozenset(), Keys(untouched), NO_LIMITS).authenticate(request_of(authorization), THERE)
-
-
-@pytest.fixture
-def required(untouched):
-    return Access("required", frozenset({DIGEST}), Keys(untouched), NO_LIMITS)
 
 
 @pytest.mark.parametrize("authorization", [f"bearer {KEY}", f"BEARER {KEY}", f"Bearer   {KEY}", f" Bearer {KEY}  "])
@@ -254,81 +220,6 @@ def test_a_key_may_come_in_any_of_three_headers(required, headers, key):
             required.authenticate(headers, THERE)
 
 
-# --- through the application
-
-
-@pytest.fixture(scope="module")
-def gateways(tmp_path_factory):
-    """A client for each CHATAPI_AUTH. An empty object gets as far as validation, and no further."""
-    url = f"sqlite:///{tmp_path_factory.mktemp('gateways')}/chatapi.db"
-    return {
-        auth: create_app(Settings(auth=auth, keys=frozenset({DIGEST}), database_url=url)).test_client()
-        for auth in ("auto", "required", "off")
-    }
-
-
-def post(client, **environ):
-    return client.post(CHAT, json={}, environ_overrides=environ)
-
-
-LET_IN = 400  # the empty object was looked at
-
-
-@pytest.mark.parametrize(
-    "auth, environ, status",
-    [
-        ("auto", {}, LET_IN),
-        ("auto", {"REMOTE_ADDR": "203.0.113.9"}, 401),
-        ("auto", {"HTTP_HOST": "chat.example"}, 401),
-        ("auto", {"HTTP_X_FORWARDED_FOR": "203.0.113.9", "HTTP_AUTHORIZATION": RIGHT}, LET_IN),
-        ("required", {"HTTP_AUTHORIZATION": WRONG}, 401),
-        ("off", {"HTTP_X_FORWARDED_FOR": "203.0.113.9", "HTTP_AUTHORIZATION": WRONG}, LET_IN),
-    ],
-)
-def test_the_rule_holds_on_the_wire(gateways, auth, environ, status):
-    response = post(gateways[auth], **environ)
-    assert response.status_code == status
-    assert ("WWW-Authenticate" in response.headers) == (status == 401)
-
-
-@pytest.mark.parametrize("path", [CHAT, "/api/huggingface-chat"])
-@pytest.mark.parametrize("authorization, code", [(None, "missing_api_key"), (WRONG, "invalid_api_key")])
-def test_a_refusal_is_an_envelope(gateways, path, authorization, code):
-    headers = {"Authorization": authorization} if authorization else {}
-    response = gateways["required"].post(path, json={}, headers=headers)
-    assert response.status_code == 401
-    body = response.get_json()
-    assert body["success"] is False
-    assert body["error"]["code"] == code
-    assert body["error"]["retryable"] is False
-    assert response.headers["WWW-Authenticate"].startswith("Bearer")
-
-
-def test_who_may_not_call_does_not_learn_about_the_body(gateways):
-    assert gateways["required"].post(CHAT, data=b"{", content_type="text/plain").status_code == 401
-
-
-def test_liveness_needs_no_key(gateways):
-    assert gateways["required"].get("/healthz").status_code == 200
-
-
-ODD = {
-    "only a scheme": "Bearer",
-    "no scheme": KEY,
-    "10 kB": "Bearer " + "x" * 10_000,
-    "bytes": "Bearer \xff\xfe\x80",
-    "controls": "Bearer \x00\x01\x7f",
-    "a comma": "Bearer a, Bearer b",
-}
-
-
-@pytest.mark.parametrize("value", ODD.values(), ids=ODD)
-def test_odd_authorizations_are_refused_and_break_nothing(gateways, value):
-    assert post(gateways["required"], HTTP_AUTHORIZATION=value).status_code == 401
-    assert post(gateways["auto"], HTTP_AUTHORIZATION=value).status_code == LET_IN
-    assert post(gateways["off"], HTTP_AUTHORIZATION=value).status_code == LET_IN
-
-
 # --- whom an address stands for
 
 
@@ -359,17 +250,6 @@ SECRET = slice(19, 51)  # of a key's text: `chatapi_` + id + `_` + secret + tag
 
 
 @pytest.fixture
-def url(tmp_path):
-    return f"sqlite:///{tmp_path}/chatapi.db"
-
-
-@pytest.fixture
-def keys(url, sql):
-    with closing(url) as of:
-        yield Keys(of)
-
-
-@pytest.fixture
 def other(url):
     """The same keys as another process has them: what `keys` remembers is unknown here."""
     with closing(url) as of:
@@ -382,64 +262,11 @@ def holder(keys, text):
     return found[0] if found else None
 
 
-def made(keys, name="a", limits=NO_LIMITS, models=(), expires_at=None):
-    """A new key: (id, text)."""
-    row, text = keys.create(name, limits, models, expires_at)
-    return row["id"], text
-
-
-@pytest.fixture
-def at_once(monkeypatch):
-    """Changes by others are looked for at every call. That it takes no longer than 5 s is shown under gunicorn."""
-    monkeypatch.setattr(keys_module, "CHECK_S", 0.0)
-
-
-@pytest.fixture
-def sql():
-    """All SQL that SQLite is given from here on: seen by SQLite itself, whichever layers it came through."""
-    told = []
-
-    def trace(connection, record):
-        connection.set_trace_callback(told.append)
-
-    sa.event.listen(sa.Engine, "connect", trace)
-    yield told
-    sa.event.remove(sa.Engine, "connect", trace)
-
-
 def test_a_new_key_opens_with_its_limits_and_models(keys):
     limits = Limits(rpm=5, tpd=1000, shadow=("tpd",))
     id, text = made(keys, limits=limits, models=["test/*"])
     assert re.fullmatch(r"chatapi_[a-z2-7]{10}_[a-z2-7]{42}", text)
     assert holder(keys, text) == Caller(id, f"key:{id}", limits, ("test/*",), key_name="a")
-
-
-def swapped(text, place):
-    """`text` with another letter of the alphabet at `place`."""
-    return text[:place] + ("a" if text[place] != "a" else "b") + text[place + 1 :]
-
-
-NOT_QUITE = {
-    "another id": lambda a, b: b[:19] + a[19:],
-    "another key's tail": lambda a, b: a[:19] + b[19:],
-    "another key's tag": lambda a, b: a[:51] + b[51:],
-    "one letter of the id": lambda a, b: swapped(a, 9),
-    "one letter of the secret": lambda a, b: swapped(a, 30),
-    "one letter of the tag": lambda a, b: swapped(a, 60),
-    "cut": lambda a, b: a[:-1],
-    "longer": lambda a, b: a + "a",
-    "twice": lambda a, b: a + a,
-    "without its tag": lambda a, b: a[:51],
-    "without its name": lambda a, b: a.removeprefix("chatapi_"),
-    "capitals": lambda a, b: a.upper(),
-    "one capital": lambda a, b: a[:30] + re.sub("[a-z]", lambda found: found[0].upper(), a[30:], count=1),
-    "a line break at its end": lambda a, b: a + "\n",
-    "a blank inside": lambda a, b: a[:30] + " " + a[30:],
-    "full-width letters": lambda a, b: a[:-1] + "ａ",
-    "the id alone": lambda a, b: a[8:18],
-    "the digest": lambda a, b: hashlib.sha256(a.encode()).hexdigest(),
-    "none": lambda a, b: "",
-}
 
 
 @pytest.mark.parametrize("change", NOT_QUITE.values(), ids=NOT_QUITE)
@@ -551,30 +378,6 @@ def closing_sqlite(path):
 # --- floods
 
 
-def flood(text):
-    """Guesses of every kind that have no right tag."""
-    made_up = [f"chatapi_{keys_module._random(10)}_{keys_module._random(42)}" for _ in range(50)]
-    yield from made_up
-    yield from (change(text, made_up[0]) for change in NOT_QUITE.values())
-
-
-def test_a_flood_of_bad_keys_over_http_asks_the_database_nothing(settings, url, sql):
-    app = create_app(replace(settings, auth="required", database_url=url))
-    client = app.test_client()
-    _, text = made(app.extensions["chatapi"].keys)
-    assert client.post(CHAT, json={}, headers={"Authorization": f"Bearer {text}"}).status_code == LET_IN
-    assert sql
-    time.sleep(2 * FOLD_S)  # that call is taken into the ledger
-    app.extensions["chatapi"].accounts.flush()
-    sql.clear()
-    for guess in flood(text):
-        if guess.isascii() and guess.strip() != text:
-            for method, path in (("GET", "/v1/models"), ("GET", "/v1/usage"), ("GET", "/metrics"), ("POST", CHAT)):
-                answer = client.open(path, method=method, headers={"Authorization": f"Bearer {guess}"})
-                assert answer.status_code == 401
-    assert sql == []
-
-
 def test_a_flood_of_bad_keys_needs_no_database(keys, tmp_path):
     _, text = made(keys)
     assert holder(keys, text)
@@ -634,33 +437,7 @@ def test_a_key_is_in_no_repr(keys):
     assert text[SECRET] not in shown
 
 
-def test_last_use_is_recorded(settings, url, upstream):
-    app = create_app(replace(settings, auth="required", database_url=url))
-    keys = app.extensions["chatapi"].keys
-    id, text = made(keys)
-    unused, _ = made(keys)
-    body = {"model": "test/ok", "messages": [{"role": "user", "content": "hi"}]}
-    assert keys.show(id)["last_used_at"] is None
-    assert app.test_client().post(V1, json=body, headers={"Authorization": f"Bearer {text}"}).status_code == 200
-    assert keys.show(id)["last_used_at"] == pytest.approx(time.time(), abs=5)
-    assert keys.show(unused)["last_used_at"] is None
-
-
 # --- the database is away
-
-
-@contextmanager
-def away(of, path):
-    """The database's file cannot be opened meanwhile; a folder in its place keeps SQLite from making a new one."""
-    of.close()
-    path.rename(path.with_suffix(".away"))
-    path.mkdir()
-    try:
-        yield
-    finally:
-        of.close()
-        path.rmdir()
-        path.with_suffix(".away").rename(path)
 
 
 def test_known_keys_open_while_the_database_is_away(keys, at_once, tmp_path):
@@ -672,21 +449,6 @@ def test_known_keys_open_while_the_database_is_away(keys, at_once, tmp_path):
             holder(keys, unknown)
         assert holder(keys, known), "still"
     assert holder(keys, unknown)
-
-
-def test_a_call_while_the_database_is_away(settings, url, tmp_path, at_once):
-    app = create_app(replace(settings, auth="required", database_url=url))
-    parts, client = app.extensions["chatapi"], app.test_client()
-    (_, known), (_, unknown) = made(parts.keys), made(parts.keys)
-    assert client.get("/v1/models", headers={"Authorization": f"Bearer {known}"}).status_code == 200
-    with away(parts.store, tmp_path / "chatapi.db"):
-        assert client.get("/v1/models", headers={"Authorization": f"Bearer {known}"}).status_code == 200
-        for path in (V1, CHAT, LEGACY):
-            answer = client.post(path, json={}, headers={"Authorization": f"Bearer {unknown}"})
-            assert (answer.status_code, answer.json["error"]["code"]) == (503, "store_unavailable")
-            assert "WWW-Authenticate" not in answer.headers, "the key may be a good one"
-        assert client.get("/v1/models", headers={"Authorization": "Bearer nonsense"}).status_code == 401
-    assert client.get("/v1/models", headers={"Authorization": f"Bearer {unknown}"}).status_code == 200
 
 
 # --- many keys
@@ -716,115 +478,4 @@ def cost(keys, texts, sql):
     return Counter(re.sub(r"\s+", " ", statement) for statement in sql)
 
 
-# --- models
-
-
-@pytest.fixture
-def limited(settings, url, upstream):
-    """A client with a key for some models, and its headers."""
-    app = create_app(replace(settings, auth="required", database_url=url))
-    _, text = made(app.extensions["chatapi"].keys, models=["test/o*", "own/ok"])
-    return app.test_client(), {"Authorization": f"Bearer {text}"}
-
-
-FORBIDDEN = [
-    {"model": "tgi/ok"},
-    {"model": "TEST/ok"},
-    {"model": "own/ok:fastest"},
-    {"model": "tgi/ok", "stream": True},
-    {"model": "test/ok", "fallbacks": ["tgi/ok"]},
-    {"model": "test/ok", "fallbacks": ["own/ok", "nobody/nothing"], "stream": True},
-]
-
-
-@pytest.mark.parametrize("path", [CHAT, LEGACY, V1])
-def test_other_models_are_forbidden_in_each_dialects_shape(limited, upstream, path):
-    client, headers = limited
-    for fields in FORBIDDEN:
-        answer = client.post(path, json=asking(path, **fields), headers=headers)
-        error = answer.json["error"]
-        assert (answer.status_code, error["code"], error["retryable"]) == (403, "forbidden_model", False)
-        named = fields.get("fallbacks", [fields["model"]])[-1]
-        assert f"'{named}'" in error["message"]
-        if path == V1:
-            check(ERROR, answer.json)
-            assert (error["type"], error["param"]) == ("permission_error", "model")
-            assert answer.headers["x-should-retry"] == "false"
-        else:
-            assert answer.json["success"] is False
-            assert error["details"].keys() == {"model"}
-    assert upstream.calls == []
-
-
-@pytest.mark.parametrize("path", [CHAT, LEGACY, V1])
-def test_its_own_models_are_not(limited, path):
-    client, headers = limited
-    for fields in ({"model": "test/ok"}, {"model": "own/ok", "fallbacks": ["test/ok"]}):
-        assert client.post(path, json=asking(path, **fields), headers=headers).status_code == 200
-
-
-def test_the_default_model_is_no_way_around(limited):
-    client, headers = limited
-    assert client.post(LEGACY, json={"message": "hi"}, headers=headers).status_code == 403
-
-
-def test_the_list_shows_what_the_key_may_use(limited):
-    client, headers = limited
-    shown = {model["id"] for model in client.get("/v1/models", headers=headers).json["data"]}
-    assert "own/ok" in shown
-    assert {id for id in shown if id != "own/ok" and not id.startswith("test/o")} == set()
-    assert client.get("/v1/models/own/ok", headers=headers).status_code == 200
-    for id in ("tgi/ok", "nobody/nothing"):  # whether it exists is not told
-        answer = client.get(f"/v1/models/{id}", headers=headers)
-        assert (answer.status_code, answer.json["error"]["code"]) == (403, "forbidden_model")
-
-
 # --- in other processes
-
-
-def test_a_revocation_reaches_every_worker_within_five_seconds(gateway_env, url, tmp_path):
-    """Connections stay open, each at its worker: whose is whose is in the books."""
-    env = {**gateway_env, "CHATAPI_AUTH": "required", "DATABASE_URL": url, "CHATAPI_KEYS": DIGEST}
-    with closing(url) as of, serve(env, "-w", "2") as gateway:
-        id, text = made(Keys(of))
-        workers = set(map(str, gateway.workers()))
-        sessions = {}
-        for number in range(100):
-            session = sessions[number] = requests.Session()
-            session.trust_env = False
-            answer = session.post(gateway.url + CHAT, json={}, headers=bearer(text, f"n-{number}"), timeout=10)
-            assert answer.status_code == LET_IN
-            if {pid for pid, _ in asked(of)} == workers:
-                break
-        at = dict(asked(of))
-        assert at.keys() == workers, "a connection to each worker"
-        revoked = flask("keys", "revoke", id, "--json", cwd=tmp_path, env=env)
-        assert json.loads(revoked)["state"] == "revoked"
-        deadline = time.monotonic() + 5
-        waiting = {pid: sessions[int(name.removeprefix("n-"))] for pid, name in at.items()}
-        while waiting:
-            for pid, session in list(waiting.items()):
-                if session.post(gateway.url + CHAT, json={}, headers=bearer(text), timeout=10).status_code == 401:
-                    del waiting[pid]
-            assert time.monotonic() < deadline, f"{len(waiting)} workers still admit it"
-            time.sleep(0.05)
-        assert gateway.post(CHAT, {}, headers=bearer(KEY)).status_code == LET_IN, "keys of CHATAPI_KEYS are not touched"
-        for session in sessions.values():
-            session.close()
-
-
-def bearer(text, request_id="-"):
-    return {"Authorization": f"Bearer {text}", "X-Request-Id": request_id}
-
-
-def asked(store):
-    """(process, request id) of every call in the books."""
-    rows = store.read(lambda tx: tx.execute(sa.select(tables.calls.c.owner, tables.calls.c.request_id)).all())
-    return [(owner.split(" ")[3], name) for owner, name in rows]
-
-
-def flask(*words, cwd, env):
-    """What the command line says, as operators start it."""
-    command = [sys.executable, "-m", "flask", "--app", "wsgi", *words]
-    env = {**clean_environment(str(cwd)), **env}
-    return subprocess.run(command, cwd=cwd, env=env, check=True, capture_output=True, timeout=30).stdout

@@ -1,15 +1,10 @@
 """Bodies read in time and memory that grow with them only: what is counted before it is built, and what that costs."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.bodies import FAULTY, VALID
-from support.gateways import ROOT
 
 from chatapi.errors import BadRequest, ChatError, InvalidJSON
 from chatapi.schemas import strict_json
@@ -188,36 +183,6 @@ def test_the_most_values_that_are_read(item):
         parse_json(of(most + 1))
     assert caught.value.code == "invalid_request"
     assert "body" in caught.value.details
-
-
-# ---------------------------------------------------------------- what 20 MB cost
-
-CPU_S, MEMORY_MB = 3.0, 300  # of a valid one; of a faulty one half as long, and 200
-
-
-@pytest.mark.parametrize("name", VALID)
-def test_any_20_mb_are_read_cheaply(name):
-    outcome, cpu_s, memory_mb = cost_of(name)
-    assert outcome == "read"
-    assert cpu_s < CPU_S
-    assert memory_mb < MEMORY_MB
-
-
-@pytest.mark.parametrize("name", FAULTY)
-def test_faults_by_the_million_are_refused_cheaply(name):
-    outcome, cpu_s, memory_mb = cost_of(name)
-    assert outcome == "refused"
-    assert cpu_s < CPU_S / 2
-    assert memory_mb < 200
-
-
-def cost_of(name):
-    """What became of it, in a process of its own: CPU seconds and MB beyond the body itself."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "support.bodies", name]
-    told = subprocess.run(command, cwd=ROOT / "tests", env=env, capture_output=True, text=True, check=True)
-    outcome, cpu_s, memory_mb = told.stdout.split()
-    return outcome, float(cpu_s), float(memory_mb)
 
 
 def test_a_large_body_is_read_apart_and_told_in_the_callers_language(monkeypatch):

@@ -1,0 +1,342 @@
+"""One call to one model over the wire: connections kept, attempts, waits, and limits in every phase of an exchange."""
+
+import json
+import socket
+import time
+from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
+from email.utils import formatdate
+
+import pytest
+from support.gateways import side_by_side
+from support.upstream import TEXT, fault, say, script
+
+from chatapi import create_app
+from chatapi.call import Call
+from chatapi.catalogue import Catalogue, ModelCard
+from chatapi.chat import ChatJob
+from chatapi.engine.circuit import Board, Circuit
+from chatapi.engine.engine import Engine, TimeLimits
+from chatapi.errors import ChatError, ClientLeft, UpstreamError
+from chatapi.huggingface import HuggingFace, Transport
+
+TOKEN = "hf_right"
+MESSAGES = [{"role": "user", "content": "hi there"}]
+
+
+@pytest.fixture
+def transport():
+    with closing(Transport(TOKEN, user_agent="chatapi/test")) as made:
+        yield made
+
+
+@pytest.fixture
+def hub(upstream, transport):
+    return HuggingFace(transport, upstream.url, idle_timeout_s=0.5)
+
+
+# ---------------------------------------------------------------- one call to one model
+
+
+def job_for(model):
+    return ChatJob(model=model, messages=MESSAGES)
+
+
+def asked(hub, model, stream=False, seconds=5.0, card=None):
+    """The text of the answer. Raises what the client raises."""
+    card = card or ModelCard(id=model)
+    engine = Engine(Catalogue({card.id: card}), hub, TimeLimits(seconds), Circuit(Board()))
+    call, job = Call("-"), job_for(card.id)
+    engine.begin(job, call)
+    if not stream:
+        return engine.reply(job, call).text
+    return "".join(map(said, engine.stream(job, call)))
+
+
+def said(item):
+    """The text of an item of a stream."""
+    if isinstance(item, list):
+        return json.loads(b'"' + b"".join(item) + b'"')
+    return "".join(choice["delta"].get("content") or "" for choice in item.choices)
+
+
+def outcome(hub, model, stream=False, seconds=5.0):
+    """The text of the answer, or the error."""
+    try:
+        return asked(hub, model, stream, seconds)
+    except ChatError as error:
+        return error
+
+
+def own(upstream, model):
+    """A model on its own server; nothing but the call itself is sent there."""
+    return ModelCard(id=model, url=f"{upstream.url}/at/{model}")
+
+
+def text_model(upstream, model):
+    return ModelCard(id=model, task="text-generation", url=f"{upstream.url}/at/{model}")
+
+
+@pytest.mark.parametrize("second", [False, True], ids=["then-whole", "then-stream"])
+@pytest.mark.parametrize("first", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("make", [own, text_model])
+def test_a_connection_is_used_again(upstream, hub, make, first, second):
+    for stream in (first, second, first):
+        assert asked(hub, "test/ok", stream, card=make(upstream, "test/ok")) == TEXT
+        time.sleep(0.05)  # the last bytes of a stream may come after its [DONE]
+    assert len({call.connection for call in upstream.calls_for("test/ok")}) == 1
+
+
+@pytest.mark.parametrize("model", ["test/no-done", "test/err-validation", "test/body-html"])
+def test_a_connection_outlives_what_went_over_it(upstream, hub, model):
+    card = own(upstream, model)
+    for _ in range(2):
+        with suppress(UpstreamError):
+            asked(hub, model, stream=True, card=card)
+        time.sleep(0.05)
+    assert len({call.connection for call in upstream.calls_for(model)}) == 1
+
+
+def test_a_connection_the_upstream_closed_is_not_used_again(upstream, hub):
+    def last_words(x):
+        say(x)
+        x.close()
+
+    upstream.behave("test/last-words", last_words)
+    for _ in range(3):
+        assert asked(hub, "test/last-words") == TEXT
+        time.sleep(0.05)
+    assert len(upstream.calls_for("test/last-words")) == 3, "no attempt was lost on a dead connection"
+
+
+def test_a_cut_stream_does_not_hurt_the_next_call(upstream, hub):
+    with pytest.raises(UpstreamError):
+        asked(hub, "test/stall-after-3", stream=True)
+    assert asked(hub, "test/ok", stream=True) == TEXT
+
+
+def test_the_gateway_keeps_its_connections(upstream, gateway):
+    for stream in (False, False, True, True, False):
+        body = {"model": "own/ok", "messages": MESSAGES, "stream": stream}
+        assert gateway.post("/api/chat/completions", body).ok
+        time.sleep(0.05)
+    assert len({call.connection for call in upstream.calls_for("test/ok")}) == 1
+
+
+# ---------------------------------------------------------------- attempts
+THREE = [
+    "http500",
+    "http502",
+    "http503",
+    "http504",
+    "overloaded",
+    "rate-bare",
+    "err-unknown-error",
+    "err-too-busy",
+]
+THREE += ["reset", "close"]
+ONE = ["redirect", "gated", "gone", "content-filter", "context-length", "err-validation", "err-generation"]
+ONE += ["err-depleted", "err-bad-token", "err-not-found", "err-anonymous-429", "err-tgi-413"]
+ONE += ["body-empty", "body-html", "body-bad-json", "body-no-choices", "body-truncated", "loading"]
+STREAM_THREE = ["error-first-429", "error-first-status", "error-first-bare"]
+STREAM_ONE = ["error-first", "done-only", "eof-at-once", "eof-no-finish", "error-then-done"]
+STREAM_ONE += ["error-then-close", "cut", "cut-mid-event", "reset-mid", "stall-after-3"]
+ATTEMPTS = {
+    **{(f"test/{name}", stream): 3 for name in THREE for stream in (False, True)},
+    **{(f"test/{name}", stream): 1 for name in ONE for stream in (False, True)},
+    **{(f"test/{name}", True): 3 for name in STREAM_THREE},
+    **{(f"test/{name}", True): 1 for name in STREAM_ONE},
+}
+
+
+def test_attempts(upstream, hub):
+    """All at once: each that is tried three times waits between its attempts."""
+    cases = {(f"{model}-{stream}", stream): number for (model, stream), number in ATTEMPTS.items()}
+    for model, stream in ATTEMPTS:
+        upstream.behave(f"{model}-{stream}", model)
+    outcomes = side_by_side(lambda model, stream: outcome(hub, model, stream), list(cases))
+    answered = {case: told for case, told in outcomes.items() if not isinstance(told, UpstreamError)}
+    assert answered == {}
+    lost = [
+        told for (model, _), told in outcomes.items() if model.startswith(("test/reset", "test/close", "test/http5"))
+    ]
+    assert {error.code for error in lost} == {"upstream_unavailable"}
+    assert {case: len(upstream.calls_for(case[0])) for case in cases} == cases
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("phase", ["silent", "headers-only"])
+def test_a_silent_upstream_is_not_asked_twice(upstream, hub, phase, stream):
+    assert outcome(hub, f"test/{phase}", stream, seconds=0.5).code == "upstream_timeout"
+    time.sleep(0.6)
+    assert len(upstream.calls_for(f"test/{phase}")) == 1
+
+
+RECOVERS = ["http500", "http502", "http503", "http504", "overloaded", "rate-bare", "reset", "close"]
+
+
+def test_one_good_attempt_is_enough(upstream, hub):
+    cases = [(f"test/{name}-once", stream) for name in RECOVERS for stream in (False, True)]
+    names = {case: f"{case[0]}-{case[1]}" for case in cases}
+    for case, name in names.items():
+        upstream.behave(name, case[0])
+    outcomes = side_by_side(lambda name, stream: outcome(hub, name, stream), [(names[c], c[1]) for c in cases])
+    assert set(outcomes.values()) == {TEXT}, outcomes
+    assert {name: len(upstream.calls_for(name)) for name in names.values()} == dict.fromkeys(names.values(), 2)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_attempts_end_with_the_last_error(upstream, hub, stream):
+    upstream.sequence("test/changing", ["http500", "overloaded", "http503", "ok"])
+    error = outcome(hub, "test/changing", stream)
+    assert (error.code, error.upstream_status) == ("upstream_unavailable", 503)
+    assert len(upstream.calls_for("test/changing")) == 3
+
+
+def test_attempts_give_way_to_a_final_verdict(upstream, hub):
+    upstream.sequence("test/changing", ["http500", "gated", "ok"])
+    assert outcome(hub, "test/changing").code == "upstream_auth"
+    assert len(upstream.calls_for("test/changing")) == 2
+
+
+def date_after(seconds):
+    """Whole seconds are all such a date can say."""
+    return lambda x: fault(429, "x", headers={"Retry-After": formatdate(time.time() + seconds, usegmt=True)}).send(x)
+
+
+HINTS = {  # a fault once, then a good answer: how long the second attempt waits at least
+    "retry-after": (fault(429, "x", headers={"Retry-After": "1"}), 1),
+    "retry-after-503": (fault(503, "x", headers={"Retry-After": "1"}), 1),
+    "retry-after-date": (date_after(2), 0.95),
+    "ratelimit": (fault(429, "x", headers={"RateLimit": '"api";r=0;t=0'}), 1),
+    "estimated-time": (fault(503, "loading", estimated_time=1.1), 1.1),
+    "nothing": (fault(503, "x"), 0.25),
+    "zero": (fault(429, "x", headers={"Retry-After": "0"}), 0.25),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_hints_are_honoured(upstream, hub, stream):
+    for name, (failure, _) in HINTS.items():
+        upstream.sequence(f"hint/{name}", [failure, "ok"])
+    outcomes = side_by_side(lambda name: outcome(hub, f"hint/{name}", stream), [(name,) for name in HINTS])
+    assert set(outcomes.values()) == {TEXT}, outcomes
+    for name, (_, least) in HINTS.items():
+        first, second = upstream.calls_for(f"hint/{name}")
+        assert least - 0.05 <= second.at - first.at < least + 2, name
+
+
+def test_loading_is_waited_for(upstream, hub):
+    assert asked(hub, "test/loading-2") == TEXT
+    assert len(upstream.calls_for("test/loading-2")) == 3
+
+
+TOO_LONG_WAITS = {
+    "retry-after": (fault(429, "x", headers={"Retry-After": "4"}), "upstream_rate_limited", 4),
+    "retry-after-503": (fault(503, "x", headers={"Retry-After": "4"}), "upstream_unavailable", 4),
+    "ratelimit": (fault(429, "x", headers={"RateLimit": '"api";r=0;t=3'}), "upstream_rate_limited", 4),
+    "estimated-time": (fault(503, "loading", estimated_time=4), "model_loading", 4),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("failure, code, retry_after_s", TOO_LONG_WAITS.values(), ids=TOO_LONG_WAITS)
+def test_a_wait_the_budget_cannot_hold_is_not_begun(upstream, hub, failure, code, retry_after_s, stream):
+    upstream.behave("test/later", failure)
+    began = time.monotonic()
+    error = outcome(hub, "test/later", stream, seconds=3)
+    assert (error.code, error.retry_after_s) == (code, retry_after_s)
+    assert time.monotonic() - began < 2
+    assert len(upstream.calls_for("test/later")) == 1
+
+
+def test_nobody_attempts_for_a_caller_who_left(upstream, hub):
+    call, job = Call("-"), job_for("test/left")
+    engine = Engine(Catalogue({}), hub, TimeLimits(5), Circuit(Board()))
+    engine.begin(job, call)
+
+    def leaves(x):
+        call.leave()
+        fault(503, "x").send(x)
+
+    upstream.behave("test/left", leaves)
+    with pytest.raises(ClientLeft):
+        engine.reply(job, call)
+    assert len(upstream.calls_for("test/left")) == 1
+
+
+# ---------------------------------------------------------------- limits in every phase
+PHASES = ("silent", "header-dribble", "headers-only", "body-dribble")
+CASES = [(f"{kind}/{phase}", stream) for kind in ("test", "own", "tgi") for phase in PHASES for stream in (0, 1)]
+CASES += [(f"{kind}/slow", True) for kind in ("test", "own", "tgi")] + [("classic/any", 0)]
+ENDPOINT = "/api/chat/completions"
+
+
+def test_max_time_holds_in_every_phase(upstream, gateway):
+    upstream.behave("classic/any", "body-dribble")
+
+    def ask(model, stream):
+        began = time.monotonic()
+        body = {"model": model, "messages": MESSAGES, "stream": bool(stream), "max_time": 1}
+        answer = gateway.post(ENDPOINT, body)
+        return time.monotonic() - began, answer
+
+    for (model, stream), (seconds, answer) in side_by_side(ask, CASES).items():
+        assert 0.9 < seconds < 3, (model, seconds)
+        # A heartbeat has sent the status of a stream by then: the error is its last event.
+        *_, last = answer.content.strip().split(b"\n\n")
+        assert answer.status_code == (200 if stream else 500), model
+        assert b"[DONE]" not in last
+        error = json.loads(last.removeprefix(b"data: "))["error"]
+        assert error["code"] == "upstream_timeout", model
+        assert error["retryable"] is True
+    calls = [call for call in upstream.calls if call.method == "POST"]
+    assert len(calls) == len(CASES), "none of them was asked twice"
+    upstream.wait_for(lambda: all(call.client_closed_at for call in calls), timeout=2)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_operators_limit_holds_too(settings, stream):
+    """Nobody's max_time may exceed CHATAPI_MAX_TIME."""
+    client = create_app(replace(settings, max_time_s=0.4, heartbeat_s=9)).test_client()
+    began = time.monotonic()
+    body = {"model": "own/silent", "messages": MESSAGES, "max_time": 120, "stream": stream}
+    assert client.post(ENDPOINT, json=body).json["error"]["code"] == "upstream_timeout"
+    assert 0.3 < time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_max_time_holds_while_connecting(transport, stream):
+    """A listener whose queue is full answers no SYN: the connection hangs."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as deaf, ExitStack() as stack:
+        for _ in range(3):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(deaf.getsockname())
+        hub = HuggingFace(transport, f"http://127.0.0.1:{deaf.getsockname()[1]}", 1)
+        began = time.monotonic()
+        assert outcome(hub, "test/ok", stream, seconds=0.5).code == "upstream_timeout"
+        assert 0.4 < time.monotonic() - began < 3
+
+
+SSE_TYPES = ["text/event-stream", "text/event-stream; charset=utf-8", "Text/Event-Stream"]
+
+
+@pytest.mark.parametrize("content_type", SSE_TYPES)
+def test_how_a_stream_is_known(upstream, hub, content_type):
+    def typed(x):
+        x.start_stream(content_type=content_type)
+        for item in script(x).whole():
+            x.event(item)
+        x.end()
+
+    upstream.behave("test/typed", typed)
+    assert asked(hub, "test/typed", stream=True) == TEXT
+
+
+def test_silence_within_a_stream_is_limited(upstream, hub):
+    began = time.monotonic()
+    error = outcome(hub, "test/stall-after-3", stream=True)
+    assert error.code == "upstream_timeout"
+    assert 0.4 < time.monotonic() - began < 3
+    upstream.wait_for(lambda: upstream.calls_for("test/stall-after-3")[0].client_closed_at)

@@ -1,0 +1,262 @@
+"""Keys on the wire: who is let in, what refusals say, whose models may be asked, how soon a revocation is heard of."""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import requests
+from support import keys as shared
+from support.dialects import LEGACY, V1, asking
+from support.dialects import NEW as CHAT
+from support.gateways import clean_environment, serve
+from support.keys import DIGEST, KEY, RIGHT, WRONG, asked, away, bearer, closing, flood, made
+from support.openai_schema import ERROR, check
+
+from chatapi import create_app
+from chatapi.accounting.journal import FOLD_S
+from chatapi.accounting.keys import Keys
+from chatapi.settings import Settings
+
+# Fixtures, under the names that tests ask for them by.
+at_once = shared.at_once
+keys = shared.keys
+sql = shared.sql
+url = shared.url
+
+
+# --- through the application
+
+
+@pytest.fixture(scope="module")
+def gateways(tmp_path_factory):
+    """A client for each CHATAPI_AUTH. An empty object gets as far as validation, and no further."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('gateways')}/chatapi.db"
+    return {
+        auth: create_app(Settings(auth=auth, keys=frozenset({DIGEST}), database_url=url)).test_client()
+        for auth in ("auto", "required", "off")
+    }
+
+
+def post(client, **environ):
+    return client.post(CHAT, json={}, environ_overrides=environ)
+
+
+LET_IN = 400  # the empty object was looked at
+
+
+@pytest.mark.parametrize(
+    "auth, environ, status",
+    [
+        ("auto", {}, LET_IN),
+        ("auto", {"REMOTE_ADDR": "203.0.113.9"}, 401),
+        ("auto", {"HTTP_HOST": "chat.example"}, 401),
+        ("auto", {"HTTP_X_FORWARDED_FOR": "203.0.113.9", "HTTP_AUTHORIZATION": RIGHT}, LET_IN),
+        ("required", {"HTTP_AUTHORIZATION": WRONG}, 401),
+        ("off", {"HTTP_X_FORWARDED_FOR": "203.0.113.9", "HTTP_AUTHORIZATION": WRONG}, LET_IN),
+    ],
+)
+def test_the_rule_holds_on_the_wire(gateways, auth, environ, status):
+    response = post(gateways[auth], **environ)
+    assert response.status_code == status
+    assert ("WWW-Authenticate" in response.headers) == (status == 401)
+
+
+@pytest.mark.parametrize("path", [CHAT, "/api/huggingface-chat"])
+@pytest.mark.parametrize("authorization, code", [(None, "missing_api_key"), (WRONG, "invalid_api_key")])
+def test_a_refusal_is_an_envelope(gateways, path, authorization, code):
+    headers = {"Authorization": authorization} if authorization else {}
+    response = gateways["required"].post(path, json={}, headers=headers)
+    assert response.status_code == 401
+    body = response.get_json()
+    assert body["success"] is False
+    assert body["error"]["code"] == code
+    assert body["error"]["retryable"] is False
+    assert response.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+def test_who_may_not_call_does_not_learn_about_the_body(gateways):
+    assert gateways["required"].post(CHAT, data=b"{", content_type="text/plain").status_code == 401
+
+
+def test_liveness_needs_no_key(gateways):
+    assert gateways["required"].get("/healthz").status_code == 200
+
+
+ODD = {
+    "only a scheme": "Bearer",
+    "no scheme": KEY,
+    "10 kB": "Bearer " + "x" * 10_000,
+    "bytes": "Bearer \xff\xfe\x80",
+    "controls": "Bearer \x00\x01\x7f",
+    "a comma": "Bearer a, Bearer b",
+}
+
+
+@pytest.mark.parametrize("value", ODD.values(), ids=ODD)
+def test_odd_authorizations_are_refused_and_break_nothing(gateways, value):
+    assert post(gateways["required"], HTTP_AUTHORIZATION=value).status_code == 401
+    assert post(gateways["auto"], HTTP_AUTHORIZATION=value).status_code == LET_IN
+    assert post(gateways["off"], HTTP_AUTHORIZATION=value).status_code == LET_IN
+
+
+# --- keys from the database
+
+
+# --- floods
+
+
+def test_a_flood_of_bad_keys_over_http_asks_the_database_nothing(settings, url, sql):
+    app = create_app(replace(settings, auth="required", database_url=url))
+    client = app.test_client()
+    _, text = made(app.extensions["chatapi"].keys)
+    assert client.post(CHAT, json={}, headers={"Authorization": f"Bearer {text}"}).status_code == LET_IN
+    assert sql
+    time.sleep(2 * FOLD_S)  # that call is taken into the ledger
+    app.extensions["chatapi"].accounts.flush()
+    sql.clear()
+    for guess in flood(text):
+        if guess.isascii() and guess.strip() != text:
+            for method, path in (("GET", "/v1/models"), ("GET", "/v1/usage"), ("GET", "/metrics"), ("POST", CHAT)):
+                answer = client.open(path, method=method, headers={"Authorization": f"Bearer {guess}"})
+                assert answer.status_code == 401
+    assert sql == []
+
+
+# --- what the database holds
+
+
+def test_last_use_is_recorded(settings, url, upstream):
+    app = create_app(replace(settings, auth="required", database_url=url))
+    keys = app.extensions["chatapi"].keys
+    id, text = made(keys)
+    unused, _ = made(keys)
+    body = {"model": "test/ok", "messages": [{"role": "user", "content": "hi"}]}
+    assert keys.show(id)["last_used_at"] is None
+    assert app.test_client().post(V1, json=body, headers={"Authorization": f"Bearer {text}"}).status_code == 200
+    assert keys.show(id)["last_used_at"] == pytest.approx(time.time(), abs=5)
+    assert keys.show(unused)["last_used_at"] is None
+
+
+# --- the database is away
+
+
+def test_a_call_while_the_database_is_away(settings, url, tmp_path, at_once):
+    app = create_app(replace(settings, auth="required", database_url=url))
+    parts, client = app.extensions["chatapi"], app.test_client()
+    (_, known), (_, unknown) = made(parts.keys), made(parts.keys)
+    assert client.get("/v1/models", headers={"Authorization": f"Bearer {known}"}).status_code == 200
+    with away(parts.store, tmp_path / "chatapi.db"):
+        assert client.get("/v1/models", headers={"Authorization": f"Bearer {known}"}).status_code == 200
+        for path in (V1, CHAT, LEGACY):
+            answer = client.post(path, json={}, headers={"Authorization": f"Bearer {unknown}"})
+            assert (answer.status_code, answer.json["error"]["code"]) == (503, "store_unavailable")
+            assert "WWW-Authenticate" not in answer.headers, "the key may be a good one"
+        assert client.get("/v1/models", headers={"Authorization": "Bearer nonsense"}).status_code == 401
+    assert client.get("/v1/models", headers={"Authorization": f"Bearer {unknown}"}).status_code == 200
+
+
+# --- models
+
+
+@pytest.fixture
+def limited(settings, url, upstream):
+    """A client with a key for some models, and its headers."""
+    app = create_app(replace(settings, auth="required", database_url=url))
+    _, text = made(app.extensions["chatapi"].keys, models=["test/o*", "own/ok"])
+    return app.test_client(), {"Authorization": f"Bearer {text}"}
+
+
+FORBIDDEN = [
+    {"model": "tgi/ok"},
+    {"model": "TEST/ok"},
+    {"model": "own/ok:fastest"},
+    {"model": "tgi/ok", "stream": True},
+    {"model": "test/ok", "fallbacks": ["tgi/ok"]},
+    {"model": "test/ok", "fallbacks": ["own/ok", "nobody/nothing"], "stream": True},
+]
+
+
+@pytest.mark.parametrize("path", [CHAT, LEGACY, V1])
+def test_other_models_are_forbidden_in_each_dialects_shape(limited, upstream, path):
+    client, headers = limited
+    for fields in FORBIDDEN:
+        answer = client.post(path, json=asking(path, **fields), headers=headers)
+        error = answer.json["error"]
+        assert (answer.status_code, error["code"], error["retryable"]) == (403, "forbidden_model", False)
+        named = fields.get("fallbacks", [fields["model"]])[-1]
+        assert f"'{named}'" in error["message"]
+        if path == V1:
+            check(ERROR, answer.json)
+            assert (error["type"], error["param"]) == ("permission_error", "model")
+            assert answer.headers["x-should-retry"] == "false"
+        else:
+            assert answer.json["success"] is False
+            assert error["details"].keys() == {"model"}
+    assert upstream.calls == []
+
+
+@pytest.mark.parametrize("path", [CHAT, LEGACY, V1])
+def test_its_own_models_are_not(limited, path):
+    client, headers = limited
+    for fields in ({"model": "test/ok"}, {"model": "own/ok", "fallbacks": ["test/ok"]}):
+        assert client.post(path, json=asking(path, **fields), headers=headers).status_code == 200
+
+
+def test_the_default_model_is_no_way_around(limited):
+    client, headers = limited
+    assert client.post(LEGACY, json={"message": "hi"}, headers=headers).status_code == 403
+
+
+def test_the_list_shows_what_the_key_may_use(limited):
+    client, headers = limited
+    shown = {model["id"] for model in client.get("/v1/models", headers=headers).json["data"]}
+    assert "own/ok" in shown
+    assert {id for id in shown if id != "own/ok" and not id.startswith("test/o")} == set()
+    assert client.get("/v1/models/own/ok", headers=headers).status_code == 200
+    for id in ("tgi/ok", "nobody/nothing"):  # whether it exists is not told
+        answer = client.get(f"/v1/models/{id}", headers=headers)
+        assert (answer.status_code, answer.json["error"]["code"]) == (403, "forbidden_model")
+
+
+# --- in other processes
+
+
+def test_a_revocation_reaches_every_worker_within_five_seconds(gateway_env, url, tmp_path):
+    """Connections stay open, each at its worker: whose is whose is in the books."""
+    env = {**gateway_env, "CHATAPI_AUTH": "required", "DATABASE_URL": url, "CHATAPI_KEYS": DIGEST}
+    with closing(url) as of, serve(env, "-w", "2") as gateway:
+        id, text = made(Keys(of))
+        workers = set(map(str, gateway.workers()))
+        sessions = {}
+        for number in range(100):
+            session = sessions[number] = requests.Session()
+            session.trust_env = False
+            answer = session.post(gateway.url + CHAT, json={}, headers=bearer(text, f"n-{number}"), timeout=10)
+            assert answer.status_code == LET_IN
+            if {pid for pid, _ in asked(of)} == workers:
+                break
+        at = dict(asked(of))
+        assert at.keys() == workers, "a connection to each worker"
+        revoked = flask("keys", "revoke", id, "--json", cwd=tmp_path, env=env)
+        assert json.loads(revoked)["state"] == "revoked"
+        deadline = time.monotonic() + 5
+        waiting = {pid: sessions[int(name.removeprefix("n-"))] for pid, name in at.items()}
+        while waiting:
+            for pid, session in list(waiting.items()):
+                if session.post(gateway.url + CHAT, json={}, headers=bearer(text), timeout=10).status_code == 401:
+                    del waiting[pid]
+            assert time.monotonic() < deadline, f"{len(waiting)} workers still admit it"
+            time.sleep(0.05)
+        assert gateway.post(CHAT, {}, headers=bearer(KEY)).status_code == LET_IN, "keys of CHATAPI_KEYS are not touched"
+        for session in sessions.values():
+            session.close()
+
+
+def flask(*words, cwd, env):
+    """What the command line says, as operators start it."""
+    command = [sys.executable, "-m", "flask", "--app", "wsgi", *words]
+    env = {**clean_environment(str(cwd)), **env}
+    return subprocess.run(command, cwd=cwd, env=env, check=True, capture_output=True, timeout=30).stdout
