@@ -15,13 +15,14 @@ from ..errors import ChatError, UpstreamError, UpstreamRejected, UpstreamUnavail
 from ..languages import _
 from . import abilities
 from .classify import classify
-from .failures import UpstreamFailure, failure_in, words_of
+from .failure_facts import words_of
+from .failures import UpstreamFailure, failure_in
 from .models import Listing
 from .relay import Relay
-from .sse import are_events
+from .sse import are_events, listed_events
 from .tasks import EventReader, Task, task_for
 from .transport import Exchange, Request, Transport, silence
-from .values import read_json
+from .values import read_text
 from .whole import chunks_of, reply_of
 
 __all__ = ["HuggingFace", "Transport"]
@@ -146,8 +147,11 @@ class HuggingFace:
     ) -> Reply:
         """The whole answer that one body is."""
         raw = exchange.rest(deadline, begun)
+        if (lines := listed_events(raw)) and (reader := task.events(card, job)):
+            relay = Relay(card, reader, self._count, self._transport.token)
+            return reply_of(card.id, relay.whole(lines))
         try:
-            body = read_json(raw)
+            body = read_text(raw)
         except ValueError:
             raise _no_json(card, raw, self._transport.token) from None
         if failure := failure_in(body, self._transport.token):
@@ -255,8 +259,7 @@ class _Relayed:
 def _says_something(item: StreamItem) -> bool:
     if isinstance(item, list):
         return True
-    deltas = [choice["delta"] for choice in item.choices]
-    return any(delta.get("content") or delta.keys() - {"role", "content"} for delta in deltas)
+    return any(value for choice in item.choices for key, value in choice["delta"].items() if key != "role")
 
 
 def _awaiting(card: ModelCard, deadline: float, request: Request) -> Request:

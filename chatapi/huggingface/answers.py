@@ -10,9 +10,10 @@ from typing import Any
 from ..chat import Choice, Json, Message
 from ..languages import _
 from .failures import unreadable, unreadable_form
-from .finish import FINISH, ended, finish_of
+from .finish import FINISH, FINISHED, ended, finish_of, is_cut
+from .logprobs import read_logprobs
 from .tool_calls import whole_calls, whole_function_call
-from .values import count
+from .values import MAX_ITEMS, count
 
 MAX_DEPTH = 12  # of parts within parts
 _TEXT: tuple[str, ...] = (
@@ -30,14 +31,29 @@ _TEXT += ("output", "translation_text", "summary_text", "transcript")
 _THOUGHT = ("thinking", "reasoning", "reasoning_content", "thought", "summary")
 # Places of a choice's text beside its message, in the order in which they count.
 _BESIDE = ("text", "output_text", "generated_text", "response", "answer", "completion", "content", "output")
-_CHOICE_LISTS = ("choices", "candidates")
+_CHOICE_LISTS = ("choices", "candidates", "generations", "completions", "outputs", "results", "predictions")
 _WRAPPERS = ("data", "result", "response", "body", "output")
-_OF_A_CHOICE = {"index", "message", "delta", "logprobs", "error", *FINISH, *_BESIDE}
-_ALONE = _OF_A_CHOICE - {"index", "logprobs", "error"}
-_OF_A_BODY = {"id", "object", "created", "model", "usage", "system_fingerprint", "error", *_CHOICE_LISTS}
+_TURNS = "messages"  # a choice's conversation, that ends with the answer
+_CALLS = ("tool_calls", "toolCalls", "tool_call", "toolCall", "tool_uses", "tool_use", "function_calls")
+_OF_A_CHOICE = {"index", "message", "delta", "logprobs", "error", "refusal", _TURNS}
+_OF_A_CHOICE |= {*_CALLS, *FINISH, *FINISHED, *_BESIDE}
+_ALONE = _OF_A_CHOICE - {"index", "logprobs", "error", _TURNS}
+_OURS = {"index", "message", "delta", "logprobs", "error", "finish_reason"}
+_OF_A_BODY = {"id", "object", "created", "model", "usage", "system_fingerprint", "error", "choices"}
 # Strings of a message that are not its text; any other one may be, where no text was found.
+_FINISH_KEYS, _FLAGS = set(FINISH), set(FINISHED)
 _ABOUT = {"role", "id", "name", "type", "object", "model", "status", "phase", "channel", "tool_call_id", "provider"}
 _ABOUT |= {"refusal", *_THOUGHT}
+# Nor are those of a choice's or a part's, of whatever depth: what a filter found, a token, an address, a signature.
+_NO_WORDS = _ABOUT | {
+    "content_filter_results",
+    "stop_reason",
+    "matched_stop",
+    "native_finish_reason",
+    "provider_specific_fields",
+}
+_NO_WORDS |= {"url", "uri", "data", "mime_type", "mimeType", "media_type", "format", "signature", "thoughtSignature"}
+_NO_WORDS |= {"service_tier", "finish_details", "annotations", "citations", "token_ids", "encrypted_content", "file_id"}
 
 
 # --- text
@@ -77,6 +93,8 @@ def _read_part(part: Json, depth: int) -> tuple[str | None, Json]:
         return "", {}  # a conversation: what was asked is no answer
     if kind in ("tool_use", "tool_call", "function_call") or "functionCall" in part:
         return "", {"tool_calls": [part]}
+    if isinstance(more := part.get("partial_json"), str):
+        return "", {"tool_calls": [{"arguments": more}]}
     if kind == "refusal":
         return "", {"refusal": _first_text(part, ("refusal", *_TEXT), depth)}
     if part.get("thought") is True or any(word in kind for word in ("think", "thought", "reason")):
@@ -85,6 +103,9 @@ def _read_part(part: Json, depth: int) -> tuple[str | None, Json]:
     if key is not None:
         return read_content(part[key], depth + 1)
     known = any(k in part for k in _TEXT) or not any(value for k, value in part.items() if k not in _ABOUT)
+    words = [v for k, v in part.items() if k not in _NO_WORDS and isinstance(v, str) and v]
+    if len(words) == 1 and not any(medium in kind for medium in ("image", "audio", "video", "file")):
+        return words[0], {}  # whatever its name is
     return ("" if known else None), {}
 
 
@@ -114,10 +135,14 @@ def answer_text(body: Any) -> str | None:
 
 def _last_said(given: Any) -> str | None:
     """A conversation given for a text ends with the answer."""
-    if isinstance(given, list) and any(isinstance(turn, dict) and "role" in turn for turn in given):
+    if _is_conversation(given):
         turns = [turn for turn in given if isinstance(turn, dict) and turn.get("role") not in ("user", "system")]
         given = turns[-1].get("content") if turns else None
     return read_content(given)[0]
+
+
+def _is_conversation(given: Any) -> bool:
+    return isinstance(given, list) and any(isinstance(turn, dict) and "role" in turn for turn in given)
 
 
 # --- choices and messages
@@ -131,15 +156,23 @@ def choices_in(body: Any) -> list[Json]:
         return []
     for key in _CHOICE_LISTS:
         given = body.get(key)
-        given = list(given.values()) if isinstance(given, dict) else given
+        if isinstance(given, dict):  # the only one, or choices by their number
+            given = [given] if given.keys() & _OF_A_CHOICE else list(given.values())
         if isinstance(given, list) and given:
-            return [c if isinstance(c, dict) else {"message": c} for c in given if c is not None]
+            return _ending([c if isinstance(c, dict) else {"message": c} for c in given if c is not None], body)
     for key in _WRAPPERS:
         if isinstance(inner := body.get(key), dict) and (found := choices_in(inner)):
-            return found
+            return _ending(found, body)
     # The body itself may be the choice (Ollama, Anthropic, llama.cpp); a mere string as its message is no answer.
     alone = {k: v for k, v in body.items() if k in _ALONE and not (k == "message" and isinstance(v, str))}
-    return [alone] if alone else []
+    return [alone] if alone.keys() - _FLAGS else []
+
+
+def _ending(choices: list[Json], around: Json) -> list[Json]:
+    """The only choice, with how it ended where that stands `around` it."""
+    if len(choices) == 1 and around.keys() & _FINISH_KEYS and not choices[0].keys() & _FINISH_KEYS:
+        return [{**choices[0], **{key: around[key] for key in FINISH if around.get(key)}}]
+    return choices
 
 
 def extra_of(body: Json) -> Json:
@@ -147,15 +180,21 @@ def extra_of(body: Json) -> Json:
     if body.keys() <= _OF_A_BODY:
         return {}
     given = body.get("choices")
-    known = _OF_A_BODY if isinstance(given, list) else _OF_A_BODY | _OF_A_CHOICE | set(_WRAPPERS)
+    known = _OF_A_BODY if isinstance(given, list) else {*_OF_A_BODY, *_OF_A_CHOICE, *_CHOICE_LISTS, *_WRAPPERS}
     return {key: value for key, value in body.items() if key not in known and value is not None}
 
 
-def extra_of_choice(choice: Json) -> Json:
-    """What an upstream adds to a choice. Its text in a second place is no addition."""
-    if choice.keys() <= _OF_A_CHOICE:
+def extra_of_choice(choice: Json, text: Any = None) -> Json:
+    """What an upstream adds to a choice. Its `text` in a second place is no addition."""
+    if choice.keys() <= _OURS:
         return {}
-    return {key: value for key, value in choice.items() if key not in _OF_A_CHOICE and value is not None}
+    added = {key: value for key, value in choice.items() if key not in _OURS and value is not None}
+    if not choice.get("finish_reason"):
+        added = {key: value for key, value in added.items() if key not in FINISH}
+    if not choice.keys() & {"delta", "message"}:  # it is the message itself
+        return {key: value for key, value in added.items() if key not in _OF_A_CHOICE}
+    read = (_TURNS, "refusal", *_CALLS)
+    return {k: v for k, v in added.items() if k not in read and not (k in _BESIDE and (not v or v == text))}
 
 
 def read_message(choice: Json, streamed: bool = False) -> tuple[Message, str]:
@@ -164,20 +203,38 @@ def read_message(choice: Json, streamed: bool = False) -> tuple[Message, str]:
     Tool calls are as they came. Raises ValueError for content within content within content.
     """
     places = ("delta", "message") if streamed else ("message", "delta")
-    place = next((p for p in places if choice.get(p)), places[0])
+    place = next((p for p in (*places, _TURNS) if choice.get(p)), places[0])
     given = choice.get(place)
+    if given is None and not isinstance(choice.get("content"), str | None):
+        place, given = "content", {"content": choice["content"]}
     if isinstance(given, list):  # a conversation, or parts
-        given = {"content": _last_said(given)}
+        given = {"content": _last_said(given) if _is_conversation(given) else given}
     message = dict(given) if isinstance(given, dict) else {"content": given}
+    if isinstance(inner := message.get("message"), dict) and not message.get("content"):
+        message = {**message, **inner}
+        del message["message"]
+    _gather(message, choice)
     text, more = read_content(message.get("content"))
     for key, value in more.items():
         message[key] = message[key] if message.get(key) else value
     if not text:
         text, place = _text_beside(message, choice, place) or (text, place)
     message["content"] = text
-    if not isinstance(message.get("refusal"), str | None):
-        message["refusal"] = read_content(message["refusal"])[0]
+    if not isinstance(refusal := message.get("refusal"), str | None):
+        message["refusal"] = None if isinstance(refusal, bool) else read_content(refusal)[0]
     return message, place
+
+
+def _gather(message: Json, choice: Json) -> None:
+    """Calls and refusal under their own names in the message, whatever they were called and beside it."""
+    for name in _CALLS:
+        if name != "tool_calls" and name in message:
+            calls = message.pop(name)
+            message["tool_calls"] = message.get("tool_calls") or calls
+        if choice.get(name) and not message.get("tool_calls"):
+            message["tool_calls"] = choice[name]
+    if choice.get("refusal") and not message.get("refusal"):
+        message["refusal"] = choice["refusal"]
 
 
 def _text_beside(message: Json, choice: Json, place: str) -> tuple[str, str] | None:
@@ -194,42 +251,31 @@ def _text_beside(message: Json, choice: Json, place: str) -> tuple[str, str] | N
     return None
 
 
-def read_logprobs(given: Any) -> Json | None:
-    """The logprobs of a choice in OpenAI's form: lists of whole tokens, or null; what else is with them stays."""
-    if not isinstance(given, dict):
-        return None
-    return {**given, **{key: _tokens(given.get(key)) for key in ("content", "refusal")}}
+def is_mute(message: Message, beside: Json, said_empty: bool) -> bool:
+    """Whether a message says nothing that is known here, and yet holds a text that may be its answer.
 
-
-def _tokens(given: Any) -> list[Json] | None:
-    if not isinstance(given, list):
-        return None
-    tokens = [token for token in given if _is_token(token)]
-    return [{**_token(token), "top_logprobs": [_token(t) for t in _top(token) if _is_token(t)]} for token in tokens]
-
-
-def _is_token(given: Any) -> bool:
-    return (
-        isinstance(given, dict) and isinstance(given.get("token"), str) and type(given.get("logprob")) in (int, float)
-    )
-
-
-def _token(token: Json) -> Json:
-    read = token.get("bytes")
-    whole = isinstance(read, list) and all(type(byte) is int for byte in read)
-    return token if whole else {**token, "bytes": None}
-
-
-def _top(token: Json) -> list[Any]:
-    given = token.get("top_logprobs")
-    return given if isinstance(given, list) else []
-
-
-def is_mute(message: Message) -> bool:
-    """Whether a message says nothing that is known here, and yet holds a text that may be its answer."""
+    It may be of any depth, or in what stands `beside` it, unless the content was `said_empty` by an empty string.
+    """
     if message.get("content") or any(message.get(k) for k in ("tool_calls", "function_call", "refusal", *_THOUGHT)):
         return False
-    return any(isinstance(value, str) and value for key, value in message.items() if key not in _ABOUT)
+    if any(isinstance(value, str) and value for key, value in message.items() if key not in _ABOUT):
+        return True
+    return not said_empty and (_has_words(message, 0) or _has_words(beside, 0))
+
+
+def _has_words(value: Any, depth: int) -> bool:
+    if isinstance(value, str):
+        return bool(value)
+    if depth > MAX_DEPTH:
+        return False
+    if isinstance(value, dict):
+        return any(_has_words(inner, depth + 1) for key, inner in value.items() if key not in _NO_WORDS)
+    return isinstance(value, list) and any(_has_words(inner, depth + 1) for inner in value[:MAX_ITEMS])
+
+
+def said_empty(choice: Json) -> bool:
+    """Whether a choice gives the empty string for its text."""
+    return any(isinstance(m := choice.get(place), dict) and m.get("content") == "" for place in ("message", "delta"))
 
 
 def whole_choice(model: str, choice: Json) -> Choice:
@@ -238,17 +284,18 @@ def whole_choice(model: str, choice: Json) -> Choice:
         raise unreadable(model, _("an answer without a message"))
     try:
         message, _place = read_message(choice)
-        calls = whole_calls(message["tool_calls"]) if message.get("tool_calls") else []
-        called = whole_function_call(message["function_call"]) if message.get("function_call") else None
+        reason = finish_of(model, choice, whole=True) or "stop"
+        calls = whole_calls(message["tool_calls"], is_cut(reason)) if message.get("tool_calls") else []
+        called = whole_function_call(message["function_call"], is_cut(reason)) if message.get("function_call") else None
     except ValueError as error:
         raise unreadable_form(model, error) from None
-    if is_mute(message):
+    beside = extra_of_choice(choice, message["content"])
+    if is_mute(message, beside, said_empty(choice)):
         raise unreadable(model, _("an answer in a form that cannot be read"))
     message = {"role": "assistant", "content": None, "refusal": None, **message} | {"role": "assistant"}
     for key, value in (("tool_calls", calls), ("function_call", called)):
         message.pop(key, None)  # some providers send null or [] for "none"
         message |= {key: value} if value else {}
-    reason = finish_of(model, choice, whole=True) or "stop"
     if reason in ("tool_calls", "function_call") and not (calls or called or message["content"]):
         raise unreadable(model, _("an answer whose tool calls are missing"))
     return {
@@ -256,7 +303,7 @@ def whole_choice(model: str, choice: Json) -> Choice:
         "message": message,
         "logprobs": read_logprobs(choice.get("logprobs")),
         "finish_reason": ended(reason, bool(calls), called is not None),
-        **extra_of_choice(choice),
+        **beside,
     }
 
 

@@ -4,17 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..catalogue import ModelCard
-from ..chat import ChatJob, Choice, Chunk, Json, Reply, Usage, has_image, text_of
-from ..errors import UpstreamRejected
+from ..chat import ChatJob, Json, Reply, has_image, text_of
 from ..languages import _
 from .abilities import asks_for_nothing, check
-from .answers import choices_in, chosen, extra_of, extra_of_choice, is_mute, read_logprobs, read_message, whole_choice
-from .failures import cut, unreadable, unreadable_form
-from .finish import ended, finish_of, is_cut
-from .tool_calls import CallPieces, whole_function_call
+from .answers import choices_in, chosen, extra_of, whole_choice
+from .chat_events import ChatEvents, fewer, fingerprint_of, wanted_of
+from .failures import unreadable
 from .transport import Request
 from .usage import believed, said_in, usage_in
-from .values import count, read_json
 
 # vLLM, SGLang and TGI begin a new answer after a trailing assistant message unless they are told.
 CONTINUE = {"continue_final_message": True, "add_generation_prompt": False}
@@ -42,7 +39,7 @@ class Chat:
         return Request(f"{card.url or base}/v1/chat/completions", payload)
 
     def reply(self, card: ModelCard, job: ChatJob, body: Any, headers: Mapping[str, str]) -> Reply:
-        wanted = _wanted(job)
+        wanted = wanted_of(job)
         given = chosen(choices_in(body), wanted)
         if not given:
             raise unreadable(card.id, _("an answer without choices"))
@@ -55,7 +52,7 @@ class Chat:
             model=card.id,
             choices=choices,
             usage=believed(usage_in(body), job, len(said), lambda: said),
-            system_fingerprint=_fingerprint(body),
+            system_fingerprint=fingerprint_of(body),
             extra=extra_of(body),
             ignored=check(card, job),
         )
@@ -77,263 +74,3 @@ def _continuing(card: ModelCard) -> Json:
     if card.prefill_with is not None:
         return dict(card.prefill_with)
     return CONTINUE if card.url and card.own_fields else {}
-
-
-def _wanted(job: ChatJob) -> int:
-    return job.options.get("n") or 1
-
-
-def fewer(card: ModelCard, given: int, wanted: int) -> UpstreamRejected:
-    """The error of a server that gave fewer answers than it was asked for."""
-    return UpstreamRejected(
-        _(
-            "The upstream of '{model}' gave {given} of {wanted} answers. Ask for n=1.",
-            model=card.id,
-            given=given,
-            wanted=wanted,
-        ),
-        details={"n": [_("more than this upstream can do")]},
-    )
-
-
-class _StreamedChoice:
-    """What has been read of one choice."""
-
-    __slots__ = (
-        "begun",
-        "called",
-        "calls",
-        "extra",
-        "finish",
-        "length",
-        "mute",
-        "place",
-        "refused",
-        "spoken",
-        "thought",
-    )
-
-    def __init__(self) -> None:
-        self.begun = False  # its role has gone out
-        self.spoken: list[str | bytes] = []  # pieces of its text; bytes as they stand in JSON
-        self.place = ""  # where they were found first
-        self.thought: list[str] = []  # what else it said, to be counted
-        self.calls = CallPieces()
-        self.called = False  # by the deprecated function_call
-        self.refused = False
-        self.mute = False  # it has strings that may be its text
-        self.finish: str | None = None
-        self.extra: Json = {}
-
-    @property
-    def answers(self) -> bool:
-        return bool(self.spoken or self.calls or self.called or self.refused)
-
-
-class ChatEvents:
-    """chat.completion.chunk events → chunks: role once per choice, no empty deltas, finish and usage held back.
-
-    The finish goes out only when the stream has ended well: an error event may still follow it (TGI).
-    """
-
-    def __init__(self, card: ModelCard, job: ChatJob, ignored: tuple[str, ...]) -> None:
-        self._card = card
-        self._model = card.id
-        self._job = job
-        self._wanted = _wanted(job)
-        self._ignored = ignored
-        self._choices: list[_StreamedChoice] = []
-        self._numbers: dict[int, int] = {}  # an upstream's index → ours
-        self._others_finished = False
-        self._strange = False  # an event said something in no form that is known
-        self._fingerprint: str | None = None
-        self._extra: Json = {}  # of events that made no chunk yet
-        self._usage: Usage | None = None
-
-    @property
-    def complete(self) -> bool:
-        """Whether every choice asked for has given its finish reason."""
-        return self.ended and len(self._active) >= self._wanted
-
-    @property
-    def ended(self) -> bool:
-        """Whether every choice that has begun has given its finish reason."""
-        return bool(active := self._active) and all(choice.finish for choice in active)
-
-    @property
-    def _active(self) -> list[_StreamedChoice]:
-        return [choice for choice in self._choices if choice.begun or choice.finish]
-
-    @property
-    def said(self) -> str:
-        """All that was delivered, as one text to be counted."""
-        return "".join("".join((_joined(choice.spoken), *choice.thought)) for choice in self._choices)
-
-    @property
-    def begun(self) -> bool:
-        """Whether a chunk has been made."""
-        return any(choice.begun for choice in self._choices)
-
-    def count(self) -> Usage:
-        """The upstream's count where it can be true, else an estimate."""
-        pieces = (piece for choice in self._choices for piece in (*choice.spoken, *choice.thought))
-        return believed(self._usage, self._job, sum(map(len, pieces)), lambda: self.said)
-
-    def plain_text(self, event: Json, chunk: Chunk) -> str | None:
-        """The text of an event that adds nothing but text to the one answer; the chunk it made says no more."""
-        given, made = event.get("choices"), chunk.choices
-        if self._wanted > 1 or not isinstance(given, list) or len(given) != 1 or len(made) != 1:
-            return None
-        choice = given[0]
-        if not isinstance(choice, dict) or not isinstance(delta := choice.get("delta"), dict):
-            return None
-        if not isinstance(text := delta.get("content"), str):
-            return None
-        adds = {key for key, value in delta.items() if value} | {key for key, value in choice.items() if value}
-        told = made[0]["delta"].keys() <= {"role", "content"} and "content" in made[0]["delta"]
-        if adds <= {"role", "content", "delta", "index"} and told and not event.get("usage"):
-            # What other events had added goes out with the chunk, and would with each piece.
-            return text if text and chunk.extra == extra_of(event) else None
-        return None
-
-    def relayed(self, pieces: list[bytes]) -> None:
-        """So many pieces of text have been passed on without a look at their events."""
-        self._choices[0].spoken += pieces
-
-    def feed(self, event: Json) -> Chunk | None:
-        """The chunk that `event` makes, or None. Raises UpstreamUnavailable for what cannot be read or broke off."""
-        self._usage = usage_in(event) or self._usage  # cumulative where it is in every chunk: the last one counts
-        self._fingerprint = _fingerprint(event) or self._fingerprint
-        self._extra |= extra_of(event)
-        given = choices_in(event)
-        self._strange = self._strange or (not given and "choices" not in event and _may_be_text(event))
-        choices = [c for place, choice in enumerate(given) if (c := self._choice(place, choice))]
-        return self._chunk(choices) if choices else None
-
-    def done(self) -> None:
-        """The upstream said [DONE]: what has answered by then has ended, be it without a finish reason."""
-        if self._others_finished:
-            return
-        for choice in self._choices:
-            if choice.answers and not choice.finish:
-                choice.finish = ended("stop", bool(choice.calls), choice.called)
-
-    def end(self) -> Chunk:
-        """The finish chunk. Raises UpstreamError where the stream ended, but not with the answer asked for."""
-        if not self.ended:
-            raise cut(self._model)
-        if (given := len(self._active)) < self._wanted:
-            raise fewer(self._card, given, self._wanted)
-        return self._chunk([self._finished(number, choice) for number, choice in enumerate(self._choices)])
-
-    def _finished(self, number: int, choice: _StreamedChoice) -> Choice:
-        if not (choice.answers or choice.thought) and (choice.mute or self._strange):
-            raise unreadable(self._model, _("an answer in a form that cannot be read"))
-        if choice.finish in ("tool_calls", "function_call") and not choice.answers:
-            raise unreadable(self._model, _("an answer whose tool calls are missing"))
-        delta: Json = {} if choice.begun else {"role": "assistant", "content": ""}
-        if rest := choice.calls.end(is_cut(choice.finish)):
-            delta["tool_calls"] = rest
-        return _streamed(number, delta, None, choice.finish, choice.extra)
-
-    def _chunk(self, choices: list[Choice]) -> Chunk:
-        extra, self._extra = self._extra, {}
-        return Chunk(
-            model=self._model,
-            choices=choices,
-            system_fingerprint=self._fingerprint,
-            ignored=self._ignored,
-            extra=extra,
-        )
-
-    def _number(self, given: Json, place: int) -> int | None:
-        """Our number of an upstream's choice; None for one that nobody asked for."""
-        index = count(given.get("index"))
-        index = place if index is None else index
-        if (number := self._numbers.get(index)) is None:
-            free = [n for n in range(self._wanted) if n not in self._numbers.values()]
-            if not free:
-                return None
-            number = self._numbers[index] = index if index in free else free[0]
-            while len(self._choices) <= number:
-                self._choices.append(_StreamedChoice())
-        return number
-
-    def _choice(self, place: int, given: Json) -> Choice | None:
-        number = self._number(given, place)
-        reason = finish_of(self._model, given)
-        if number is None:
-            self._others_finished = self._others_finished or reason is not None
-            return None
-        choice = self._choices[number]
-        delta = self._delta(choice, given, reason)
-        if delta.keys() > {"content"} or (delta and "content" not in delta):
-            if thought := said_in(delta | {"content": None}):
-                choice.thought.append(thought)
-            choice.refused = choice.refused or "refusal" in delta
-        extra = extra_of_choice(given)
-        if reason and not choice.finish:
-            choice.finish = ended(reason, bool(choice.calls), choice.called)
-        if reason:
-            choice.extra, extra = {**choice.extra, **extra}, {}
-        logprobs = read_logprobs(given.get("logprobs"))
-        if not choice.begun and (delta or not reason):
-            choice.begun = True
-            delta = {"role": "assistant", "content": None if "tool_calls" in delta else "", **delta}
-        elif not (delta or logprobs or extra):
-            return None
-        return _streamed(number, delta, logprobs, None, extra)
-
-    def _delta(self, choice: _StreamedChoice, given: Json, reason: str | None) -> Json:
-        """What an event adds to a choice; null, "" and [] are how providers write "nothing"."""
-        try:
-            message, place = read_message(given, streamed=True)
-            text = _new_text(choice, message["content"] or "", place, reason)
-            # Role is ours to say, once.
-            delta = {k: v for k, v in message.items() if v and k not in ("role", "content", "tool_calls")}
-            if text:
-                delta = {"content": text, **delta}
-            if calls := message.get("tool_calls"):
-                pieces = choice.calls.feed(calls)
-                delta |= {"tool_calls": pieces} if pieces else {}
-            if called := delta.get("function_call"):
-                choice.called = True
-                delta["function_call"] = called if _is_piece(called) else whole_function_call(called)
-        except ValueError as error:
-            raise unreadable_form(self._model, error) from None
-        choice.mute = choice.mute or (not text and is_mute(delta))
-        return delta
-
-
-def _new_text(choice: _StreamedChoice, text: str, place: str, reason: str | None) -> str:
-    """What of `text` was not yet said: some servers say all of it once more at the end, in another place."""
-    elsewhere = place != choice.place or (reason is not None and place.startswith("message"))
-    if elsewhere and 0 < len(choice.spoken) <= len(text) > 1 and text.startswith(said := _joined(choice.spoken)):
-        text = text.removeprefix(said)
-    if text:
-        choice.place = choice.place or place
-        choice.spoken.append(text)
-    return text
-
-
-def _joined(pieces: list[str | bytes]) -> str:
-    """The text of pieces, those that were passed on as they stood in JSON read."""
-    return "".join(p if isinstance(p, str) else read_json(b'"' + p + b'"') for p in pieces)
-
-
-def _streamed(number: int, delta: Json, logprobs: Any, reason: str | None, extra: Json) -> Choice:
-    return {"index": number, "delta": delta, "logprobs": logprobs, "finish_reason": reason, **extra}
-
-
-def _is_piece(called: Any) -> bool:
-    return isinstance(called, dict) and all(isinstance(value, str) for value in called.values())
-
-
-def _may_be_text(event: Json) -> bool:
-    about = ("id", "object", "model", "type", "event", "status", "provider", "created_at", "request_id")
-    return any(isinstance(value, str) and value for key, value in event.items() if key not in about)
-
-
-def _fingerprint(body: Json) -> str | None:
-    given = body.get("system_fingerprint")
-    return given if isinstance(given, str) and given else None

@@ -17,7 +17,7 @@ from ..errors import (
     UpstreamUnavailable,
 )
 from ..languages import N_, _
-from .failures import UpstreamFailure
+from .failures import DEFAULT_STATUS, UpstreamFailure
 from .values import retry_after, seconds
 
 TRANSIENT = frozenset({429, 500, 502, 503, 504})  # worth another attempt at the same model
@@ -32,14 +32,15 @@ _RULES: tuple[tuple[set[int], str, type[UpstreamError], str], ...] = (
     (
         _SENT,
         r"context_length_exceeded|exceed_context_size|maximum context length|context (?:length|window|size)"
-        r"|`inputs` (?:tokens \+|must have less than)|prompt is too long|too many (?:input )?tokens",
+        r"|`inputs` (?:tokens \+|must have less than)|(?:prompt|input) (?:is )?too long|too many (?:input )?tokens"
+        r"|(?:prompt|input|messages?)[\w ]{0,20} exceeds? (?:the )?(?:max|model|limit|token)",
         ContextLengthExceeded,
         N_("Shorten the messages or lower max_tokens."),
     ),
     (
         {400, 403, 422, 451, 500, 502},
         r"^[^:]*content_filter|content policy|content_policy_violation|ResponsibleAIPolicy|content management policy"
-        r"|data_inspection_failed",
+        r"|data_inspection_failed|flagged|moderation",
         ContentFiltered,
         N_("The provider's content filter refused this request; change its text."),
     ),
@@ -125,7 +126,7 @@ _RULES: tuple[tuple[set[int], str, type[UpstreamError], str], ...] = (
 def classify(card: ModelCard, failure: UpstreamFailure) -> UpstreamError:
     """The error that a failure of `card`'s upstream means, its message telling what to do."""
     said = f"{failure.code}: {failure.words}: {failure.headers.get('X-Error-Code', '')[:100]}"
-    if failure.status == 503 and (loading := _loading(card, failure)):
+    if failure.status in (503, DEFAULT_STATUS) and (loading := _loading(card, failure)):
         return loading
     for statuses, pattern, kind, advice in _RULES:
         if failure.status in statuses and re.search(pattern, said, re.IGNORECASE):
@@ -149,7 +150,7 @@ def _error(kind: type[UpstreamError], card: ModelCard, failure: UpstreamFailure,
         retry_after_s=retry_after(failure.headers, failure.body) if kind.retryable else None,
     )
     error.quoted = words
-    error.transient = failure.status in TRANSIENT and "HUGGINGFACE_API_KEY" not in advice
+    error.transient = kind.retryable and failure.status in TRANSIENT and "HUGGINGFACE_API_KEY" not in advice
     # A status that an answer does not name is a guess of ours, and 408 and 409 are about one request.
     error.blames_upstream = kind is UpstreamUnavailable and failure.named and failure.status not in (408, 409)
     return error

@@ -7,7 +7,9 @@ from ..chat import Json
 from ..languages import _
 from .failures import said_badly
 
-FINISH = ("finish_reason", "finishReason", "stop_reason", "stopReason", "done_reason", "doneReason")
+FINISH: tuple[str, ...] = ("finish_reason", "finishReason", "stop_reason", "stopReason", "done_reason", "doneReason")
+FINISH += ("stop_type", "incomplete_details")
+FINISHED = ("done", "is_finished", "finished", "stop")  # true says no more than that it has ended
 # By meaning: the first group that has a word of a finish reason decides. Words are those of OpenAI, TGI, vLLM, SGLang,
 # llama.cpp, Ollama, LM Studio, Anthropic, Gemini, Cohere, Mistral, Bedrock, DeepSeek, Zhipu, MiniMax.
 _UNSAID = {"null", "none", "unspecified"}
@@ -20,9 +22,21 @@ _BROKEN |= {"insufficient", "incomplete", "unknown", "other", "malformed", "inva
 _BROKEN |= {"overloaded", "evicted", "lost", "shutdown", "preempted", "unexpected", "user"}
 _TOOLS = {"tool", "tools", "toolcall", "toolcalls", "tooluse", "function", "functions", "functioncall"}
 # These mean something only where nothing else is said: an "emergency_stop" is no end that we know.
-_LENGTH = {"length", "max", "limit", "truncated", "truncation", "window", "maxtokens", "maxlength"}
+_LENGTH = {"length", "max", "limit", "truncated", "truncation", "window", "maxtokens", "maxlength", "budget", "out"}
 _ENDED = {"stop", "stops", "eos", "eot", "end", "ended", "endturn", "endoftext", "complete", "completed", "completion"}
-_ENDED |= {"done", "finish", "finished", "success", "normal", "natural", "stopsequence", "s"}
+_ENDED |= {
+    "done",
+    "finish",
+    "finished",
+    "success",
+    "normal",
+    "normally",
+    "natural",
+    "stopsequence",
+    "stopped",
+    "word",
+    "s",
+}
 _FILLERS = {"token", "tokens", "sequence", "sequences", "string", "str", "word", "words", "text", "of", "turn", "id"}
 _FILLERS |= {"found", "reached", "hit", "exceeded", "message", "output", "new", "context", "model", "predicted", "im"}
 _FILLERS |= {"total", "content", "size", "out", "generation", "response", "the", "at", "by", "completion", "maximum"}
@@ -32,10 +46,10 @@ _OPENAI = ("stop", "length", "content_filter", "tool_calls", "function_call")
 
 def finish_of(model: str, choice: Json, whole: bool = False) -> str | None:
     """OpenAI's word for how a choice ended; None where it does not say. Raises UpstreamUnavailable if it broke off."""
-    given = next((choice[key] for key in FINISH if key in choice), None)
-    if given is None and isinstance(delta := choice.get("delta"), dict):
-        given = next((delta[key] for key in FINISH if key in delta), None)
-    return finish_reason(model, given, whole)
+    for place in (choice, choice.get("delta"), choice.get("message")):
+        if isinstance(place, dict) and (given := next((place[k] for k in FINISH if place.get(k)), None)):
+            return finish_reason(model, given, whole)
+    return "stop" if any(choice.get(key) is True for key in FINISHED) else None
 
 
 def finish_reason(model: str, given: Any, whole: bool = False) -> str | None:
@@ -48,6 +62,8 @@ def finish_reason(model: str, given: Any, whole: bool = False) -> str | None:
         return None
     if given in _OPENAI:
         return str(given)
+    if isinstance(given, list) and len(given) == 1:
+        [given] = given
     if isinstance(given, dict):  # SGLang's own: {"type": "length", "length": 16}
         given = next((v for key in ("type", "reason", "name", "value") if isinstance(v := given.get(key), str)), given)
     if isinstance(given, str):

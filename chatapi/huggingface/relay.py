@@ -14,7 +14,8 @@ from ..chat import Chunk, Json, StreamItem, Usage
 from ..errors import UpstreamError, UpstreamRejected, UpstreamUnavailable
 from ..languages import _
 from .classify import classify
-from .failures import UpstreamFailure, event_failure, failure_in, said_badly, words_of
+from .failure_facts import words_of
+from .failures import UpstreamFailure, event_failure, failure_in, said_badly
 from .sse import MAX_EVENT, ErrorEvent, Events, EventTooLarge
 from .tasks import EventReader
 from .values import read_json
@@ -28,6 +29,7 @@ _TEXT = re.compile(
     rb'(?:[^"\\\x00-\x1f\xc2\xe2]++|\xc2(?!\x85)|\xe2(?!\x80[\xa8\xa9])|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))++'
 )
 _CONTENT = re.compile(rb'"content"\s*:\s*"((?:[^"\\]|\\.)*+)"')
+_AROUND_DONE = b' "[]\t'
 _PROBE = "\x01probe"
 
 
@@ -66,6 +68,14 @@ class Relay:
         """The last chunks of a stream that has ended. Raises UpstreamError where that is no end of the answer."""
         finish = self._reader.end()
         return [finish, Chunk(model=self._card.id, usage=self._count(self._card.id, self._reader.count()))]
+
+    def whole(self, events: list[bytes]) -> list[StreamItem]:
+        """All that the data of these events give, and the end. Raises the UpstreamError that they are instead."""
+        items = [item for data in events for item in self.take(b"data: " + data + b"\n\n")]
+        items += self.end()
+        if self.failure:
+            raise self.failure
+        return items + self.finish()
 
     def take(self, received: bytes) -> list[StreamItem]:
         """What `received` gives for the caller. Once it has failed, `failure` says how."""
@@ -170,7 +180,7 @@ class Relay:
     def _event(self, data: bytes, whole: bytes, items: list[StreamItem]) -> None:
         if self.done:
             return
-        if data.strip() == b"[DONE]":
+        if data.strip(_AROUND_DONE).upper() == b"DONE":
             self.done = True
             self._reader.done()
             if not self._heard:

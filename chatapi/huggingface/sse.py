@@ -1,11 +1,15 @@
 """Server-sent events: bytes as they arrive → the `data` of each event (WHATWG HTML §9.2, with HF§4.1's quirks)."""
 
+import json
 import re
 from collections.abc import Iterator
+
+from .values import read_json
 
 MAX_EVENT = 16 * 1024 * 1024  # bytes; an upstream that never ends a line must not fill our memory
 BOM = b"\xef\xbb\xbf"
 _FIELDS = (b"data", b"event", b"id", b"retry")
+_CHOICES = re.compile(rb'"(?:choices|candidates)"')
 _FIELD = re.compile(rb"(?:data|event|id|retry)?[:\n\r]")
 
 
@@ -17,6 +21,23 @@ def are_events(begun: bytes) -> bool | None:
     if _FIELD.match(start):
         return True
     return None if any(field.startswith(start) for field in _FIELDS) or BOM.startswith(begun) else False
+
+
+def listed_events(body: bytes) -> list[bytes]:
+    """The JSON of each event where one body lists several, a line each or as an array; else empty."""
+    begun = body.removeprefix(BOM).lstrip()
+    if begun[:1] == b"[":
+        return _in_array(begun) if _CHOICES.search(begun[:2000]) else []
+    lines = [line for line in begun.splitlines() if line.strip()] if b"}\n{" in begun or b"}\r\n{" in begun else []
+    return lines if len(lines) > 1 and all(line[:1] == b"{" and line.rstrip()[-1:] == b"}" for line in lines) else []
+
+
+def _in_array(body: bytes) -> list[bytes]:
+    try:
+        listed = read_json(body)
+    except ValueError:
+        return []
+    return [json.dumps(event).encode() for event in listed] if isinstance(listed, list) and len(listed) > 1 else []
 
 
 class EventTooLarge(ValueError):

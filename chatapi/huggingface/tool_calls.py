@@ -5,6 +5,7 @@ which they appear, ids and names are said once, and `arguments` is a string that
 """
 
 import json
+import re
 import uuid
 from typing import Any
 
@@ -13,7 +14,8 @@ from .values import count, read_json
 
 _NAMES = ("name", "tool_name", "function_name")
 _ARGUMENTS = ("arguments", "args", "parameters", "input")
-_OURS = {"index", "id", "type", "function", *_NAMES, *_ARGUMENTS}
+_OURS = {"index", "id", "type", "function", "functionCall", *_NAMES, *_ARGUMENTS}
+MAX_LISTS = 3  # of calls within lists of calls
 
 
 class UnreadableCalls(ValueError):
@@ -21,7 +23,11 @@ class UnreadableCalls(ValueError):
 
 
 def listed(given: Any) -> list[Json]:
-    """The calls in `given`: a list, a single call, a mapping of calls, or JSON text of these."""
+    """The calls in `given`: lists of them, a single call, a mapping of calls, or JSON text of these."""
+    return [call for call in _listed(given, 0) if not _is_empty(call)]
+
+
+def _listed(given: Any, depth: int) -> list[Json]:
     if isinstance(given, str):
         try:
             given = read_json(given.encode("utf-8", "replace"))
@@ -31,18 +37,28 @@ def listed(given: Any) -> list[Json]:
         nested = list(given.values())
         of_calls = bool(nested) and not given.keys() & _OURS and all(isinstance(v, dict) for v in nested)
         given = nested if of_calls else [given]
-    if not isinstance(given, list) or not all(isinstance(call, dict) for call in given):
+    if not isinstance(given, list) or depth > MAX_LISTS:
         raise UnreadableCalls
-    return given
+    if all(isinstance(call, dict) for call in given):
+        return given
+    return [c for item in given if item is not None for c in _listed(item, depth + 1)]
 
 
-def whole_calls(given: Any) -> list[Json]:
-    """Complete calls, for a message."""
+def _is_empty(call: Json) -> bool:
+    """Some providers send a call of empty strings where there is none."""
+    if _id_in(call) or any(value for key, value in call.items() if key not in _OURS):
+        return False
+    function = _function_of(call)
+    return not _name_in(function) and _arguments_in(function) in (None, "")
+
+
+def whole_calls(given: Any, cut: bool) -> list[Json]:
+    """The calls of a message; complete ones, unless it was `cut`. Raises UnreadableCalls."""
     seen: set[str] = set()
-    return [_whole(call, seen) for call in listed(given)]
+    return [_whole(call, seen, cut) for call in listed(given)]
 
 
-def _whole(call: Json, seen: set[str]) -> Json:
+def _whole(call: Json, seen: set[str], cut: bool) -> Json:
     function = _function_of(call)
     id = _id_in(call)
     if not id or id in seen:
@@ -52,16 +68,20 @@ def _whole(call: Json, seen: set[str]) -> Json:
         return {**call, "id": id}
     rest = {k: v for k, v in call.items() if k not in _OURS}
     more = {k: v for k, v in function.items() if k not in _OURS}
-    told = {"name": _name_in(function) or "", "arguments": _whole_text(_arguments_in(function)), **more}
+    arguments = _arguments_in(function)
+    told = {"name": _name_in(function) or "", "arguments": _text(arguments) if cut else _whole_text(arguments), **more}
     return {"id": id, "type": _type_of(call), "function": told, **rest}
 
 
-def whole_function_call(given: Any) -> Json:
-    """The deprecated single call of a message."""
-    [call] = listed(given)[:1] or [{}]
+def whole_function_call(given: Any, cut: bool = False) -> Json | None:
+    """The deprecated single call of a message, or None where it says nothing."""
+    if not (calls := listed(given)):
+        return None
+    call = calls[0]
     function = _function_of(call)
     more = {k: v for k, v in function.items() if k not in _OURS}
-    return {"name": _name_in(function) or "", "arguments": _whole_text(_arguments_in(function)), **more}
+    arguments = _arguments_in(function)
+    return {"name": _name_in(function) or "", "arguments": _text(arguments) if cut else _whole_text(arguments), **more}
 
 
 def _function_of(call: Json) -> Json:
@@ -99,15 +119,21 @@ def _text(arguments: Any) -> str:
     return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
 
 
+_FENCED = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
+
+
 def _whole_text(arguments: Any) -> str:
-    text = _text(arguments)
-    if text.startswith('"'):  # JSON of JSON
-        try:
-            inner = read_json(text.encode("utf-8", "replace"))
-        except ValueError:
-            return text
-        return inner if isinstance(inner, str) and inner.lstrip().startswith("{") else text
-    return text if text.strip() else "{}"
+    """All of a call's arguments, as JSON. Raises UnreadableCalls for what is none."""
+    text = _text(arguments).strip()
+    if text in ("", "null", "None"):
+        return "{}"
+    if fenced := _FENCED.fullmatch(text):
+        text = fenced[1]
+    try:
+        value = read_json(text.encode("utf-8", "replace"))
+    except ValueError:
+        raise UnreadableCalls from None
+    return _whole_text(value) if isinstance(value, str) and value.strip()[:1] in ("{", "[", '"') else text
 
 
 def new_id() -> str:
@@ -118,7 +144,7 @@ def new_id() -> str:
 class _Call:
     """A call of a stream: what has been said of it."""
 
-    __slots__ = ("begun", "given_id", "key", "name", "number", "pieces", "rest")
+    __slots__ = ("begun", "custom", "given_id", "key", "name", "number", "pieces", "rest", "told")
 
     def __init__(self, number: int, key: int | None) -> None:
         self.number = number
@@ -128,6 +154,8 @@ class _Call:
         self.pieces: list[str] = []  # of its arguments, none of them empty
         self.rest: Json = {}
         self.begun = False  # its id and name have gone out
+        self.told = 0  # pieces that went out
+        self.custom = False  # a custom tool's call
 
     @property
     def whole(self) -> bool:
@@ -156,18 +184,31 @@ class CallPieces:
 
     def feed(self, given: Any) -> list[Json]:
         """The pieces to send on for the `tool_calls` of a delta. Raises UnreadableCalls."""
-        pieces = listed(given)
+        pieces = _listed(given, 0) if self._calls else listed(given)
         return [told for place, piece in enumerate(pieces) if (told := self._piece(piece, place, len(pieces)))]
 
     def end(self, cut: bool) -> list[Json]:
-        """What is left to say once the choice has finished; of a `cut` one nothing is made up."""
+        """What is left to say once the choice has finished; of a `cut` one nothing is made up.
+
+        Raises UnreadableCalls for arguments that are no JSON.
+        """
         return [told for call in self._calls if (told := self._rest_of(call, cut))]
 
     def _rest_of(self, call: _Call, cut: bool) -> Json | None:
-        missing = "" if cut or call.pieces else "{}"
-        if call.begun:
-            return self._told(call, missing)
-        return self._told(call, "".join(call.pieces) + missing)
+        if call.custom:
+            return None
+        text = "".join(call.pieces)
+        if not cut:
+            whole = _whole_text(text)
+            if call.told == 0:  # nothing of it went out, so it may be put right
+                call.pieces = [whole]
+        return self._told(call, self._untold(call))
+
+    @staticmethod
+    def _untold(call: _Call) -> str:
+        """What of its arguments may go out now."""
+        pieces, call.told = call.pieces[call.told :], len(call.pieces)
+        return "".join(pieces)
 
     def _piece(self, piece: Json, place: int, of: int) -> Json | None:
         function = _function_of(piece)
@@ -175,20 +216,22 @@ class CallPieces:
         call = self._call_for(piece, id, name, given, place, of)
         call.given_id = call.given_id or id
         if isinstance(piece.get("custom"), dict):  # a custom tool's call: its pieces are joined as they are
-            call.begun = True
+            call.begun = call.custom = True
             return {**piece, "index": call.number}
         more = "" if not name or name == call.name else name.removeprefix(call.name)  # some send it in pieces
         call.name += more
-        text = _text(given)
+        text = "" if given == {} else _text(given)  # more of it may come; what stays empty becomes {} at the end
         if call.pieces and (not isinstance(given, str) or (name and text.startswith("{") and call.whole_is(text))):
             text = ""  # all of it again
         if text:
             call.pieces.append(text)
         call.rest |= {k: v for k, v in piece.items() if k not in _OURS and v is not None}
-        if call.begun:
-            return self._told(call, text, more)
-        # SDKs want the name in the first piece: it is waited for.
-        return self._told(call, "".join(call.pieces)) if call.name else None
+        # SDKs want the name in the first piece: it is waited for. What does not begin as an object is put right at the
+        # end: JSON of JSON, a fence, null.
+        if not (call.begun or call.name):
+            return None
+        says_object = call.told or "".join(call.pieces).lstrip()[:1] == "{"
+        return self._told(call, self._untold(call) if says_object else "", more)
 
     def _told(self, call: _Call, text: str, name: str = "") -> Json | None:
         rest, call.rest = call.rest, {}
@@ -205,7 +248,7 @@ class CallPieces:
     def _call_for(self, piece: Json, id: str | None, name: str | None, given: Any, place: int, of: int) -> _Call:
         """The call to which a piece belongs; a new one where it begins one."""
         key = count(piece.get("index"))
-        known = self._known(id, key, name)
+        known = self._known(id, key, name, given)
         if known is None and key is not None:
             known = next((c for c in reversed(self._calls) if c.key == key), None)
             another = known is None or self._begins_another(known, id, name, given, indexed=True)
@@ -219,14 +262,19 @@ class CallPieces:
             self._calls.append(known := _Call(len(self._calls), key))
         return known
 
-    def _known(self, id: str | None, key: int | None, name: str | None) -> _Call | None:
+    def _known(self, id: str | None, key: int | None, name: str | None, given: Any) -> _Call | None:
         # Some servers give all calls one id: another index with a name is another call nevertheless.
         same = (c for c in reversed(self._calls) if id and c.given_id == id)
-        return next((c for c in same if not name or key is None or c.key is None or c.key == key), None)
+        found = next((c for c in same if not name or key is None or c.key is None or c.key == key), None)
+        # Nor is it the same call whose arguments were whole, and now there are others.
+        begins = name and found and found.whole and _text(given).lstrip().startswith("{")
+        return None if begins and found and not (name == found.name and found.whole_is(_text(given))) else found
 
     def _begins_another(self, known: _Call, id: str | None, name: str | None, given: Any, indexed: bool) -> bool:
         if id and known.given_id:
-            return bool(name)  # a new id alone may be one that a server makes up for every piece
+            # A new id alone, or in the middle of the arguments, may be one that a server makes up for every piece.
+            goes_on = indexed and name == known.name and known.pieces and not known.whole
+            return bool(name) and not goes_on
         if not name or not known.name:
             return False
         if name == known.name or (indexed and not known.pieces):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..chat import ChatJob, Json, Usage, estimate_tokens, estimated
-from .values import count
+from .values import MAX_NESTING, count
 
 # Names without case, underscores and hyphens: OpenAI's, Anthropic's, Gemini's, Ollama's, llama.cpp's, TGI's.
 _PROMPT: tuple[str, ...] = (
@@ -20,7 +20,7 @@ _PROMPT: tuple[str, ...] = (
     "promptevalcount",
     "tokensevaluated",
 )
-_PROMPT += ("inputlength", "ntokensprompt")
+_PROMPT += ("inputlength", "ntokensprompt", "promptn")
 _COMPLETION: tuple[str, ...] = (
     "completiontokens",
     "outputtokens",
@@ -28,24 +28,43 @@ _COMPLETION: tuple[str, ...] = (
     "outputtokencount",
     "candidatestokencount",
 )
-_COMPLETION += ("generatedtokens", "evalcount", "tokenspredicted", "ntokenscompletion", "tokensgenerated")
+_COMPLETION += ("generatedtokens", "evalcount", "tokenspredicted", "ntokenscompletion", "tokensgenerated", "predictedn")
 _TOTAL = ("totaltokens", "totaltokencount")
 _SHORT = {"prompt": "prompt", "input": "prompt", "completion": "completion", "output": "completion", "total": "total"}
 _LONG = dict.fromkeys(_PROMPT, "prompt") | dict.fromkeys(_COMPLETION, "completion") | dict.fromkeys(_TOTAL, "total")
 _IN_USAGE = _LONG | _SHORT
-_PLACES = ("usage", "usageMetadata", "usage_metadata", "x_groq", "meta", "metrics")
+_PLACES: tuple[str, ...] = ("usage", "usageMetadata", "usage_metadata", "token_usage", "tokenUsage", "x_groq", "meta")
+_PLACES += ("metrics", "timings")
+_WITHIN = ("usage", "tokens", "billed_units")
+_AROUND = ("message", "data", "result", "response", "body", "output")
+UNSAID = -1  # of a count that tells only the other half
 MAX_KEYS = 64
 
 
-def usage_in(body: Json) -> Usage | None:
-    """The upstream's own count in a body or an event, with its further keys but for nulls, or None."""
+def usage_in(body: Json, known: Usage | None = None) -> Usage | None:
+    """The upstream's own count in a body or an event, with its further keys but for nulls; else what was `known`.
+
+    Where only half of it is told the other is what was known, or UNSAID.
+    """
+    found = _found_in(body, 0)
+    if found is None or known is None or UNSAID not in (found.prompt_tokens, found.completion_tokens):
+        return found or known
+    prompt = known.prompt_tokens if found.prompt_tokens == UNSAID else found.prompt_tokens
+    completion = known.completion_tokens if found.completion_tokens == UNSAID else found.completion_tokens
+    return Usage(prompt, completion, details={**known.details, **found.details})
+
+
+def _found_in(body: Json, depth: int) -> Usage | None:
     for place in _PLACES:
         given = body.get(place)
+        if isinstance(given, list) and len(given) == 1:
+            [given] = given
         if isinstance(given, dict) and (found := _usage_of(given)):
             return found
     choices = body.get("choices")
-    for holder in [*(choices[:1] if isinstance(choices, list) else ()), body.get("message")]:
-        if isinstance(holder, dict) and (found := usage_in(holder)):
+    holders = [*(choices[:1] if isinstance(choices, list) else ()), *(body.get(place) for place in _AROUND)]
+    for holder in holders if depth < MAX_NESTING else ():
+        if isinstance(holder, dict) and (found := _found_in(holder, depth + 1)):
             return found
     counts = _counts(body, _LONG)
     return Usage(*counts) if counts else None
@@ -54,7 +73,7 @@ def usage_in(body: Json) -> Usage | None:
 def _usage_of(given: Json) -> Usage | None:
     names = _IN_USAGE
     if not (counts := _counts(given, names)):
-        inner = next((v for k in ("usage", "tokens") if isinstance(v := given.get(k), dict)), None)
+        inner = next((v for k in _WITHIN if isinstance(v := given.get(k), dict)), None)
         return _usage_of(inner) if inner else None
     others = {k: v for k, v in given.items() if v is not None and _plain(k) not in names}
     return Usage(*counts, details={k: v for k, given in others.items() if (v := _detail(k, given)) is not None})
@@ -78,9 +97,9 @@ def _counts(given: Mapping[str, Any], names: Mapping[str, str]) -> tuple[int, in
         completion = total - prompt
     if completion is not None and prompt is None and total is not None:
         prompt = total - completion
-    if prompt is None or completion is None or prompt < 0 or completion < 0:
+    if (prompt is None and completion is None) or (prompt or 0) < 0 or (completion or 0) < 0:
         return None
-    return prompt, completion
+    return UNSAID if prompt is None else prompt, UNSAID if completion is None else completion
 
 
 _plain_names: dict[str, str] = {}

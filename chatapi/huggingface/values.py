@@ -1,5 +1,6 @@
 """What an upstream sends is input: its JSON, numbers, waits and dates, each a bounded value or nothing. Pure."""
 
+import codecs
 import json
 import math
 import re
@@ -32,12 +33,20 @@ def read_json(raw: bytes) -> Any:
 
     Bytes that are no UTF-8 become U+FFFD, as everywhere on the web: a token's torn character must not cost its text.
     """
+    if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raw = raw.decode("utf-16", "replace").encode()
     if len(raw) > MAX_VALUES and raw.count(b",") + raw.count(b"[") + raw.count(b"{") > MAX_VALUES:
         raise ValueError("too many values")
     try:
         return _decode(raw.removeprefix(BOM).decode("utf-8", "replace"))
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def read_text(raw: bytes) -> Any:
+    """As `read_json`; JSON within a JSON string is what the string says."""
+    value = read_json(raw)
+    return read_json(value.encode("utf-8", "replace")) if isinstance(value, str) else value
 
 
 def count(value: Any, most: int = MOST_TOKENS) -> int | None:

@@ -102,8 +102,17 @@ def thought_in(message: Mapping[str, Any]) -> str:
 def tool_calls(message: Mapping[str, Any]) -> Sequence[Json]:
     """The calls in a message or delta; the deprecated single one has no id."""
     if (calls := message.get("tool_calls")) or not (call := message.get("function_call")):
-        return calls or ()
+        return [_as_function(call) for call in calls or ()]
     return [{"index": 0, "function": call}]
+
+
+def _as_function(call: Json) -> Json:
+    """A custom tool's call in the shape of a function's: nobody could ask for the tool here."""
+    custom = call.get("custom")
+    if not isinstance(custom, dict):
+        return call
+    name, given = custom.get("name"), custom.get("input")
+    return {**call, "function": {"name": name if isinstance(name, str) else "", "arguments": str(given or "")}}
 
 
 def reasoning_item(id: str, content: Sequence[Json], status: str = "completed") -> Json:

@@ -10,7 +10,11 @@ from chatapi.chat import ChatJob
 from chatapi.errors import UpstreamError
 from chatapi.huggingface.classify import classify
 from chatapi.huggingface.failures import failure_in
+from chatapi.huggingface.relay import Relay
+from chatapi.huggingface.sse import listed_events
 from chatapi.huggingface.tasks import task_for
+from chatapi.huggingface.values import read_text
+from chatapi.huggingface.whole import reply_of
 
 CARD = ModelCard(id="acme/chat")
 CASES = [(name, mode) for name, quirk in QUIRKS.items() for mode in quirk.modes]
@@ -20,32 +24,40 @@ def job_for(quirk):
     return ChatJob(model=CARD.id, messages=[{"role": "user", "content": "Oi?"}], options=quirk.ask)
 
 
-def refused(value):
-    if failure := failure_in(value):
-        raise classify(CARD, failure)
+def relay_for(quirk):
+    return Relay(CARD, task_for(CARD).events(CARD, job_for(quirk)), lambda model, usage: usage)
 
 
 def whole(quirk):
     """The choices and the usage of a whole answer."""
-    body = json.loads(quirk.whole_body())
-    refused(body)
+    raw = quirk.whole_body().encode()
+    if lines := listed_events(raw):
+        reply = reply_of(CARD.id, relay_for(quirk).whole(lines))
+        return list(reply.choices), reply.usage
+    body = read_text(raw)
+    if failure := failure_in(body):
+        raise classify(CARD, failure)
     reply = task_for(CARD).reply(CARD, job_for(quirk), body, {})
     return list(reply.choices), reply.usage
 
 
 def streamed(quirk):
     """The same of a stream, its deltas joined as SDKs join them."""
-    reader = task_for(CARD).events(CARD, job_for(quirk))
-    chunks = []
-    for data in quirk.stream_data():
-        if data == "[DONE]":
-            reader.done()
-            break
-        event = json.loads(data)
-        refused(event)
-        chunks += [chunk] if (chunk := reader.feed(event)) else []
-    chunks.append(reader.end())
-    return joined(chunk.choices for chunk in chunks), reader.count()
+    relay = relay_for(quirk)
+    items = relay.take("".join(f"data: {data}\n\n" for data in quirk.stream_data()).encode())
+    items += [] if relay.failure or relay.done else relay.end()
+    if relay.failure:
+        raise relay.failure
+    items += relay.finish()
+    return joined(choices_of(item) for item in items), items[-1].usage
+
+
+def choices_of(item):
+    """The choices of a chunk; a run of plain text is one."""
+    if not isinstance(item, list):
+        return item.choices
+    text = json.loads(b'"' + b"".join(item) + b'"')
+    return [{"index": 0, "delta": {"content": text}, "finish_reason": None}]
 
 
 def joined(chunks):

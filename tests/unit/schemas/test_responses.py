@@ -612,6 +612,19 @@ def test_the_deprecated_single_call_gets_an_id():
     assert item["call_id"].startswith("call_")
 
 
+def test_a_custom_tools_call_is_an_item_too():
+    call = {"id": "c1", "type": "custom", "custom": {"name": "weather", "input": "Belém"}}
+    (item,) = dump({"tool_calls": [call]}, "tool_calls")["output"]
+    assert (item["type"], item["call_id"], item["name"], item["arguments"]) == (
+        "function_call",
+        "c1",
+        "weather",
+        "Belém",
+    )
+    events = Stream().delta(tool_calls=[{"index": 0, **call}]).end("tool_calls")
+    assert outputs(events) == without_ids([item])
+
+
 def test_a_refusal_is_a_part():
     refused = {"type": "refusal", "refusal": "No."}
     assert without_ids(dump({"refusal": "No."})["output"]) == [said(refused)]
