@@ -171,6 +171,8 @@ class Relay:
             probe = read_json(prefix.removeprefix(b"data:") + b"\\u0001probe" + suffix)
         except ValueError:
             return
+        if not isinstance(probe, dict):
+            return  # an event in a list
         if self._reader.plain_text(probe, chunk) == _PROBE and _without_text(probe) == _without_text(event):
             self._prefix, self._suffix = prefix, suffix
             self._templates += 1

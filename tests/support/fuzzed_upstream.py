@@ -211,7 +211,8 @@ def _json(dice: Random, tree: Any) -> bytes:
 def _events(dice: Random, events: list[Any]) -> bytes:
     end, colon = dice.choice((b"\n\n", b"\n\n", b"\r\n\r\n", b"\r\r")), dice.choice((b"data: ", b"data: ", b"data:"))
     out = b""
-    for event in dice.choice((events, events, mutated_tree(dice, events, 1))):
+    mutated = mutated_tree(dice, events, 1)
+    for event in dice.choice((events, events, mutated if isinstance(mutated, list) else [mutated])):
         odd = dice.random()
         if odd < 0.05:
             out += dice.choice(FILLERS)

@@ -148,6 +148,21 @@ def test_what_is_not_plain_is_read(how):
     assert not any(isinstance(item, list) for item in fast)
 
 
+ODDLY_WRAPPED = {
+    "an event in a list": lambda text: f"[{event({'content': text})}]",
+    "a choice that is a text": lambda text: json.dumps({**HEAD, "choices": [text]}),
+    "a choice that is a number": lambda text: json.dumps({**HEAD, "choices": [5]}),
+    "a choice in a list": lambda text: json.dumps({**HEAD, "choices": [[{"delta": {"content": text}}]]}),
+}
+
+
+@pytest.mark.parametrize("how", ODDLY_WRAPPED)
+def test_what_is_oddly_wrapped_is_read_and_not_learnt(how):
+    events = [ODDLY_WRAPPED[how](f"t{number}") for number in range(3)]
+    fast = check_alike([framed([*events, event({}, "stop"), "[DONE]"])])
+    assert not any(isinstance(item, list) for item in fast)
+
+
 # ---------------------------------------------------------------- alike, whatever comes
 
 TEXTS = st.text(max_size=6) | st.sampled_from(
