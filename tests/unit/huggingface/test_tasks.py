@@ -596,7 +596,7 @@ def test_several_choices():
 
 
 def test_logprobs_and_the_fingerprint_go_through():
-    rows = {"content": [{"token": "hello", "logprob": -0.1}]}
+    rows = {"content": [{"token": "hello", "logprob": -0.1, "bytes": None, "top_logprobs": []}], "refusal": None}
     answer = reply(CHAT, {**completion(logprobs=rows), "system_fingerprint": "3.2.1-native"})
     assert answer.choices[0]["logprobs"] == rows
     assert answer.system_fingerprint == "3.2.1-native"
@@ -794,7 +794,7 @@ def test_reasoning_in_a_stream(name):
 
 
 def test_logprobs_in_a_stream():
-    rows = {"content": [{"token": "Bl", "logprob": -0.1}]}
+    rows = {"content": [{"token": "Bl", "logprob": -0.1, "bytes": None, "top_logprobs": []}], "refusal": None}
     made, _ = chunks(CHAT, [{"choices": [{"delta": BL, "logprobs": rows}]}, event({}, "stop")])
     assert made[0].choices[0]["logprobs"] == rows
 
