@@ -23,7 +23,7 @@ from support.fronts import certificate_in, socket_path
 from support.fronts import front as shipped_front
 from support.gateways import ROOT, TOKEN, clean_environment, entry, free_port, serve, side_by_side
 from support.servers import needs, nginx, postgres, redis
-from support.upstream import Upstream
+from support.upstream import ERRORS, Upstream, say
 
 from chatapi import create_app
 from chatapi.accounting import statements, tables
@@ -322,6 +322,44 @@ def test_each_model_of_the_catalogue(settings, upstream, monkeypatch):
     assert found["model test/ok"].ok
     assert found["model microsoft/DialoGPT-medium"].ok is None, "shipped, not served, and nobody's default"
     assert all(call.body["max_tokens"] == 1 for call in upstream.calls_for("test/ok"))
+
+
+WORDS = [f" {word}," for word in ("one", "two", "three", "four", "five", "six", "seven", "eight")]
+
+
+def counting(x):
+    """A server that is asked to count: told to, it goes on from the beginning that it is given; else it begins anew."""
+    last, told = x.body["messages"][-1], x.body.get("continue_final_message")
+    say(x, WORDS[last["content"].count(",") :] if last["role"] == "assistant" and told else WORDS)
+
+
+def refusing(x):
+    """A server that wants the last message to be a user's."""
+    say(x) if x.body["messages"][-1]["role"] == "user" else ERRORS["validation"].send(x)
+
+
+# What an entry says besides, how its server answers, and what is found.
+CONTINUATIONS = {
+    "told": ("", counting, True, "goes on"),
+    "told-otherwise": ("prefill_with = {}", counting, False, "begins anew"),
+    "refusing": ("", refusing, False, "not where the beginning"),
+    "unclear": ("", say, None, "could not be told"),
+}
+
+
+def test_a_model_that_is_said_to_continue_does(settings, upstream):
+    entries = [entry("test/ok", 'task = "chat-completion"')]
+    for name, (line, behaviour, *_) in CONTINUATIONS.items():
+        upstream.behave(f"goes/{name}", behaviour)
+        at = f'url = "{upstream.url}/at/goes/{name}"'
+        entries.append(entry(f"goes/{name}", 'task = "chat-completion"', "prefill = true", at, line))
+    settings.catalogue.write_text("\n".join(entries))
+    found = examined(settings)
+    for name, (_line, _behaviour, ok, words) in CONTINUATIONS.items():
+        finding = found[f"model goes/{name}"]
+        assert finding.ok is ok, finding
+        assert words in finding.message
+        assert ("prefill = false" in finding.fix) is (ok is not True)
 
 
 def test_the_default_model_has_to_be_served(settings, upstream):

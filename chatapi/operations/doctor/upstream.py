@@ -29,6 +29,7 @@ from ...settings import ROUTER_URL
 from . import reaching
 from .findings import AGENT, CREDIT, DOCTOR, TOKEN, Finding, Progress, setting
 from .machine import clock
+from .prefill import continues
 
 MODEL_S = 20.0  # for one model to say one token
 SIDE_BY_SIDE = 8
@@ -178,10 +179,27 @@ class Upstream:
 
     def _answering(self, id: str, name: str) -> Finding:
         card = self._catalogue.cards.get(id)
+        if card is not None and card.prefill and card.is_chat and not card.serve_as:
+            return self._continuing(id, name)
         if card is None or not card.shutdown_date or card.serve_as:
             return Finding(name, True, _("answers"))
         message = _("answers, until {day}", day=card.shutdown_date)
         return Finding(name, None, message, self._in_the_catalogue(id, self._successors(id)))
+
+    def _continuing(self, id: str, name: str) -> Finding:
+        found = continues(self._engine, id, MODEL_S)
+        if found is True:
+            return Finding(name, True, _("answers, and goes on from a given beginning"))
+        lines = ("prefill = false", "# " + _("or the fields by which its server is told to go on: prefill_with = {…}"))
+        fix = self._in_the_catalogue(id, lines)
+        if isinstance(found, ChatError):
+            said = f"{found.code}: {found.message}"
+            message = _("answers, but not where the beginning of its answer is given ({error})", error=said)
+            return Finding(name, False if isinstance(found, UpstreamRejected) else None, message, fix)
+        if found is False:
+            message = _("begins anew where it is given a beginning: a rescued stream would be two answers in one")
+            return Finding(name, False, message, fix)
+        return Finding(name, None, _("answers; whether it goes on from a given beginning could not be told"), fix)
 
     def _mend(self, id: str, error: ChatError) -> str:
         """The lines of the catalogue, or the setting."""
