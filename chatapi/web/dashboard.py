@@ -32,7 +32,7 @@ NEAR = 0.8  # of a limit: somebody will soon be refused
 @layout.in_readers_language
 def dashboard() -> Response:
     """The dashboard."""
-    return layout.page("dashboard.html")
+    return layout.page("dashboard.html", ("vendor/uplot/uPlot.min.css", "css/dashboard.css"))
 
 
 @blueprint.get("/dashboard/data/<chart>")

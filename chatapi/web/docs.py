@@ -70,7 +70,7 @@ def docs() -> Response:
         for path, methods in found["paths"].items()
         for method, operation in methods.items()
     ]
-    return layout.page("docs.html", operations=operations, errors=error_classes(), guides=_guides())
+    return layout.page("docs.html", ("css/docs.css",), operations=operations, errors=error_classes(), guides=_guides())
 
 
 @blueprint.get("/docs/<name>")
@@ -80,7 +80,14 @@ def guide(name: str) -> Response:
     guides = dict(_guides())
     if name not in guides:
         raise NotFound(_("There is no guide of that name. There are: {names}.", names=", ".join(guides)))
-    return layout.page("guide.html", title=guides[name], name=name, text=_rendered(name, current()), guides=_guides())
+    return layout.page(
+        "guide.html",
+        ("css/docs.css",),
+        title=guides[name],
+        name=name,
+        text=_rendered(name, current()),
+        guides=_guides(),
+    )
 
 
 @blueprint.app_template_filter("code")

@@ -59,6 +59,7 @@ def playground() -> Response:
     embedded = components().engine.catalogue.embedded
     return layout.page(
         "playground.html",
+        ("css/playground.css",),
         scripts=SCRIPTS,
         embedded=embedded.id if embedded else None,
         is_smallest=components().settings.embedded_model is None,

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import re
 import tomllib
+from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,8 +105,8 @@ def test_the_routes_answer_in_the_language_of_their_caller_whatever_a_page_was_r
     assert refused.headers["Content-Language"] == "en"
 
 
-@pytest.mark.parametrize("path", ["/", "/docs"])
-def test_a_page_has_its_policy_and_nothing_inline(settings, path):
+@pytest.mark.parametrize("path", ["/", "/docs", "/docs/errors", "/dashboard"])
+def test_a_page_has_its_policy_and_nothing_inline_but_the_style_that_the_policy_names(settings, path):
     app = create_app(replace(settings, cors_origins=frozenset({"https://a.example"})))
     page = app.test_client().get(path)
     policy = page.headers["Content-Security-Policy"]
@@ -115,7 +116,18 @@ def test_a_page_has_its_policy_and_nothing_inline(settings, path):
     assert "Accept-Language" in page.headers["Vary"]
     assert not re.search(r"<script(?![^>]*(src=|type=\"application/json\"))", page.text)
     assert not re.search(r"<[^>]*\s(style|on\w+)=", page.text)
-    assert "<style" not in page.text
+    [style] = re.findall(r"<style>(.*?)</style>", page.text, re.S)
+    digest = b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"style-src 'self' 'sha256-{digest}'" in policy
+    assert 'rel="stylesheet"' not in page.text, "nothing is painted before it comes"
+
+
+def test_the_playgrounds_scripts_wait_until_it_is_painted(client):
+    page = client.get("/").text
+    before, later = page.split('<template id="later">')
+    assert re.findall(r"<script[^>]* src=\"[^\"]*/([\w.]+)\"", before) == ["page.js"]
+    assert "modulepreload" not in before and "playground.js" in later
+    assert not re.search(r"^import|\bfetch\(", (layout.FOLDER / "js/page.js").read_text(encoding="utf-8"), re.M)
 
 
 def test_a_small_model_on_this_machine_is_named_and_better_ones_too(settings):

@@ -15,7 +15,7 @@ export class Composer {
     this.thumbs = at("images");
     this.say = say;
     this.images = [];
-    this.input.value = sessionStorage.getItem(DRAFT) ?? "";
+    this.input.value ||= sessionStorage.getItem(DRAFT) ?? ""; // somebody may have begun to write
     at("composer").addEventListener("submit", (event) => {
       event.preventDefault();
       const given = { text: this.input.value, images: this.images };

@@ -1,7 +1,7 @@
 // What every page has: the language switch, and light or dark. Both are cookies, so that the server writes the page so.
+// It imports nothing: until it has run, nothing else is fetched beside the page.
 
-import { at } from "./dom.js";
-
+const at = (id) => document.getElementById(id);
 const YEAR_S = 31_536_000;
 
 function remember(name, value) {
@@ -19,3 +19,7 @@ at("theme").addEventListener("click", () => {
   root.dataset.theme = dark ? "light" : "dark";
   remember("theme", root.dataset.theme);
 });
+
+// The scripts of a page come last, and are fetched once it has been read: so it is painted before they are there.
+const later = at("later");
+if (later) document.body.append(later.content);
