@@ -1,116 +1,234 @@
 """What the dashboard shows of the ledger, at the same small cost whatever its size.
 
-A span is cut into steps. Of each step so many rows are read, from its beginning: where that is not all of them, what
-they show is scaled to the step, and the answer says that it is sampled. Ids of calls are times, so that a step is a
-range of the primary key.
+A span is cut into steps. Where it has more calls than MAX_ROWS, each step is cut into slices and so many rows are read
+from the beginning of each: they stand for the slice, and the answer says that it is sampled. How many calls a day had
+is known, so that what was read at a busy moment, or at a calm one, is weighed by it. Ids of calls are times, so that a
+slice is a range of the primary key.
 """
 
+import calendar
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from .statements import Row, Tx
-from .tables import call_id, calls
+from .statements import Often, Tx, used_by_day
+from .tables import call_id, calls, day_of
 
 STEPS = 60
-MAX_ROWS = 60_000  # in all steps together: a tenth of a second
+SLICES = 240  # in all steps together: those of a week lie at many hours, and not all at midnight
+MAX_ROWS = 12_000  # likewise: some hundredths of a second
+DAY_S = 86_400
 NICE_S = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600, 7 * 24 * 3600, 30 * 24 * 3600)
-_COLUMNS = (
-    calls.c.started_at,
-    calls.c.key_id,
-    calls.c.model,
-    calls.c.served,
-    calls.c.code,
-    calls.c.ending,
-    calls.c.prompt_tokens,
-    calls.c.completion_tokens,
-    calls.c.first_token_ms,
-    calls.c.total_ms,
+SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+
+
+class Row(NamedTuple):
+    """A call, as far as charts tell of it."""
+
+    started_at: float
+    key_id: str | None
+    model: str | None
+    served: str | None
+    code: str | None
+    ending: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    first_token_ms: float | None
+    total_ms: float | None
+
+
+_range = Often(
+    lambda insert: (
+        sa.select(*(calls.c[name] for name in Row._fields))
+        .where(calls.c.id >= sa.bindparam("low"), calls.c.id < sa.bindparam("high"))
+        .order_by(calls.c.id)
+        .limit(sa.bindparam("most"))
+        .offset(sa.literal_column("0"))  # else a parameter of SQLAlchemy's own
+    )
 )
-_STEP = (
-    sa.select(*_COLUMNS)
-    .where(calls.c.id >= sa.bindparam("low"), calls.c.id < sa.bindparam("high"))
-    .order_by(calls.c.id)
-    .limit(sa.bindparam("most"))
+_beyond = Often(
+    lambda insert: (
+        sa.select(calls.c.id)
+        .where(calls.c.id >= sa.bindparam("low"), calls.c.id < sa.bindparam("high"))
+        .order_by(calls.c.id)
+        .offset(sa.bindparam("most"))
+        .limit(sa.literal_column("1"))
+    )
 )
 
 
 @dataclass(slots=True)
 class Step:
-    """The calls that began in one step. Counts are scaled by `scale` where not all were read."""
+    """The calls that began in one step, in figures; of tokens the sums, of times the percentiles by SHARES' names."""
 
-    at: float
-    scale: float = 1.0
-    rows: list[Row] = field(default_factory=list)
-
-    def count(self, rows: Iterable[Row]) -> int:
-        """So many calls, all of them reckoned."""
-        return round(sum(1 for _ in rows) * self.scale)
-
-    def total(self, name: str) -> int:
-        """The sum of a column."""
-        return round(sum(row[name] or 0 for row in self.rows) * self.scale)
-
-    def percentile(self, name: str, share: float) -> float | None:
-        """Of a column, None where no row has it."""
-        values = sorted(row[name] for row in self.rows if row[name] is not None)
-        return values[min(len(values) - 1, math.ceil(share * len(values)) - 1)] if values else None
+    completed: int = 0
+    others: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    first_token_ms: dict[str, float | None] = field(default_factory=dict)
+    total_ms: dict[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Span:
-    """The calls from `since` to `until`, in steps of `step_s` seconds."""
+    """The calls from one moment to another, in steps of `step_s` seconds that begin at `at`; and codes of errors."""
 
     step_s: float
+    at: list[float]
     steps: list[Step]
+    errors: Counter[str]
     sampled: bool
 
-    def errors(self) -> list[dict[str, Any]]:
-        """Error codes and how often each was answered, the most frequent first."""
-        found: Counter[str] = Counter()
-        for step in self.steps:
-            counts = Counter(row["code"] for row in step.rows if row["code"])
-            found.update({code: round(count * step.scale) for code, count in counts.items()})
-        return [{"code": code, "count": count} for code, count in found.most_common()]
+
+Weighed = tuple[Row, float]  # a call, and for how many it stands
 
 
 def span(tx: Tx, since: float, until: float, key_id: str | None = None, model: str | None = None) -> Span:
     """The calls that began from `since` to `until` (Unix seconds), of one key and one model if these are given."""
     step_s = next((nice for nice in NICE_S if (until - since) / nice <= STEPS), (until - since) / STEPS)
     first = math.floor(since / step_s) * step_s
-    places = [first + step_s * n for n in range(max(1, math.ceil((until - first) / step_s)))]
-    most = MAX_ROWS // len(places)
-    found, sampled = [], False
-    for at in places:
-        begin, end = max(at, since), min(at + step_s, until)
-        given = {"low": call_id(begin, 0), "high": call_id(end, 0), "most": most}
-        rows: list[Row] = [row._asdict() for row in tx.execute(_STEP, given)]
-        step = Step(at, _scale(rows, most, begin, min(end, time.time())))
-        sampled |= step.scale > 1.0
-        step.rows = [row for row in rows if _is_wanted(row, key_id, model)]
-        found.append(step)
-    return Span(step_s, found, sampled)
+    at = [first + step_s * n for n in range(max(1, math.ceil((until - first) / step_s)))]
+    whole = _ids(since, until)
+    sampled = _beyond(tx, {**whole, "most": MAX_ROWS}).fetchone() is not None
+    slices = max(1, SLICES // len(at)) if sampled else 1
+    found: list[list[Weighed]] = [[] for _ in at]
+    for place, begin in enumerate(at):
+        for low, high in _slices(max(begin, since), min(begin + step_s, until), slices):
+            found[place] += _weighed(tx, low, high, MAX_ROWS // (len(at) * slices) if sampled else MAX_ROWS)
+    wanted = [[(row, weight) for row, weight in rows if _is_wanted(row, key_id, model)] for rows in found]
+    if not sampled:
+        return Span(step_s, at, [_step(rows) for rows in wanted], _errors(wanted), sampled)
+    known = _known(tx, since, until, key_id, model, max(step_s, DAY_S))
+    weighed = _calibrated(wanted, at, known, max(step_s, DAY_S))
+    steps = [_step(rows) for rows in weighed]
+    if step_s >= DAY_S:
+        for begin, step in zip(at, steps, strict=True):
+            _tell(step, known.get((begin, True), _NOTHING), known.get((begin, False), _NOTHING))
+    return Span(step_s, at, steps, _errors(weighed), sampled)
 
 
-def _scale(rows: list[Row], most: int, begin: float, end: float) -> float:
-    """How many calls of the step each row stands for."""
-    if len(rows) < most:
-        return 1.0
-    seen_s = rows[-1]["started_at"] - begin
-    return max(1.0, (end - begin) / seen_s) if seen_s > 0 else 1.0
+class Amount(NamedTuple):
+    """What is known of some days."""
+
+    calls: float
+    prompt_tokens: float
+    completion_tokens: float
+
+
+_NOTHING = Amount(0.0, 0.0, 0.0)
+Known = dict[tuple[float, bool], Amount]  # (where a period begins, whether the calls were completed) → what they used
+
+
+def _known(tx: Tx, since: float, until: float, key_id: str | None, model: str | None, period_s: float) -> Known:
+    """What the days of each period used; of the first and the last day as much as lies within the span."""
+    found: Known = {}
+    for row in used_by_day(tx, day_of(since), day_of(until), key_id, model):
+        begin = calendar.timegm(time.strptime(row["day"], "%Y-%m-%d"))
+        end = max(begin + 1.0, min(begin + DAY_S, time.time()))
+        share = max(0.0, min(until, end) - max(since, begin)) / (end - begin)
+        of = math.floor(begin / period_s) * period_s, bool(row["completed"])
+        before = found.get(of, _NOTHING)
+        found[of] = Amount(*(have + share * row[name] for have, name in zip(before, Amount._fields, strict=True)))
+    return found
+
+
+def _calibrated(steps: list[list[Weighed]], at: list[float], known: Known, period_s: float) -> list[list[Weighed]]:
+    """The calls of each period weighed so that they are as many as are known."""
+    sums: Counter[tuple[float, bool]] = Counter()
+    places = [math.floor(begin / period_s) * period_s for begin in at]
+    for place, rows in zip(places, steps, strict=True):
+        for row, weight in rows:
+            sums[place, row.ending == "completed"] += weight  # type: ignore[assignment]
+    factors = {of: known[of].calls / total if of in known else 1.0 for of, total in sums.items()}
+    return [
+        [(row, weight * factors[place, row.ending == "completed"]) for row, weight in rows]
+        for place, rows in zip(places, steps, strict=True)
+    ]
+
+
+def _tell(step: Step, completed: Amount, others: Amount) -> None:
+    """What is known of a step, rather than reckoned."""
+    step.completed, step.others = round(completed.calls), round(others.calls)
+    step.prompt_tokens = round(completed.prompt_tokens + others.prompt_tokens)
+    step.completion_tokens = round(completed.completion_tokens + others.completion_tokens)
+
+
+def _ids(since: float, until: float) -> dict[str, int]:
+    return {"low": call_id(since, 0), "high": call_id(until, 0)}
+
+
+def _slices(since: float, until: float, count: int) -> Iterator[tuple[float, float]]:
+    width = (until - since) / count
+    return ((since + n * width, since + (n + 1) * width) for n in range(count))
+
+
+def _weighed(tx: Tx, since: float, until: float, most: int) -> list[Weighed]:
+    """Up to `most` rows, each of the same weight: where there may be more, they stand for those behind them too."""
+    rows = [Row._make(values) for values in _range(tx, {**_ids(since, until), "most": most}).fetchall()]
+    weight = 1.0
+    if len(rows) == most:
+        seen_s, whole_s = rows[-1].started_at - since, min(until, time.time()) - since
+        weight = max(1.0, whole_s / seen_s) if seen_s > 0 else 1.0
+    return [(row, weight) for row in rows]
 
 
 def _is_wanted(row: Row, key_id: str | None, model: str | None) -> bool:
-    if key_id is not None and (row["key_id"] or "") != key_id:
+    if key_id is not None and (row.key_id or "") != key_id:
         return False
-    return model is None or (row["served"] or row["model"]) == model
+    return model is None or (row.served or row.model) == model
+
+
+def _step(rows: list[Weighed]) -> Step:
+    completed = sum(weight for row, weight in rows if row.ending == "completed")
+    return Step(
+        round(completed),
+        round(sum(weight for _row, weight in rows) - completed),
+        round(sum((row.prompt_tokens or 0) * weight for row, weight in rows)),
+        round(sum((row.completion_tokens or 0) * weight for row, weight in rows)),
+        _percentiles([(row.first_token_ms, weight) for row, weight in rows if row.first_token_ms is not None]),
+        _percentiles([(row.total_ms, weight) for row, weight in rows if row.total_ms is not None]),
+    )
+
+
+def _percentiles(values: list[tuple[float, float]]) -> dict[str, float | None]:
+    """The least value that no more than such a share of the weight lies above; None where there is no value."""
+    values.sort()
+    wanted = sum(weight for _value, weight in values)
+    found: dict[str, float | None] = dict.fromkeys(SHARES)
+    below, shares = 0.0, iter(SHARES.items())
+    name, share = next(shares)
+    for value, weight in values:
+        below += weight
+        while below >= share * wanted - 1e-9:
+            found[name] = value
+            if (following := next(shares, None)) is None:
+                return found
+            name, share = following
+    return found
+
+
+def _errors(steps: list[list[Weighed]]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for row, weight in (one for rows in steps for one in rows):
+        if row.code:
+            found[row.code] += weight  # type: ignore[assignment]
+    return Counter({code: round(count) for code, count in found.items()})
 
 
 def open_calls(tx: Tx) -> int:
     """How many calls have begun and not ended."""
     return int(tx.execute(sa.select(sa.func.count()).where(calls.c.ending.is_(None))).scalar_one())
+
+
+def used_since(tx: Tx, since: float) -> list[tuple[str, int, int]]:
+    """Of each key with calls since then (Unix seconds): its id, its calls, its tokens."""
+    tokens = sa.func.coalesce(calls.c.prompt_tokens, 0) + sa.func.coalesce(calls.c.completion_tokens, 0)
+    query = sa.select(calls.c.key_id, sa.func.count(), sa.func.sum(tokens)).where(
+        calls.c.id >= call_id(since, 0), calls.c.key_id.is_not(None)
+    )
+    return [(key_id, count, int(total)) for key_id, count, total in tx.execute(query.group_by(calls.c.key_id))]

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from operator import itemgetter
 from typing import Any
 
@@ -26,7 +27,7 @@ def execute(tx: Tx, text: str, values: Row | None = None) -> Any:
     return tx.connection.dbapi_connection.execute(text, values or {})  # type: ignore[union-attr]
 
 
-class _Often:
+class Often:
     """A statement that every call needs: made into SQL once, and run below SQLAlchemy, which took as long again."""
 
     def __init__(self, statement: Callable[[Any], Any]) -> None:
@@ -59,7 +60,7 @@ def get_meta(tx: Tx, name: str) -> str | None:
     return next((row[0] for row in _meta(tx, {"of": name})), None)
 
 
-_meta = _Often(lambda insert: sa.select(meta.c.value).where(meta.c.name == sa.bindparam("of")))
+_meta = Often(lambda insert: sa.select(meta.c.value).where(meta.c.name == sa.bindparam("of")))
 
 
 def put_meta(tx: Tx, name: str, value: str) -> None:
@@ -106,7 +107,7 @@ def use_key(tx: Tx, id: str, at: float) -> None:
     _use_key(tx, {"of": id, "at": at, "before": at - USED_S})
 
 
-_use_key = _Often(
+_use_key = Often(
     lambda insert: (
         keys.update()
         .where(keys.c.id == sa.bindparam("of"))
@@ -121,7 +122,7 @@ def get_limits(tx: Tx, subject: str) -> str | None:
     return next((row[0] for row in _limits(tx, {"of": subject})), None)
 
 
-_limits = _Often(lambda insert: sa.select(limits.c.state).where(limits.c.subject == sa.bindparam("of")))
+_limits = Often(lambda insert: sa.select(limits.c.state).where(limits.c.subject == sa.bindparam("of")))
 
 
 def put_limits(tx: Tx, subject: str, state: str, expires_at: float) -> None:
@@ -135,7 +136,7 @@ def _put(insert: Any, table: sa.Table, primary: Sequence[str], replace: Callable
     return new.on_conflict_do_update(index_elements=primary, set_=others)
 
 
-_put_limits = _Often(lambda insert: _put(insert, limits, ["subject"], lambda name, new: new))
+_put_limits = Often(lambda insert: _put(insert, limits, ["subject"], lambda name, new: new))
 
 
 def limits_with(tx: Tx, key_id: str | None, call: str) -> list[tuple[str, str, float]]:
@@ -237,7 +238,7 @@ def close_call(tx: Tx, row: Row) -> bool:
     return True
 
 
-_insert_if_new = _Often(lambda insert: insert(calls).on_conflict_do_nothing())
+_insert_if_new = Often(lambda insert: insert(calls).on_conflict_do_nothing())
 
 
 def _at_its_end(row: Row) -> Row:
@@ -257,7 +258,7 @@ ENDED = (  # what is known of a call at its end
     "first_token_ms",
     "total_ms",
 )
-_end_call = _Often(
+_end_call = Often(
     lambda insert: (
         calls.update()
         .where(calls.c.id == sa.bindparam("of"), calls.c.ending.is_(None))
@@ -293,7 +294,7 @@ def _count(tx: Tx, ended: Iterable[tuple[Any, ...]]) -> None:
 
 
 _PRIMARY = ["day", "key_id", "model", "ending"]
-_sum_up = _Often(lambda insert: _put(insert, usage, _PRIMARY, lambda name, new: usage.c[name] + new))
+_sum_up = Often(lambda insert: _put(insert, usage, _PRIMARY, lambda name, new: usage.c[name] + new))
 
 
 def used(tx: Tx, since: str | None = None, until: str | None = None, key_id: str | None = None) -> list[Row]:
@@ -309,12 +310,50 @@ def used(tx: Tx, since: str | None = None, until: str | None = None, key_id: str
     return _rows(tx.execute(query.order_by(*order)))
 
 
+def used_by(
+    tx: Tx, name: str, since: str, until: str, key_id: str | None = None, model: str | None = None
+) -> list[Row]:
+    """What was used from day to day, both included, added up by the column `name`, the most called first.
+
+    Added up by the database: of a year there may be a million rows.
+    """
+    of = usage.c[name]
+    sums = [sa.func.sum(usage.c[it]).label(it) for it in ("calls", "prompt_tokens", "completion_tokens")]
+    query = sa.select(of, *sums).where(usage.c.day >= since, usage.c.day <= until)
+    if key_id is not None:
+        query = query.where(usage.c.key_id == key_id)
+    if model is not None:
+        query = query.where(usage.c.model == model)
+    found = query.group_by(of).subquery()
+    chosen = sa.select(found)
+    if name == "key_id":
+        chosen = sa.select(found, keys.c.name.label("key_name")).outerjoin(keys, keys.c.id == found.c.key_id)
+    return _ints(tx.execute(chosen.order_by(found.c.calls.desc(), found.c[name])))
+
+
+def used_by_day(tx: Tx, since: str, until: str, key_id: str | None = None, model: str | None = None) -> list[Row]:
+    """What was used from day to day, both included: for each day, of calls that were `completed` and of all others."""
+    completed = (usage.c.ending == "completed").label("completed")
+    sums = [sa.func.sum(usage.c[it]).label(it) for it in ("calls", "prompt_tokens", "completion_tokens")]
+    query = sa.select(usage.c.day, completed, *sums).where(usage.c.day >= since, usage.c.day <= until)
+    if key_id is not None:
+        query = query.where(usage.c.key_id == key_id)
+    if model is not None:
+        query = query.where(usage.c.model == model)
+    return _ints(tx.execute(query.group_by(usage.c.day, completed)))
+
+
+def _ints(found: sa.CursorResult[Any]) -> list[Row]:
+    """Rows whose sums are plain integers: PostgreSQL's are decimals."""
+    return [{name: int(it) if isinstance(it, Decimal) else it for name, it in row.items()} for row in _rows(found)]
+
+
 def tokens_used(tx: Tx, key_id: str, since: str) -> int:
     """Tokens of the calls of a key that began on day `since` or later, and have ended."""
     return int(next(iter(_tokens_used(tx, {"of": key_id, "since": since})))[0])
 
 
-_tokens_used = _Often(
+_tokens_used = Often(
     lambda insert: sa.select(
         sa.func.coalesce(sa.func.sum(usage.c.prompt_tokens + usage.c.completion_tokens), sa.literal_column("0"))
     ).where(usage.c.key_id == sa.bindparam("of"), usage.c.day >= sa.bindparam("since"))
@@ -326,7 +365,7 @@ def get_folded(tx: Tx, journal: str) -> int:
     return next((row[0] for row in _folded(tx, {"of": journal})), 0)
 
 
-_folded = _Often(lambda insert: sa.select(journals.c.folded).where(journals.c.name == sa.bindparam("of")))
+_folded = Often(lambda insert: sa.select(journals.c.folded).where(journals.c.name == sa.bindparam("of")))
 
 
 def put_folded(tx: Tx, journal: str, size: int) -> None:
@@ -334,7 +373,7 @@ def put_folded(tx: Tx, journal: str, size: int) -> None:
     _put_folded(tx, {"name": journal, "folded": size})
 
 
-_put_folded = _Often(lambda insert: _put(insert, journals, ["name"], lambda name, new: new))
+_put_folded = Often(lambda insert: _put(insert, journals, ["name"], lambda name, new: new))
 
 
 def drop_journals(tx: Tx, exists: Callable[[str], bool]) -> None:

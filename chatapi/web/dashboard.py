@@ -4,14 +4,16 @@ import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from flask import Blueprint, Response, g, request
 
 from ..accounting import charts, statements
 from ..accounting.access import is_local
 from ..accounting.charts import Span
-from ..accounting.ledger import report
+from ..accounting.store import Store
 from ..accounting.tables import day_of
 from ..chat import Json
 from ..errors import AdminRequired, BadRequest, MissingApiKey, NotFound
@@ -25,6 +27,7 @@ blueprint = Blueprint("dashboard", __name__)
 
 DAY_S = 86_400
 MAX_SPAN_S = 10 * 366 * DAY_S
+KEPT_S = 1.0  # charts of one moment are drawn from what was read once
 NEAR = 0.8  # of a limit: somebody will soon be refused
 
 
@@ -75,51 +78,62 @@ def _moment(name: str, default: float) -> float:
 # --- charts: each of (since, until, key, model)
 
 
-def _span(since: float, until: float, key: str | None, model: str | None) -> Span:
-    return components().store.read(lambda tx: charts.span(tx, since, until, key, model))
+_Asked = tuple[float, float, str | None, str | None]
+_last: WeakKeyDictionary[Store, tuple[float, _Asked, Span]] = WeakKeyDictionary()
+
+
+def _span(*asked: *_Asked) -> Span:
+    """What the page asks for in five charts at once is read once."""
+    store = components().store
+    kept = _last.get(store)
+    if kept is None or kept[1] != asked or time.monotonic() - kept[0] > KEPT_S:
+        span = store.read(lambda tx: charts.span(tx, *asked))
+        kept = _last[store] = time.monotonic(), asked, span
+    return kept[2]
 
 
 def _series(span: Span, **lines: list[Any]) -> Json:
-    return {"step_s": span.step_s, "sampled": span.sampled, "at": [step.at for step in span.steps], "lines": lines}
+    return {"step_s": span.step_s, "sampled": span.sampled, "at": span.at, "lines": lines}
 
 
 def _calls(since: float, until: float, key: str | None, model: str | None) -> Json:
     span = _span(since, until, key, model)
-    good = [step.count(row for row in step.rows if row["ending"] == "completed") for step in span.steps]
-    every = [step.count(step.rows) for step in span.steps]
-    return _series(span, completed=good, others=[all - one for all, one in zip(every, good, strict=True)])
+    completed, others = [step.completed for step in span.steps], [step.others for step in span.steps]
+    return _series(span, completed=completed, others=others)
 
 
 def _tokens(since: float, until: float, key: str | None, model: str | None) -> Json:
     span = _span(since, until, key, model)
-    prompt = [step.total("prompt_tokens") for step in span.steps]
-    return _series(span, prompt=prompt, completion=[step.total("completion_tokens") for step in span.steps])
+    prompt = [step.prompt_tokens for step in span.steps]
+    return _series(span, prompt=prompt, completion=[step.completion_tokens for step in span.steps])
 
 
-def _times(name: str) -> Callable[[float, float, str | None, str | None], Json]:
-    def chart(since: float, until: float, key: str | None, model: str | None) -> Json:
-        span = _span(since, until, key, model)
-        shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
-        lines = {word: [step.percentile(name, share) for step in span.steps] for word, share in shares.items()}
-        return _series(span, **lines)
+def _first_token(since: float, until: float, key: str | None, model: str | None) -> Json:
+    span = _span(since, until, key, model)
+    return _series(span, **{name: [step.first_token_ms[name] for step in span.steps] for name in charts.SHARES})
 
-    return chart
+
+def _total_time(since: float, until: float, key: str | None, model: str | None) -> Json:
+    span = _span(since, until, key, model)
+    return _series(span, **{name: [step.total_ms[name] for step in span.steps] for name in charts.SHARES})
 
 
 def _errors(since: float, until: float, key: str | None, model: str | None) -> Json:
     span = _span(since, until, key, model)
-    return {"sampled": span.sampled, "rows": span.errors()}
+    rows = [{"code": code, "count": count} for code, count in span.errors.most_common()]
+    return {"sampled": span.sampled, "rows": rows}
 
 
-def _by(what: str) -> Callable[[float, float, str | None, str | None], Json]:
-    def table(since: float, until: float, key: str | None, model: str | None) -> Json:
-        days = day_of(since), day_of(until)
-        rows = components().store.read(lambda tx: statements.used(tx, *days, key))
-        chosen = [row for row in rows if model is None or row["model"] == model]
-        found = sorted(report(chosen, (what,)), key=lambda row: -row["calls"])
-        return {"from": days[0], "to": days[1], "rows": found}
+def _keys(since: float, until: float, key: str | None, model: str | None) -> Json:
+    days = day_of(since), day_of(until)
+    rows = components().store.read(lambda tx: statements.used_by(tx, "key_id", *days, key, model))
+    return {"from": days[0], "to": days[1], "rows": [{**row, "key_id": row["key_id"] or None} for row in rows]}
 
-    return table
+
+def _models(since: float, until: float, key: str | None, model: str | None) -> Json:
+    days = day_of(since), day_of(until)
+    rows = components().store.read(lambda tx: statements.used_by(tx, "model", *days, key, model))
+    return {"from": days[0], "to": days[1], "rows": [{**row, "model": row["model"] or None} for row in rows]}
 
 
 def _state(since: float, until: float, key: str | None, model: str | None) -> Json:
@@ -151,14 +165,13 @@ def _near_their_limits() -> list[Json]:
     limited = {row["id"]: row for row in parts.keys.list() if not row["revoked_at"] and any(row["limits"].values())}
     if not limited:
         return []
-    minute = _span(now - 60, now, None, None)
+    read = components().store.read
     used: dict[tuple[str, str], int] = {}
-    for step in minute.steps:
-        for row in step.rows:
-            _add(used, row["key_id"] or "", rpm=1, tpm=(row["prompt_tokens"] or 0) + (row["completion_tokens"] or 0))
-    for row in parts.store.read(lambda tx: statements.used(tx, today[:8] + "01", today)):
-        tokens = row["prompt_tokens"] + row["completion_tokens"]
-        _add(used, row["key_id"], tpmonth=tokens, tpd=tokens if row["day"] == today else 0)
+    for key_id, count, tokens in read(lambda tx: charts.used_since(tx, now - 60)):
+        used |= {(key_id, "rpm"): count, (key_id, "tpm"): tokens}
+    for name, first in (("tpd", today), ("tpmonth", today[:8] + "01")):
+        for row in read(partial(statements.used_by, name="key_id", since=first, until=today)):
+            used[row["key_id"], name] = row["prompt_tokens"] + row["completion_tokens"]
     found = []
     for (key_id, name), amount in used.items():
         limit = limited[key_id]["limits"].get(name) if key_id in limited else None
@@ -168,18 +181,13 @@ def _near_their_limits() -> list[Json]:
     return sorted(found, key=lambda one: -one["used"] / one["of"])
 
 
-def _add(used: dict[tuple[str, str], int], key_id: str, **amounts: int) -> None:
-    for name, amount in amounts.items():
-        used[key_id, name] = used.get((key_id, name), 0) + amount
-
-
 CHARTS: dict[str, Callable[[float, float, str | None, str | None], Json]] = {
     "calls": _calls,
     "tokens": _tokens,
-    "first-token": _times("first_token_ms"),
-    "total-time": _times("total_ms"),
+    "first-token": _first_token,
+    "total-time": _total_time,
     "errors": _errors,
-    "keys": _by("key"),
-    "models": _by("model"),
+    "keys": _keys,
+    "models": _models,
     "state": _state,
 }

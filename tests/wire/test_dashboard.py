@@ -1,15 +1,15 @@
 """The dashboard's data: who may see them, what they say, and what they cost at any size of the ledger."""
 
-import sqlite3
 import time
-from contextlib import closing
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from chatapi import create_app
-from chatapi.accounting.charts import MAX_ROWS, span
-from chatapi.accounting.tables import call_id
+from chatapi.accounting import statements
+from chatapi.accounting.charts import span
+from chatapi.accounting.tables import call_id, calls
 from chatapi.caller import NO_LIMITS
 
 ASK = {"model": "test/ok", "messages": [{"role": "user", "content": "hi"}]}
@@ -79,25 +79,57 @@ def test_a_call_shows_at_once(client, upstream):
     assert sum(map(sum, none.values())) == 0
 
 
-def test_a_large_ledger_is_sampled_and_reckoned(app, tmp_path, settings):
-    """Two hundred calls a second for ten minutes: read in part, told whole."""
-    url = f"sqlite:///{tmp_path}/large.db"
-    store = create_app(replace(settings, database_url=url)).extensions["chatapi"].store
-    store.check()
-    now, number = time.time(), 120_000
-    begin = now - 600
-    rows = (
-        (call_id(begin + n / 200, n % 4096), f"r{n}", begin + n / 200, "k", "openai", "/v1/chat/completions", "m", "m")
-        for n in range(number)
-    )
-    with closing(sqlite3.connect(tmp_path / "large.db")) as database, database:
-        database.executemany(
-            "INSERT INTO calls (id, request_id, started_at, key_id, dialect, route, model, served, stream, attempts, "
-            "ending, owner, until) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, 1, 'completed', '', 0)",
-            rows,
-        )
-    found = store.read(lambda tx: span(tx, begin, now))
-    assert found.sampled
-    assert sum(len(step.rows) for step in found.steps) <= MAX_ROWS
-    told = sum(step.count(step.rows) for step in found.steps)
-    assert told == pytest.approx(number, rel=0.02)
+@pytest.fixture
+def large(tmp_path, settings):
+    """A ledger of the last eight days in which each midnight has a burst: 2,000 calls within two seconds."""
+    store = create_app(replace(settings, database_url=f"sqlite:///{tmp_path}/large.db")).extensions["chatapi"].store
+    now = time.time()
+    midnight = now // 86_400 * 86_400
+    bursts = [midnight - day * 86_400 + n / 1000 for day in range(1, 8) for n in range(2000)]
+    steady = [now - 8 * 86_400 * (n + 0.5) / 20_000 for n in range(20_000)]
+    rows = [_row(n, at) for n, at in enumerate([*bursts, *steady])]
+    for first in range(0, len(rows), 5000):
+        store.write(partial(statements.record, rows=rows[first : first + 5000]))
+    return store, now, [row["started_at"] for row in rows]
+
+
+def _row(number, at):
+    row = dict.fromkeys(calls.columns.keys())
+    given = {
+        "request_id": f"r{number}",
+        "started_at": at,
+        "key_id": f"k{number % 7}",
+        "dialect": "openai",
+        "model": "m",
+    }
+    given |= {
+        "id": call_id(at, number % 4096),
+        "route": "/",
+        "served": "m",
+        "stream": False,
+        "attempts": 1,
+        "owner": "",
+    }
+    failed = number % 10 == 0
+    given |= {"ending": "refused" if failed else "completed", "code": "rate_limited" if failed else None, "until": 0.0}
+    return row | given | {"prompt_tokens": 3, "completion_tokens": 7, "total_ms": float(number % 100)}
+
+
+@pytest.mark.parametrize("days", [1, 7])
+def test_a_large_ledger_is_sampled_and_its_days_are_told_as_they_were(large, days):
+    store, now, times = large
+    found = store.read(lambda tx: span(tx, now - days * 86_400, now))
+    assert found.sampled == (days > 1)
+    told = sum(step.completed + step.others for step in found.steps)
+    assert told == pytest.approx(sum(at >= now - days * 86_400 for at in times), rel=0.05)
+    assert found.errors["rate_limited"] == pytest.approx(told / 10, rel=0.1)
+    tokens = sum(step.prompt_tokens + step.completion_tokens for step in found.steps)
+    assert tokens == pytest.approx(10 * told, rel=0.01)
+    assert [step.total_ms["p50"] for step in found.steps if step.total_ms["p50"]]
+
+
+def test_a_month_of_one_key_is_told_as_the_days_have_it(large):
+    store, now, times = large
+    found = store.read(lambda tx: span(tx, now - 60 * 86_400, now, "k3"))
+    assert found.step_s == 86_400
+    assert sum(step.completed + step.others for step in found.steps) == pytest.approx(len(times) / 7, rel=0.01)
