@@ -11,6 +11,7 @@ from ..chat import ChatJob
 from ..schemas.strict_json import dumps
 from .request import components
 
+AT_ONCE = 65_536  # bytes that a socket takes whether their reader reads or not
 MAX_NAMED = 50  # fields in X-Ignored-Fields
 EXPOSED = (
     "X-Request-Id, X-Requested-Model, X-Usage-Source, X-Ignored-Fields, Retry-After, Deprecation, Sunset, Link, "
@@ -33,6 +34,7 @@ class Answer(Response):
 
     default_mimetype = "application/json"
     told: Sequence[tuple[str, str]] = ()
+    is_large = False  # more than a socket takes at once
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
         """WSGI's."""
@@ -40,9 +42,38 @@ class Answer(Response):
         return self.response
 
 
+class _Written:
+    """A large answer, piece by piece: its call has a place in its caller's limits until the last piece is to leave."""
+
+    def __init__(self, call: Call, body: bytes) -> None:
+        self._call = call
+        self._body = body
+        self._at = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        piece = self._body[self._at : self._at + AT_ONCE]
+        if not piece:
+            raise StopIteration
+        self._at += AT_ONCE
+        if self._at >= len(self._body):  # who has read all of it finds its call in the ledger
+            self._call.end()
+        return piece
+
+    def close(self) -> None:
+        """It is written, or nobody reads it."""
+        self._call.end("client_left")
+
+
 def json_response(body: Any, status: int = 200) -> Response:
     """`body` as JSON."""
-    return Answer(dumps(body), status)
+    data = dumps(body)
+    answer = Answer(data, status)
+    if len(data) > AT_ONCE:
+        answer.is_large = True
+    return answer
 
 
 def name_differences(response: Response, job: ChatJob, model: str, ignored: tuple[str, ...]) -> None:
@@ -63,7 +94,11 @@ def complete(response: Response) -> Response:
     call: Call = g.call
     call.status = response.status_code
     call.gateway_ms = round(call.elapsed_ms() - call.upstream_ms, 1)
-    if not response.direct_passthrough:  # a stream ends its call itself
+    if response.direct_passthrough:
+        pass  # a stream ends its call itself
+    elif call.observers and isinstance(response, Answer) and response.is_large:
+        response.response = _Written(call, response.get_data())
+    else:
         call.end()
     told = [("X-Request-Id", call.request_id), ("X-Content-Type-Options", "nosniff")]
     if "Cache-Control" not in response.headers:

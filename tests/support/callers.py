@@ -2,6 +2,7 @@
 
 import json
 import socket
+from contextlib import suppress
 from typing import NamedTuple
 
 from support.dialects import asking
@@ -42,13 +43,23 @@ def choices(told):
 class Caller:
     """One request on a socket of its own, read as it comes."""
 
-    def __init__(self, gateway, route, model, *, stream=True, receive_buffer=None, **fields):
+    def __init__(self, gateway, route, model, *, stream=True, receive_buffer=None, key=None, **fields):
+        self._begin(gateway, http_request(route, asking(route, model, stream=stream, **fields), key), receive_buffer)
+
+    @classmethod
+    def raw(cls, gateway, request):
+        """One that sends these bytes."""
+        caller = cls.__new__(cls)
+        caller._begin(gateway, request)
+        return caller
+
+    def _begin(self, gateway, request, receive_buffer=None):
         self.sock = socket.socket()
         if receive_buffer:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sock.settimeout(10)
         self.sock.connect(("127.0.0.1", gateway.port))
-        self.sock.sendall(http_request(route, asking(route, model, stream=stream, **fields)))
+        self.sock.sendall(request)
         self.received = bytearray()
 
     def __enter__(self):
@@ -66,6 +77,13 @@ class Caller:
             assert data, f"the answer ended without {marker!r}: {self.received[-500:]!r}"
             self.received += data
 
+    def first_line(self, within_s):
+        """The status line; nothing where none comes."""
+        self.sock.settimeout(within_s)
+        with suppress(TimeoutError):
+            self.read_until(b"\r\n")
+        return bytes(self.received).partition(b"\r\n")[0]
+
     def body(self):
         """The whole body, read to the end of its chunks."""
         self.read_until(b"\r\n0\r\n\r\n")
@@ -78,9 +96,10 @@ class Caller:
         self.sock.close()
 
 
-def http_request(route, body):
+def http_request(route, body, key=None):
     data = json.dumps(body).encode()
     head = f"POST {route} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    head += f"Authorization: Bearer {key}\r\n" if key else ""
     return f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data
 
 

@@ -396,6 +396,10 @@ def test_the_calls_of_a_worker_that_is_killed_are_lost_and_no_others(upstream, e
         assert wait_until(lambda: not running.rows(ending=None))
         assert {row["model"] for row in running.rows(ending="worker_lost")} == set(callers[killed])
         assert {row["model"] for row in running.rows(ending="completed")} == set(callers[goes_on])
+        counted = {ending: len(callers[pid]) for ending, pid in (("worker_lost", killed), ("completed", goes_on))}
+        for ending, calls in counted.items():
+            assert wait_until(lambda of=ending, n=calls: running.metric("chatapi_calls_total", ending=of) == n)
+        assert wait_until(lambda: running.metric("chatapi_open_streams") == 0)
         check_usage(running)
 
 
