@@ -113,6 +113,12 @@ def gateway(gateway_env):
         yield running
 
 
+def pytest_collection_finish():
+    """What is there before the first test stays: `applications_end` need not look through it each time."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     """A failing test shows the log of every gunicorn it used."""

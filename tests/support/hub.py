@@ -147,3 +147,15 @@ def _listing(repo, files):
         for name, content in files.items()
     ]
     return {"_id": "1", "id": repo, "modelId": repo, "sha": COMMIT, "private": False, "tags": [], "siblings": siblings}
+
+
+def put_tokenizer(home, model):
+    """A tokenizer that takes each character for a token, where Hugging Face's tools would have put it."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder = home / "hub" / f"models--{model.replace('/', '--')}" / "snapshots" / "0123abcd"
+    folder.mkdir(parents=True)
+    tokenizer = Tokenizer(models.WordLevel({chr(c): c for c in range(32, 127)} | {"?!": 200}, unk_token="?!"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder / "tokenizer.json"

@@ -4,8 +4,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from support.gateways import serve
-from tokenizers import Tokenizer, models, pre_tokenizers
+from support.hub import put_tokenizer
 
 from chatapi import create_app
 from chatapi.chat import Usage, estimated
@@ -15,16 +14,6 @@ from chatapi.huggingface.tokenizers import MOST_CHARACTERS, Tokenizers
 MESSAGES = [{"role": "user", "content": "one two three"}]
 # Models whose upstream reports nothing, whether streamed, and what a chat template adds to the prompt.
 SILENT = [("test/usage-nowhere", True, 4), ("classic/any", False, 0), ("classic/any", True, 0)]
-
-
-def put_tokenizer(home, model):
-    """A tokenizer that takes each character for a token, where Hugging Face's tools would have put it."""
-    folder = home / "hub" / f"models--{model.replace('/', '--')}" / "snapshots" / "0123abcd"
-    folder.mkdir(parents=True)
-    tokenizer = Tokenizer(models.WordLevel({chr(c): c for c in range(32, 127)} | {"?!": 200}, unk_token="?!"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return folder / "tokenizer.json"
 
 
 def counted(tokenizers, model, usage, seconds=10):
@@ -109,15 +98,3 @@ def test_answer_header_and_ledger_agree(settings, upstream, tmp_path, model, str
     assert f'"prompt_tokens":{rows[-1]["prompt_tokens"]},"completion_tokens":{rows[-1]["completion_tokens"]}' in text
     if not stream:
         assert answer.headers["X-Usage-Source"] == "tokenizer"
-
-
-def test_under_gunicorn_too(upstream, gateway_env, tmp_path):
-    upstream.behave("classic/any", "ok")
-    put_tokenizer(tmp_path, "classic/any")
-    with serve({**gateway_env, "HF_HOME": str(tmp_path)}) as gateway:
-        for _ in range(50):
-            answer = gateway.post("/v1/chat/completions", {"model": "classic/any", "messages": MESSAGES})
-            if answer.headers["X-Usage-Source"] == "tokenizer":
-                break
-    assert answer.headers["X-Usage-Source"] == "tokenizer"
-    assert answer.json()["usage"]["prompt_tokens"] == len("one two three")

@@ -84,7 +84,8 @@ def test_callers_cannot_make_labels(monkeypatch):
     assert len(labels) == metrics.MODELS + 2  # those that answered, and "other" with either ending
 
 
-def test_a_slow_check_holds_up_nobody():
+def test_a_slow_check_holds_up_nobody(monkeypatch):
+    monkeypatch.setattr(health, "PATIENCE_S", 0.2)
     asked, end = [], threading.Event()
 
     def slow():
@@ -97,7 +98,7 @@ def test_a_slow_check_holds_up_nobody():
     assert len(asked) == 1, "nobody asks again while somebody waits"
     assert [look["status"] for look in found] == ["not ready"] * 3
     assert found[0]["parts"]["quick"]["reason"] == "here"
-    assert found[0]["parts"]["slow"]["reason"] == "no answer for 1 s"
+    assert found[0]["parts"]["slow"]["reason"].startswith("no answer for ")
     end.set()
 
 
