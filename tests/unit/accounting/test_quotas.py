@@ -460,3 +460,17 @@ def test_the_tightest_limit_of_a_refused_call_is_the_one_that_refused():
     caller.ask(5)
     assert caller.ask().tightest.name == "concurrency"
     assert Decision(None, (), 0.0, ()).tightest is None
+
+
+@pytest.mark.parametrize(
+    "name, began, ended", [("tpd", "2026-11-22", "2026-11-23"), ("tpmonth", "2026-11-30", "2026-12-01")]
+)
+def test_a_call_counts_in_the_day_and_month_in_which_it_began_alone(name, began, ended):
+    caller = Caller(Limits(**{name: 100}), at(f"{began}T23:59:00"))
+    assert caller.arrive().refused is caller.hold(60).refused is None
+    old = caller.now
+    caller.now = at(f"{ended}T00:01:00")
+    assert caller.arrive().refused is caller.hold(40).refused is None  # the new period is known from here on
+    quotas.settle(caller.cells, 60, 60, caller.now, old)
+    quotas.settle(caller.cells, 40, 40, caller.now, caller.now)
+    assert PERIODS[name].used(caller.cells) == 40

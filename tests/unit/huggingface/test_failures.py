@@ -264,7 +264,7 @@ def test_loading_says_when_to_come_back():
 
 def test_waking_says_when_to_come_back():
     error = judged(REFUSALS["waking"], OWN_CARD)
-    assert error.retry_after_s > 0
+    assert error.retry_after_s == 20
     assert other(503, "", {"Retry-After": "9"}, OWN_CARD, code="SERVICE_UNAVAILABLE").retry_after_s == 9
 
 
@@ -357,6 +357,11 @@ def test_refusals_in_a_wrapping(status, body, code):
     assert (error.code, error.upstream_status) == (code, status)
     assert error.blames_upstream is (code == "upstream_unavailable")
     assert "m" in error.message
+
+
+def test_of_two_failures_of_servers_the_outer_one_counts():
+    assert judged(text_fault(500, json.dumps({"error": {"message": "m", "code": 501}}))).transient
+    assert not judged(text_fault(501, json.dumps({"error": {"message": "m", "code": 500}}))).transient
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,16 @@ def test_head_and_body_leave_together_and_so_do_a_chunk_and_its_frame():
         assert [theirs.recv(65_536) for _ in range(2)] == [b"3\r\ntwo\r\n", b"0\r\n\r\n"]
 
 
+def test_no_more_is_sent_than_the_length_that_was_told():
+    with connected() as (connection, theirs):
+        asked(connection, theirs)
+        connection.start_response("200 OK", [("Content-Length", "5")])
+        for part in (b"who", b"le and more", b"more"):
+            connection.write(part)
+        connection.finish()
+        assert theirs.recv(65_536).endswith(b"\r\n\r\nwhole")
+
+
 @pytest.mark.parametrize(
     "name, value", [("X-A", "b\r\nX-Evil: 1"), ("X-A", "b\nc"), ("X-A\r\nY: z", "b"), ("X-A", "\0")]
 )
