@@ -99,12 +99,7 @@ def fill_in(x: Exchange) -> None:
     return x.send_json(200, chat_whole(x, (), "tool_calls", content=None, tool_calls=[call]))
 
 
-MODELS = {
-    "clients/text": say,
-    "clients/tools": call_then_say,
-    "clients/json": saying(CITY),
-    "clients/typed": fill_in,
-}
+MODELS = {"clients/text": say, "clients/tools": call_then_say, "clients/json": saying(CITY), "clients/typed": fill_in}
 
 
 # --- the guide for them

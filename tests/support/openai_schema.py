@@ -26,12 +26,7 @@ FINISH_REASONS = ["stop", "length", "tool_calls", "content_filter", "function_ca
 def thing(required: Mapping[str, Any], optional: Mapping[str, Any] | None = None, closed: bool = False) -> Schema:
     """An object with these keys; `closed`: and no others."""
     properties = {**required, **(optional or {})}
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(required),
-        "additionalProperties": not closed,
-    }
+    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": not closed}
 
 
 def array(items: Schema, **more: Any) -> Schema:
@@ -69,12 +64,7 @@ MESSAGE = thing(
     {"tool_calls": array(TOOL_CALL, minItems=1), "function_call": FUNCTION},
 )
 CHOICE = thing(
-    {
-        "index": COUNT,
-        "message": MESSAGE,
-        "logprobs": nullable(LOGPROBS),
-        "finish_reason": {"enum": FINISH_REASONS},
-    },
+    {"index": COUNT, "message": MESSAGE, "logprobs": nullable(LOGPROBS), "finish_reason": {"enum": FINISH_REASONS}}
 )
 DELTA = thing(
     {},
@@ -87,12 +77,7 @@ DELTA = thing(
     },
 )
 CHUNK_CHOICE = thing(
-    {
-        "index": COUNT,
-        "delta": DELTA,
-        "logprobs": nullable(LOGPROBS),
-        "finish_reason": {"enum": [*FINISH_REASONS, None]},
-    },
+    {"index": COUNT, "delta": DELTA, "logprobs": nullable(LOGPROBS), "finish_reason": {"enum": [*FINISH_REASONS, None]}}
 )
 
 

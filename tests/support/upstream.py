@@ -388,11 +388,7 @@ def refuse_caller(x: Exchange) -> Fault | None:
     if x.upstream.token is None:
         return None
     token = x.call.headers.get("authorization")
-    slugs = {
-        f"Bearer {x.upstream.token}": None,
-        "Bearer hf_noperm": "no-permission",
-        "Bearer hf_broke": "depleted",
-    }
+    slugs = {f"Bearer {x.upstream.token}": None, "Bearer hf_noperm": "no-permission", "Bearer hf_broke": "depleted"}
     slug = slugs.get(token, "endpoint-401" if x.own else "bad-token" if token else "no-token")
     return ERRORS[slug] if slug else None
 
@@ -674,11 +670,7 @@ def generate_whole(x: Exchange, pieces: Sequence[str], finish: str) -> Any:
 
 def answer_headers(x: Exchange, tokens: int) -> dict[str, str]:
     if x.skin == "chat" and not x.own:
-        return {
-            "x-inference-provider": "together",
-            "x-request-id": "Root=1-66;1",
-            "x-powered-by": "huggingface-moon",
-        }
+        return {"x-inference-provider": "together", "x-request-id": "Root=1-66;1", "x-powered-by": "huggingface-moon"}
     prompt = prompt_text(x)
     headers = {"x-compute-type": "cpu", "x-compute-time": "0.120", "x-compute-characters": str(len(prompt))}
     if x.own:
@@ -741,11 +733,7 @@ OWN, EVERY = CHAT + GENERATE, CHAT + CLASSIC + GENERATE
 
 
 def fault(
-    status: int,
-    error: Any,
-    skins: tuple[str, ...] = EVERY,
-    headers: dict[str, str] | None = None,
-    **beside: Any,
+    status: int, error: Any, skins: tuple[str, ...] = EVERY, headers: dict[str, str] | None = None, **beside: Any
 ) -> Fault:
     """A JSON fault: `error` and whatever stands beside it."""
     return Fault(status, JSON, json.dumps({"error": error, **beside}, ensure_ascii=False), headers or {}, skins)
@@ -1037,15 +1025,7 @@ def null_content(x: Exchange, s: Script) -> list[Any]:
     if x.skin != "chat":
         return s.whole()
     nothing = [chunk(x, {"role": "assistant", "content": None}), chunk(x, {})]
-    return [
-        chat_object(x, "chat.completion.chunk", []),
-        *nothing,
-        *s.tokens,
-        *nothing,
-        *s.closing,
-        *s.usage,
-        *s.done,
-    ]
+    return [chat_object(x, "chat.completion.chunk", []), *nothing, *s.tokens, *nothing, *s.closing, *s.usage, *s.done]
 
 
 def finish_with_text(x: Exchange, s: Script) -> list[Any]:

@@ -326,8 +326,7 @@ def test_embedded_answers_for_every_id_of_the_catalogue(model):
 
 def test_embedded_answers_for_the_operators_ids_too(overlaid):
     catalogue = overlaid(
-        '[models."org/mine"]\ntask = "chat-completion"\n[models."org/old"]\nserve_as = "org/elsewhere"',
-        EMBEDDED,
+        '[models."org/mine"]\ntask = "chat-completion"\n[models."org/old"]\nserve_as = "org/elsewhere"', EMBEDDED
     )
     assert catalogue.find("org/mine") is EMBEDDED
     assert catalogue.find("org/old") is EMBEDDED

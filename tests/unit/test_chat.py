@@ -7,14 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatapi.chat import (
-    ChatJob,
-    Reply,
-    Usage,
-    estimate_tokens,
-    has_image,
-    text_of,
-)
+from chatapi.chat import ChatJob, Reply, Usage, estimate_tokens, has_image, text_of
 
 IMAGE = {"type": "image_url", "image_url": {"url": "https://x.test/a.png"}}
 
@@ -92,13 +85,7 @@ def test_a_message_without_content_has_no_text():
 
 @pytest.mark.parametrize(
     "content, found",
-    [
-        ("image_url", False),
-        (None, False),
-        ([], False),
-        ([{"type": "text", "text": "x"}], False),
-        ([IMAGE], True),
-    ],
+    [("image_url", False), (None, False), ([], False), ([{"type": "text", "text": "x"}], False), ([IMAGE], True)],
 )
 def test_whether_a_message_has_an_image(content, found):
     assert has_image({"role": "user", "content": content}) is found

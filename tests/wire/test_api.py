@@ -466,10 +466,7 @@ def test_head_has_no_body(client):
 
 def test_every_fault_of_a_body_is_named(upstream, client):
     body = {
-        "messages": [
-            {"role": "user", "content": "hi"},
-            {"role": "robot", "content": [{"type": "sound"}]},
-        ],
+        "messages": [{"role": "user", "content": "hi"}, {"role": "robot", "content": [{"type": "sound"}]}],
         "temperature": 9,
         "max_tokens": "5",
         "stream": "yes",

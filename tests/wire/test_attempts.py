@@ -124,16 +124,7 @@ def test_the_gateway_keeps_its_connections(upstream, gateway):
 
 
 # ---------------------------------------------------------------- attempts
-THREE = [
-    "http500",
-    "http502",
-    "http503",
-    "http504",
-    "overloaded",
-    "rate-bare",
-    "err-unknown-error",
-    "err-too-busy",
-]
+THREE = ["http500", "http502", "http503", "http504", "overloaded", "rate-bare", "err-unknown-error", "err-too-busy"]
 THREE += ["reset", "close"]
 ONE = ["redirect", "gated", "gone", "content-filter", "context-length", "err-validation", "err-generation"]
 ONE += ["err-depleted", "err-bad-token", "err-not-found", "err-anonymous-429", "err-tgi-413"]

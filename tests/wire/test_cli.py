@@ -644,11 +644,7 @@ def is_newer(path):
         connection.execute("UPDATE meta SET value = '99' WHERE name = 'schema'")
 
 
-READS = {
-    "show": ("keys", "show", "ID"),
-    "list": ("keys", "list"),
-    "report": ("usage", "report"),
-}
+READS = {"show": ("keys", "show", "ID"), "list": ("keys", "list"), "report": ("usage", "report")}
 WRITES = {
     "create": ("keys", "create", "--name", "a"),
     "rotate": ("keys", "rotate", "ID"),

@@ -89,10 +89,7 @@ PARAMETERS = {
     "`logit_bias`": {"logit_bias": {"42": -100}},
     "`tools`": {"tools": [{"type": "function", "function": FUNCTION}]},
     "`tool_choice`": {"tool_choice": "required", "tools": [{"type": "function", "function": FUNCTION}]},
-    "`parallel_tool_calls`": {
-        "parallel_tool_calls": False,
-        "tools": [{"type": "function", "function": FUNCTION}],
-    },
+    "`parallel_tool_calls`": {"parallel_tool_calls": False, "tools": [{"type": "function", "function": FUNCTION}]},
     "`functions` (deprecated)": {"functions": [FUNCTION]},
     "`function_call` (deprecated)": {"function_call": {"name": "weather"}, "functions": [FUNCTION]},
     "`response_format` json_object": {"response_format": {"type": "json_object"}},
@@ -194,12 +191,7 @@ def takes_messages(client, upstream, kind, fields):
 
 
 # What the gateway does itself, whatever the upstream.
-GATEWAYS_OWN = {
-    "stream": streams,
-    "stream_options": streams,
-    "fallbacks": falls_back,
-    "max_time": ends_in_time,
-}
+GATEWAYS_OWN = {"stream": streams, "stream_options": streams, "fallbacks": falls_back, "max_time": ends_in_time}
 
 
 def app_over(upstream, catalogue, **more):

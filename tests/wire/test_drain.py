@@ -344,31 +344,6 @@ def test_a_worker_told_to_stop_while_it_boots_does_not_end_the_gateway(env, afte
 # ---------------------------------------------------------------- what cannot be saved is told
 
 
-@pytest.mark.parametrize("told", [signal.SIGTERM, signal.SIGHUP], ids=["stop", "reload"])
-def test_streams_that_outlast_the_grace_end_with_an_event(env, told):
-    with (
-        socket_path() as path,
-        serve(env, "-b", f"unix:{path}", "--graceful-timeout", "6") as gateway,
-        front(path) as nginx,
-        Caller(nginx, V1, "drain/endless") as stream,
-        Caller(nginx, NEW, "drain/endless", stream=False) as whole,
-    ):
-        [old] = gateway.workers()
-        stream.read_until(b"tok3")
-        gateway.process.send_signal(told)
-        stream.sock.settimeout(PATIENCE_S)
-        whole.sock.settimeout(PATIENCE_S)
-        stream.read_until(b"\r\n0\r\n\r\n")
-        assert stream.received.count(b"HTTP/1.1 ") == 1
-        ended = take_apart(body_of(stream.received)[1])
-        assert (ended.done, ended.error["code"], ended.error["retryable"]) == (False, "upstream_unavailable", True)
-        whole.read_until(b"}}")
-        assert whole.received.count(b"HTTP/1.1 ") == 1
-        assert b'"code":"upstream_unavailable"' in whole.received
-        assert wait_until(lambda: not psutil.pid_exists(old), PATIENCE_S)
-        assert "Traceback" not in gateway.log_text()
-
-
 def test_a_killed_worker_takes_only_its_own_calls_with_it(env):
     with socket_path() as path, serve(env, "-w", "2", "-b", f"unix:{path}") as gateway, front(path) as nginx:
         victim, other = gateway.workers()

@@ -241,13 +241,7 @@ def test_calls_are_reported_by_key_and_client(gateway):
     (one,) = gateway.run("report")
     assert (one["key_name"], one["client"], one["calls"], one["refused"]) == ("billing", "okhttp", 3, 1)
     assert (one["compared"], one["differ"]) == (2, 0)
-    assert one["uses"] == {
-        "prompt": 1,
-        "model": 1,
-        "parameters.max_new_tokens": 1,
-        "other": 2,
-        "message": 1,
-    }
+    assert one["uses"] == {"prompt": 1, "model": 1, "parameters.max_new_tokens": 1, "other": 2, "message": 1}
 
 
 # --- preview

@@ -133,13 +133,7 @@ def test_a_rehearsal_names_who_would_be_refused_at_the_sunset(run, parts, billin
     assert [one["client"] for one in told(run("rehearse", "--json", "--days", "8"))] == ["okhttp", "old", "curl"]
     run("extend", billing, "--until", "2027-08-01")
     assert told(run("rehearse", "--json")) == [
-        {
-            "key_id": search,
-            "key_name": "search",
-            "client": "curl",
-            "calls": 2,
-            "last_seen": "2027-06-19T00:00:00+00:00",
-        }
+        {"key_id": search, "key_name": "search", "client": "curl", "calls": 2, "last_seen": "2027-06-19T00:00:00+00:00"}
     ]
     assert [one["key_name"] for one in told(run("rehearse", "--at", "2027-08-01", "--json"))] == ["billing", "search"]
     assert told(run("rehearse", "--at", "2027-06-29", "--json")) == []

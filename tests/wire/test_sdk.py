@@ -429,10 +429,7 @@ def test_a_real_stream_says_what_the_whole_answer_says(real):
     whole = ask(real, MODEL_ID, CAPITAL, **GREEDY)
     assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == whole.choices[0].message.content
     usage = chunks[-1].usage
-    assert (usage.prompt_tokens, usage.completion_tokens) == (
-        whole.usage.prompt_tokens,
-        whole.usage.completion_tokens,
-    )
+    assert (usage.prompt_tokens, usage.completion_tokens) == (whole.usage.prompt_tokens, whole.usage.completion_tokens)
 
 
 def test_a_real_stream_through_the_helper(real):

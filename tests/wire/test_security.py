@@ -103,10 +103,7 @@ ODD_HEADERS = {
     "Accept-Language": CANARY,
 }
 IMAGE = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{CANARY}AAAA"}}
-WORDS = [
-    {"role": "system", "content": CANARY},
-    {"role": "user", "name": CANARY, "content": f"my password is {CANARY}"},
-]
+WORDS = [{"role": "system", "content": CANARY}, {"role": "user", "name": CANARY, "content": f"my password is {CANARY}"}]
 
 
 def loaded(path, model, stream):
@@ -559,10 +556,7 @@ def test_a_body_too_large_is_refused_by_its_length_alone(gateway):
         assert b"payload_too_large" in answered
 
 
-@pytest.mark.parametrize(
-    "coding",
-    ["gzip", "GZIP", "br", "gzip, identity", "x"],
-)
+@pytest.mark.parametrize("coding", ["gzip", "GZIP", "br", "gzip, identity", "x"])
 @pytest.mark.parametrize("path", ROUTES)
 def test_a_compressed_body_is_refused_before_it_is_read(gateway, path, coding):
     lines = [JSON_TYPE, f"Content-Encoding: {coding}".encode(), b"Content-Length: 50"]

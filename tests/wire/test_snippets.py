@@ -54,10 +54,7 @@ RUN = {
 
 
 def body_for(path, text, **more):
-    asked = {
-        LEGACY: {"message": text},
-        RESPONSES: {"input": text},
-    }
+    asked = {LEGACY: {"message": text}, RESPONSES: {"input": text}}
     return {"model": MODEL, **asked.get(path, {"messages": [{"role": "user", "content": text}]}), **more}
 
 

@@ -217,12 +217,7 @@ def test_a_database_of_the_first_schema_is_brought_to_this_one_with_all_that_is_
         }
         assert {t: shape[1:] for t, shape in here.items()} == {t: shape[1:] for t, shape in there.items()}
     assert store.read(lambda tx: statements.get_key(tx, "a")) == key(
-        "a",
-        old_digest="o",
-        old_until=1.5,
-        limits={"rpm": 3},
-        models=["google/*"],
-        last_used_at=DAY,
+        "a", old_digest="o", old_until=1.5, limits={"rpm": 3}, models=["google/*"], last_used_at=DAY
     )
     assert {row["id"]: row["ending"] for row in ledger(store).values()} == {1: "completed", 2: None}
     assert [(u["calls"], u["key_name"]) for u in used(store)] == [(1, "of a")]
@@ -253,11 +248,7 @@ def test_processes_that_upgrade_at_once_take_each_step_once(store, database):
 
 def test_a_step_that_fails_leaves_nothing_of_the_steps_before_it(store, database, monkeypatch):
     store.check()
-    monkeypatch.setattr(
-        tables,
-        "STEPS",
-        (*tables.STEPS, *TWO_MORE, Step("broken", lambda tx: 1 / 0)),
-    )
+    monkeypatch.setattr(tables, "STEPS", (*tables.STEPS, *TWO_MORE, Step("broken", lambda tx: 1 / 0)))
     with pytest.raises(ZeroDivisionError):
         store.upgrade()
     assert store.schema_version() == SCHEMA

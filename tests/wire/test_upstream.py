@@ -7,16 +7,7 @@ import time
 from contextlib import closing
 
 import pytest
-from support.upstream import (
-    BREAKS,
-    ERRORS,
-    TEXT,
-    U2028_TEXT,
-    UTF8_TEXT,
-    Upstream,
-    fault,
-    saying,
-)
+from support.upstream import BREAKS, ERRORS, TEXT, U2028_TEXT, UTF8_TEXT, Upstream, fault, saying
 
 MESSAGES = [{"role": "user", "content": "hi there"}]
 CHAT = "/v1/chat/completions"
@@ -166,11 +157,7 @@ def test_generate_refuses_shapes_and_sizes(up):
 @pytest.mark.parametrize("slug", ERRORS)
 def test_errors(up, slug):
     row = ERRORS[slug]
-    for answer in (
-        chat(up, f"test/err-{slug}"),
-        classic(up, f"test/err-{slug}"),
-        generate(up, f"test/err-{slug}"),
-    ):
+    for answer in (chat(up, f"test/err-{slug}"), classic(up, f"test/err-{slug}"), generate(up, f"test/err-{slug}")):
         assert (answer[0], answer[2].decode()) == (row.status, row.body)
         assert row.headers.items() <= dict(answer[1].items()).items()
         assert (answer[1]["content-type"] or "") == row.content_type

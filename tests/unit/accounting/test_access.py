@@ -75,13 +75,7 @@ def test_who_is_let_in(untouched, auth, local, authorization, outcome):
 
 @pytest.mark.parametrize("auth", ["auto", "required"])
 def test_without_any_key_configured_nobody_from_outside_gets_in(untouched, auth):
-    for authorization in (
-        None,
-        "Bearer ",
-        WRONG,
-        f"Bearer {DIGEST}",
-        f"Bearer {hashlib.sha256(b'').hexdigest()}",
-    ):
+    for authorization in (None, "Bearer ", WRONG, f"Bearer {DIGEST}", f"Bearer {hashlib.sha256(b'').hexdigest()}"):
         with pytest.raises(AccessError):
             Access(auth, frozenset(), Keys(untouched), NO_LIMITS).authenticate(request_of(authorization), THERE)
 
@@ -183,12 +177,15 @@ def test_local_is_a_loopback_origin(origin, local):
     assert is_local("127.0.0.1", request_of(None, HTTP_ORIGIN=origin)) is local
 
 
-MARKS = [*FORWARDING, *(f"X-Forwarded-{what}" for what in ("For", "Host", "Proto", "Port", "Server", "Prefix", "By"))]
+MARKS = ["Forwarded", "Via", "X-Real-IP", "X-Client-IP", "X-Cluster-Client-IP", "True-Client-IP", "CF-Connecting-IP"]
+MARKS += ["Fastly-Client-IP", "X-Original-For", "X-Original-Host"]
+MARKS += [f"X-Forwarded-{what}" for what in ("For", "Host", "Proto", "Port", "Server", "Prefix", "By")]
 
 
 @pytest.mark.parametrize("name", MARKS)
 @pytest.mark.parametrize("value", ["127.0.0.1", ""])
 def test_what_came_through_a_proxy_is_not_local(name, value):
+    assert {*FORWARDING} < {*MARKS}
     asked = request_of(None, **{"HTTP_" + name.upper().replace("-", "_"): value})
     assert is_local("127.0.0.1", asked) is False
 

@@ -275,16 +275,8 @@ INSIDE = {
     "code": ({"error": {"message": "m", "code": 429}}, 429, "upstream_rate_limited"),
     "code-as-text": ({"error": {"message": "m", "code": "429"}}, 429, "upstream_rate_limited"),
     "status": ({"error": {"message": "m", "status": 503}}, 503, "upstream_unavailable"),
-    "word-and-status": (
-        {"error": {"message": "m", "code": "overloaded", "status": 503}},
-        503,
-        "upstream_unavailable",
-    ),
-    "http-status-first": (
-        {"error": {"message": "m", "http_status_code": 401, "code": 500}},
-        401,
-        "upstream_auth",
-    ),
+    "word-and-status": ({"error": {"message": "m", "code": "overloaded", "status": 503}}, 503, "upstream_unavailable"),
+    "http-status-first": ({"error": {"message": "m", "http_status_code": 401, "code": 500}}, 401, "upstream_auth"),
     "outside": ({"error": "m", "status": 429}, 429, "upstream_rate_limited"),
     "none": ({"error": {"message": "m"}}, 502, "upstream_unavailable"),
     "string": ({"error": "m"}, 502, "upstream_unavailable"),

@@ -51,10 +51,7 @@ def card_for(model, **fields):
         ([{"role": "user", "content": []}, *turns("One")], "One"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, *turns("One")], "One"),
         (
-            [
-                {"role": "user", "content": [{"type": "image_url"}, {"type": "text", "text": "What?"}]},
-                *turns("x"),
-            ],
+            [{"role": "user", "content": [{"type": "image_url"}, {"type": "text", "text": "What?"}]}, *turns("x")],
             "What?",
         ),
         ([{"role": "user", "content": [{"type": "text", "text": t} for t in ("a", "b")]}], "a\nb"),

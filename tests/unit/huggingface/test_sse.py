@@ -57,16 +57,7 @@ def test_events(stream, data):
 
 
 @pytest.mark.parametrize(
-    "tail",
-    [
-        b"data: a",
-        b"data: a\n",
-        b"data: a\r",
-        b"data: a\r\n",
-        b"data: a\n\n",
-        b"data: a\r\n\r",
-        b"data: a\n\r\n",
-    ],
+    "tail", [b"data: a", b"data: a\n", b"data: a\r", b"data: a\r\n", b"data: a\n\n", b"data: a\r\n\r", b"data: a\n\r\n"]
 )
 def test_the_last_event_may_lack_its_end(tail):
     assert read(b"data: x\n\n" + tail) == [b"x", b"a"]

@@ -101,12 +101,7 @@ def test_the_model_comes_first():
 
 def test_chat_streams_ask_for_usage():
     sent = payload(CHAT, stream=True)
-    assert sent == {
-        "model": CHAT.id,
-        "messages": HI,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
+    assert sent == {"model": CHAT.id, "messages": HI, "stream": True, "stream_options": {"include_usage": True}}
 
 
 CHAT_OPTIONS = {
@@ -137,12 +132,7 @@ def test_chat_options_go_on_as_they_are(name, value):
 
 def test_fields_nobody_knows_go_to_chat_models():
     job = dataclasses.replace(ask(), extra={"guided_json": {"a": 1}, "repetition": None})
-    assert payload(CHAT, job) == {
-        "model": CHAT.id,
-        "messages": HI,
-        "guided_json": {"a": 1},
-        "repetition": None,
-    }
+    assert payload(CHAT, job) == {"model": CHAT.id, "messages": HI, "guided_json": {"a": 1}, "repetition": None}
 
 
 def test_a_bare_stop_goes_on_as_a_list():
@@ -202,13 +192,7 @@ def test_images_are_refused_where_leaving_them_out_is_no_answer(card, job):
 
 def test_classic_bodies():
     job = ask(max_tokens=40, temperature=0.7, top_k=50, top_p=0.95, repetition_penalty=1.1)
-    given = {
-        "max_new_tokens": 40,
-        "temperature": 0.7,
-        "top_k": 50,
-        "top_p": 0.95,
-        "repetition_penalty": 1.1,
-    }
+    given = {"max_new_tokens": 40, "temperature": 0.7, "top_k": 50, "top_p": 0.95, "repetition_penalty": 1.1}
     assert payload(CLASSIC, job) == {"inputs": "Hi", "parameters": {**given, "return_full_text": False}}
     assert payload(TEXT2TEXT, job) == {"inputs": "Hi", "parameters": given}
 
@@ -307,12 +291,7 @@ NOTHING_ASKED = {
     "presence_penalty": 0,
     "frequency_penalty": 0.0,
 }
-ADVISORY = {
-    "presence_penalty": 1,
-    "frequency_penalty": 1.5,
-    "seed": 7,
-    "reasoning_effort": "low",
-}
+ADVISORY = {"presence_penalty": 1, "frequency_penalty": 1.5, "seed": 7, "reasoning_effort": "low"}
 
 
 @pytest.mark.parametrize("card", TEXTS, ids=id_of)
@@ -392,11 +371,7 @@ def test_an_empty_text_is_an_answer():
     assert reply(CLASSIC, [{"generated_text": ""}]).text == ""
 
 
-@pytest.mark.parametrize(
-    "body",
-    [[], {}, None, "hello", 5, [[]], [{"generated_text": None}], [None]],
-    ids=str,
-)
+@pytest.mark.parametrize("body", [[], {}, None, "hello", 5, [[]], [{"generated_text": None}], [None]], ids=str)
 @pytest.mark.parametrize("card", [CLASSIC, GENERATE], ids=id_of)
 def test_answers_without_text(card, body):
     with pytest.raises(UpstreamUnavailable):
@@ -464,13 +439,7 @@ def test_a_stop_inside_the_prompt_is_no_end():
     assert reply(CLASSIC, [{"generated_text": "Count: one, two three, four"}], job).text == " three"
 
 
-REASONS = {
-    "stop": "stop",
-    "length": "length",
-    "eos_token": "stop",
-    "stop_sequence": "stop",
-    "eos": "stop",
-}
+REASONS = {"stop": "stop", "length": "length", "eos_token": "stop", "stop_sequence": "stop", "eos": "stop"}
 
 
 @pytest.mark.parametrize("word, reason", REASONS.items())
@@ -496,11 +465,7 @@ TEXT_USAGE = {  # HF§6: body before headers before an estimate
     "input-length": (details(generated_tokens=2, input_length=11), HEADERS, (11, 2)),
     "headers-only": ({"generated_text": "hello you"}, HEADERS, (9, 4)),
     "half": ({"generated_text": "hello you"}, {"x-generated-tokens": "4"}, None),
-    "odd-headers": (
-        {"generated_text": "hello you"},
-        {"x-prompt-tokens": "x", "x-generated-tokens": "-1"},
-        None,
-    ),
+    "odd-headers": ({"generated_text": "hello you"}, {"x-prompt-tokens": "x", "x-generated-tokens": "-1"}, None),
     "characters": ([{"generated_text": "hello you"}], {"x-compute-characters": "2"}, None),
 }
 
@@ -673,36 +638,16 @@ STREAMS = {
     "plain": [event(BL), event({"content": "ue"}), event({}, "stop")],
     "role-in-every-delta": [event(BL), event(UE), event({"role": "assistant", "content": ""}, "stop")],
     "finish-with-text": [event(BL), event(UE, "stop")],
-    "role-only-first": [
-        event({"role": "assistant", "content": ""}),
-        event({"content": "Blue"}),
-        event({}, "stop"),
-    ],
+    "role-only-first": [event({"role": "assistant", "content": ""}), event({"content": "Blue"}), event({}, "stop")],
     "role-never": [event({"content": "Bl"}), event({"content": "ue"}), event(finish="stop")],
-    "null-content": [
-        event({"role": "assistant", "content": None}),
-        event({"content": "Blue"}),
-        event({}, "stop"),
-    ],
+    "null-content": [event({"role": "assistant", "content": None}), event({"content": "Blue"}), event({}, "stop")],
     "empty-deltas": [event({}), event(BL), event({}), event({"content": ""}), event(UE), event({}, "stop")],
-    "preludes": [
-        {"choices": []},
-        {},
-        event(BL),
-        {"choices": None},
-        event(UE),
-        event({}, "stop"),
-        {"choices": []},
-    ],
+    "preludes": [{"choices": []}, {}, event(BL), {"choices": None}, event(UE), event({}, "stop"), {"choices": []}],
     "no-finish-key": [{"choices": [{"index": 0, "delta": BL}]}, event(UE), event({}, "stop")],
     "no-index": [{"choices": [{"delta": BL}]}, {"choices": [{"delta": UE, "finish_reason": "stop"}]}],
     "finish-twice": [event(BL), event(UE), event({}, "stop"), event({}, "stop")],
     "one-chunk": [event({"role": "assistant", "content": "Blue"}, "stop")],
-    "null-tool-calls": [
-        event({**BL, "tool_calls": None}),
-        event({**UE, "tool_calls": []}),
-        event({}, "stop"),
-    ],
+    "null-tool-calls": [event({**BL, "tool_calls": None}), event({**UE, "tool_calls": []}), event({}, "stop")],
 }
 
 
@@ -811,11 +756,7 @@ STREAM_USAGE = {
         event(UE, usage=counted(9, 2)),
         event({}, "stop", usage=counted(9, 2)),
     ],
-    "before-the-finish": [
-        event(BL, usage=counted(9, 2)),
-        event(UE, usage=None),
-        event({}, "stop", usage=None),
-    ],
+    "before-the-finish": [event(BL, usage=counted(9, 2)), event(UE, usage=None), event({}, "stop", usage=None)],
     "with-nulls": [event(BL, usage=None), event({}, "stop"), {"choices": [], "usage": counted(9, 2)}],
     "without-choices-key": [event(BL), event({}, "stop"), {"usage": counted(9, 2)}],
 }
@@ -941,18 +882,7 @@ def test_any_cut_is_the_same_streamed_and_whole(tokens, stops):
 
 # ---------------------------------------------------------------- no answer whatever breaks us
 
-KEYS = [
-    "choices",
-    "message",
-    "delta",
-    "content",
-    "index",
-    "usage",
-    "text",
-    "details",
-    "finish_reason",
-    "prefill",
-]
+KEYS = ["choices", "message", "delta", "content", "index", "usage", "text", "details", "finish_reason", "prefill"]
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.sampled_from(["", "stop", "x"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5),

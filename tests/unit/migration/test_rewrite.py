@@ -31,12 +31,7 @@ def renamed(body):
         ),
         (
             {"inputs": " Oi\n", "parameters": {"max_new_tokens": 50, "temperature": 0}},
-            {
-                "model": DEFAULT,
-                "messages": [{"role": "user", "content": " Oi\n"}],
-                "max_tokens": 50,
-                "temperature": 0,
-            },
+            {"model": DEFAULT, "messages": [{"role": "user", "content": " Oi\n"}], "max_tokens": 50, "temperature": 0},
             {
                 "inputs": "messages",
                 "parameters.max_new_tokens": "max_tokens",
@@ -52,12 +47,7 @@ def renamed(body):
         (
             {"message": "a", "parameters": {"model": "m", "message": "b", "top_k": 7}, "top_k": 5, "top_p": 0.5},
             {"model": "m", "messages": [{"role": "user", "content": "a"}], "top_k": 5, "top_p": 0.5},
-            {
-                "message": "messages",
-                "parameters.model": "model",
-                "parameters.message": None,
-                "parameters.top_k": None,
-            },
+            {"message": "messages", "parameters.model": "model", "parameters.message": None, "parameters.top_k": None},
         ),
         (
             {"message": "a", "model": "m", "parameters": {}, "fallbacks": None, "options": {}, "do_sample": True},

@@ -14,9 +14,7 @@ from chatapi.errors import BadRequest, RateLimited, UpstreamRateLimited, Upstrea
 from chatapi.schemas import RESPONSES
 
 USAGE = Usage(
-    7,
-    5,
-    details={"prompt_tokens_details": {"cached_tokens": 3}, "completion_tokens_details": {"reasoning_tokens": 2}},
+    7, 5, details={"prompt_tokens_details": {"cached_tokens": 3}, "completion_tokens_details": {"reasoning_tokens": 2}}
 )
 CALL = {"type": "function_call", "id": "fc_1", "call_id": "c1", "name": "weather", "arguments": '{"city":"Belém"}'}
 RESULT = {"type": "function_call_output", "call_id": "c1", "output": "32 °C"}
@@ -204,7 +202,7 @@ def test_every_fault_is_told_at_once():
         tools=[{"type": "function"}],
     )
     assert set(error.details) == {
-        *("input.0.role", "input.1.type", "temperature", "previous_response_id", "tools.0.name"),
+        *("input.0.role", "input.1.type", "temperature", "previous_response_id", "tools.0.name")
     }
     assert all(path in error.message for path in error.details)
 
@@ -728,9 +726,7 @@ CLOSED = ["content_part.done", "output_item.done"]
 
 def test_a_stream_of_text():
     events = Stream().delta(role="assistant", content="").delta(content="Oi").pieces(b", ", b"tudo").end()
-    assert kinds(events) == [
-        *(*BEGUN, *OPENED, *["output_text.delta"] * 3, "output_text.done", *CLOSED, "completed"),
-    ]
+    assert kinds(events) == [*(*BEGUN, *OPENED, *["output_text.delta"] * 3, "output_text.done", *CLOSED, "completed")]
     assert outputs(events) == [said(text("Oi, tudo"))]
     assert [e["delta"] for e in events if "delta" in e] == ["Oi", ", ", "tudo"]
 

@@ -18,11 +18,7 @@ from chatapi.schemas.strict_json import parse_json
 
 DEFAULT_MODEL = "default/model"
 USER = {"role": "user", "content": "Hi"}
-BUILD = {
-    "s1": COMPLETIONS.load,
-    "openai": OPENAI.load,
-    "legacy": LEGACY.load,
-}
+BUILD = {"s1": COMPLETIONS.load, "openai": OPENAI.load, "legacy": LEGACY.load}
 MINIMAL = {
     "s1": {"messages": [USER], "model": "org/name"},
     "openai": {"messages": [USER], "model": "org/name"},
@@ -221,10 +217,7 @@ def test_no_other_roles(dialect, role):
         (
             [
                 USER,
-                {
-                    "role": "user",
-                    "content": [{"type": "text", "text": "x"}, {"type": "image_url", "image_url": {}}],
-                },
+                {"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "image_url", "image_url": {}}]},
             ],
             "messages.1.content.1.image_url",
         ),
@@ -259,10 +252,7 @@ def test_messages_and_model_are_required(dialect, field):
 def test_an_image_has_three_spellings_and_one_shape(dialect, part):
     text = {"type": "text", "text": "What is this?"}
     job = job_of(dialect, messages=[{"role": "user", "content": [text, part]}])
-    assert job.messages[0]["content"] == [
-        text,
-        {"type": "image_url", "image_url": {"url": "https://x.test/a.png"}},
-    ]
+    assert job.messages[0]["content"] == [text, {"type": "image_url", "image_url": {"url": "https://x.test/a.png"}}]
 
 
 @pytest.mark.parametrize("image", ["", " ", None, 5, [], {"url": ""}, {"url": 5}, {"href": "https://x.test"}])
@@ -410,43 +400,7 @@ def test_no_user_message_and_another_fault_are_both_reported():
 
 # --- model ids
 
-BAD_IDS = [
-    "..",
-    ".",
-    "a/..",
-    "../a",
-    "a/../b",
-    "a/.",
-    "a/b/c",
-    "/a",
-    "a/",
-    "a//b",
-    "/",
-    "a/b:",
-    ":b",
-    "a/b:c:d",
-    "a:b/c",
-    "a/b\n",
-    "\na/b",
-    "a/b\r\nX: y",
-    "",
-    " ",
-    "a b",
-    " a/b",
-    "a/b ",
-    "a/%2e%2e",
-    "a%2fb",
-    "a/b?c",
-    "a/b#c",
-    "a@b",
-    "a\\b",
-    "a/b\0",
-    "http://a/b",
-    "a/\u0663",
-    "a/\uff11",
-    "é/b",
-    "a" * 5000,
-]
+BAD_IDS = ["..", "a/../b", "a/b\r\nX: y", "", "a%2fb", "http://a/b", "a" * 5000]  # all of them: test_catalogue
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -456,7 +410,7 @@ def test_what_is_no_model_id_never_reaches_an_upstream(dialect, model):
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.parametrize("model", ["gpt2", "a/b", "a/b:c", "a:c", "A-1_b.c/D-2_e.f:g-3", "0/1", "_a/-b"])
+@pytest.mark.parametrize("model", ["gpt2", "A-1_b.c/D-2_e.f:g-3"])
 def test_model_ids(dialect, model):
     assert job_of(dialect, model=model).model == model
 
@@ -466,6 +420,8 @@ def test_fallbacks_are_model_ids(dialect):
     assert job_of(dialect, fallbacks=["a/b", "c"]).fallbacks == ("a/b", "c")
     assert job_of(dialect, fallbacks=[]).fallbacks == ()
     assert job_of(dialect, fallbacks=None).fallbacks is None
+    assert len(job_of(dialect, fallbacks=["a/b"] * 16).fallbacks) == 16
+    assert list(refusal_of(dialect, fallbacks=["a/b"] * 17).details) == ["fallbacks"]
     assert list(refusal_of(dialect, fallbacks="a/b").details) == ["fallbacks"]
     assert list(refusal_of(dialect, fallbacks=["a/b", "a/..", 5, None]).details) == [
         "fallbacks.1",
@@ -746,16 +702,9 @@ def test_parameters_is_an_object_and_other_faults_are_reported_with_it(parameter
 def test_legacy_faults_are_reported_together_under_the_paths_the_caller_wrote():
     with pytest.raises(BadRequest) as caught:
         LEGACY.load(
-            {"inputs": 5, "model": "..", "top_k": 0, "parameters": {"max_length": 0, "top_p": 2}},
-            DEFAULT_MODEL,
+            {"inputs": 5, "model": "..", "top_k": 0, "parameters": {"max_length": 0, "top_p": 2}}, DEFAULT_MODEL
         )
-    assert set(caught.value.details) == {
-        "inputs",
-        "model",
-        "top_k",
-        "parameters.max_length",
-        "parameters.top_p",
-    }
+    assert set(caught.value.details) == {"inputs", "model", "top_k", "parameters.max_length", "parameters.top_p"}
 
 
 # --- any body at all
@@ -800,18 +749,7 @@ messages = st.fixed_dictionaries(
 )
 NAMES = sorted(
     {f for f, _ in OPENAI_FIELDS + WRONG_KINDS}
-    | {
-        *FIELDS,
-        "model",
-        "message",
-        "messages",
-        "prompt",
-        "inputs",
-        "parameters",
-        "max_length",
-        "fallbacks",
-        "stream",
-    }
+    | {*FIELDS, "model", "message", "messages", "prompt", "inputs", "parameters", "max_length", "fallbacks", "stream"}
 )
 anything = st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=8), values, max_size=4)
 nearly_valid = st.builds(
