@@ -58,12 +58,21 @@ class Way:
                 self._pool._prepare_proxy(connection)  # CONNECT
             else:
                 connection.connect()
-        except BaseException:
+        except BaseException as error:
+            proxys = self._is_the_proxys(connection, error)  # closing forgets how far it came
             connection.close()
+            if proxys:
+                raise urllib3.exceptions.ProxyError(str(error), error) from error  # type: ignore[arg-type]
             raise
         connection.way = self
         connection.sock.settimeout(None)
         return connection
+
+    def _is_the_proxys(self, connection: Connection, error: BaseException) -> bool:
+        """Whether it was the proxy that failed: nobody is there, or it refuses the tunnel."""
+        if self._pool.proxy is None or not isinstance(error, OSError | urllib3.exceptions.HTTPError):
+            return False
+        return not connection.has_connected_to_proxy or str(error).startswith("Tunnel connection failed")
 
     def keep(self, connection: Connection) -> None:
         """The connection is free for another exchange."""
@@ -81,13 +90,13 @@ class Way:
 def give_back(connection: Connection, response: Response) -> None:
     """Keep a connection whose response has ended, if the server does."""
     way: Way = connection.way
-    if not response.is_kept:
-        connection.close()
-        return
     context = getattr(connection.sock, "context", None)
     if isinstance(context, Context):
         context.remember(connection.sock)
-    way.keep(connection)
+    if response.is_kept:
+        way.keep(connection)
+    else:
+        connection.close()
 
 
 _poll = get_original("select", "poll")
