@@ -253,6 +253,7 @@ class UpstreamError(ChatError):
     transient = False
     fallback = False
     blames_upstream = False
+    is_gated = False  # the model's conditions have to be accepted first
 
 
 class ModelNotFound(UpstreamError):
@@ -336,6 +337,7 @@ class UpstreamUnavailable(UpstreamError):
     cure = N_("Try again in a moment, or name `fallbacks`.")
 
     retryable = fallback = blames_upstream = True
+    failed = ""  # what of the connection failed, in a word of huggingface/connect.py's
 
 
 class UpstreamTimeout(UpstreamError):

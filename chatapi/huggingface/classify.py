@@ -26,6 +26,7 @@ LONGEST_LOADING_S = 300.0  # estimates are unreliable (1809 s was seen): no call
 
 # The first row that fits decides: statuses, a pattern over "code: words", the error, what to do.
 _NOT_SERVED = N_("Check the model id; GET /v1/models lists the models that are served.")
+_GATED = N_("The model is gated: accept its terms on Hugging Face with the account of HUGGINGFACE_API_KEY.")
 _SENT = {400, 413, 422, 500, 502}  # statuses under which servers complain about what was sent
 _RULES: tuple[tuple[set[int], str, type[UpstreamError], str], ...] = (
     ({400, 422}, r"^[^:]*(?:model_not_supported|model_not_found)", ModelNotFound, _NOT_SERVED),
@@ -97,9 +98,9 @@ _RULES: tuple[tuple[set[int], str, type[UpstreamError], str], ...] = (
     ),
     (
         {403},
-        r"gated",
+        r"gated|access to model .{1,200} is restricted",
         UpstreamAuth,
-        N_("The model is gated: accept its terms on Hugging Face with the account of HUGGINGFACE_API_KEY."),
+        _GATED,
     ),
     (
         {403},
@@ -150,6 +151,7 @@ def _error(kind: type[UpstreamError], card: ModelCard, failure: UpstreamFailure,
         retry_after_s=retry_after(failure.headers, failure.body) if kind.retryable else None,
     )
     error.quoted = words
+    error.is_gated = advice == _GATED
     error.transient = kind.retryable and failure.status in TRANSIENT and "HUGGINGFACE_API_KEY" not in advice
     # A status that an answer does not name is a guess of ours, and 408 and 409 are about one request.
     error.blames_upstream = kind is UpstreamUnavailable and failure.named and failure.status not in (408, 409)

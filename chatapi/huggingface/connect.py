@@ -135,32 +135,37 @@ POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
 
 # --- what can go wrong, by cause
 
-# The first row of which an error or one of its causes is an instance decides; True: worth another attempt.
-_CAUSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str, bool], ...] = (
+# The first row of which an error or one of its causes is an instance decides: `UpstreamUnavailable.failed`, the
+# message, and whether it is worth another attempt.
+_CAUSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str, str, bool], ...] = (
     (
         urllib3.exceptions.NameResolutionError,
+        "name",
         N_("The upstream's host name cannot be resolved. Check HUGGINGFACE_BASE_URL, or the url of its entry."),
         False,
     ),
-    (urllib3.exceptions.ProxyError, N_("The proxy to the upstream failed. Check HTTPS_PROXY."), False),
+    (urllib3.exceptions.ProxyError, "proxy", N_("The proxy to the upstream failed. Check HTTPS_PROXY."), False),
     (
         (urllib3.exceptions.SSLError, ssl.SSLError, ssl.CertificateError),
+        "handshake",
         N_("The upstream's TLS certificate or handshake failed. Check its url, or REQUESTS_CA_BUNDLE."),
         False,
     ),
     (
         urllib3.exceptions.NewConnectionError,
+        "connection",
         N_("The upstream refused the connection. Try again in a moment."),
         True,
     ),
     (
         urllib3.exceptions.ConnectTimeoutError,
+        "no connection in time",
         N_("The upstream did not accept a connection within {seconds} s. Try again in a moment."),
         False,
     ),
-    (CutShort, N_("The upstream's answer was cut. Try again in a moment."), False),
-    (ConnectionError, N_("The upstream closed the connection. Try again in a moment."), True),
-    (BaseException, N_("The upstream's answer could not be read. Try again in a moment."), False),
+    (CutShort, "answer cut", N_("The upstream's answer was cut. Try again in a moment."), False),
+    (ConnectionError, "closed", N_("The upstream closed the connection. Try again in a moment."), True),
+    (BaseException, "answer", N_("The upstream's answer could not be read. Try again in a moment."), False),
 )
 
 
@@ -172,7 +177,8 @@ def translated(error: BaseException, begun: bool) -> UpstreamUnavailable:
         causes.append(at)
         at = at.__cause__ or at.__context__
     rows = (row[1:] for row in _CAUSES if any(isinstance(cause, row[0]) for cause in causes))
-    message, transient = next(rows)
+    failed, message, transient = next(rows)
     unavailable = UpstreamUnavailable(_(message, seconds=f"{CONNECT_TIMEOUT_S:g}"))
+    unavailable.failed = failed
     unavailable.transient = transient and not begun
     return unavailable

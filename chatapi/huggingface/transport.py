@@ -128,6 +128,7 @@ class Exchange:
         self._deadline = deadline
         self._connection: Connection | None = None
         self._response: Response | None = None
+        self._was_late = False  # something has been read behind the deadline
         self._alarm = _Alarm(call, deadline) if gevent.monkey.is_module_patched("socket") else None
 
     def send(self, adapter: Adapter, url: str, data: bytes) -> Response:
@@ -151,6 +152,7 @@ class Exchange:
         """What arrives next; nothing at the end of the body. Raises UpstreamTimeout at `deadline` (monotonic)."""
         assert self._response is not None
         self._deadline = deadline
+        self._was_late = False
         if self._alarm is not None:
             self._alarm.set(deadline)
         data: bytes = self._guarded(self._response.read)
@@ -224,13 +226,17 @@ class Exchange:
         try:
             data = sock.recv(size)
         except TimeIsUp:
-            # Held up ourselves we are late; what has arrived meanwhile was no silence.
+            # Held up ourselves we are late: what has arrived meanwhile was no silence. That goes for one look only.
+            if self._was_late:
+                raise
+            self._was_late = True
             sock.settimeout(0.0)
             try:
                 data = sock.recv(size)
             except OSError:
                 raise TimeIsUp from None
             sock.settimeout(None)
+            self._alarm.set(self._deadline)
         return data
 
     def _guarded(self, do: Callable[..., Any], *args: Any) -> Any:

@@ -24,6 +24,7 @@ GUIDES = {
     "migration": N_("Leaving the legacy route"),
     "clients": N_("Clients and SDKs"),
     "compatibility": N_("What each upstream takes"),
+    "reliability": N_("What a caller hears in each fault"),
     "api": N_("The API"),
     "models": N_("Models"),
     "keys": N_("Keys and limits"),

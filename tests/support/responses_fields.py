@@ -1,5 +1,7 @@
 """What becomes of each field of `POST /v1/responses` at each kind of upstream: a table of docs/compatibility.md."""
 
+from support import portuguese
+
 PATH = "/v1/responses"
 HEADING = "## `POST /v1/responses`"
 FORWARDED, TRANSLATED, REFUSED = "forwarded", "translated", "refused"
@@ -78,6 +80,14 @@ SECTION = f"""
 - **repeated**: the answer repeats it, as it does every setting; no upstream is sent it.
 - **left out**: it is accepted and has no effect. The header `X-Ignored-Fields` has the path of each of `tools` that is
   left out, and the name of any other field.
+
+"""
+SECTION_IN_PORTUGUESE = f"""
+{HEADING}
+
+- **repetido**: a resposta o repete, como faz com toda configuração; nenhum servidor o recebe.
+- **deixado de fora**: é aceito e não tem efeito. O cabeçalho `X-Ignored-Fields` traz o caminho de cada item de `tools`
+  que ficou de fora, e o nome de qualquer outro campo.
 
 """
 
@@ -166,8 +176,9 @@ def column(client, upstream, kind):
     return {row: cell(client, upstream, kind, fields) for row, fields in ROWS.items()}
 
 
-def section(columns):
+def section(columns, language="en"):
     """The part of the page with `columns`, kind of upstream → row → cell."""
     head = ["Parameter", *columns]
     rows = [head, ["---"] * len(head), *([row, *(cells[row] for cells in columns.values())] for row in ROWS)]
-    return SECTION + "".join("| " + " | ".join(row) + " |\n" for row in rows)
+    text = "".join("| " + " | ".join(row) + " |\n" for row in rows)
+    return SECTION + text if language == "en" else SECTION_IN_PORTUGUESE + portuguese.table(text)

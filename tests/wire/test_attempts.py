@@ -2,13 +2,16 @@
 
 import json
 import socket
+import subprocess
+import sys
+import threading
 import time
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from email.utils import formatdate
 
 import pytest
-from support.gateways import side_by_side
+from support.gateways import ROOT, side_by_side
 from support.upstream import TEXT, fault, say, script
 
 from chatapi import create_app
@@ -331,3 +334,47 @@ def test_silence_within_a_stream_is_limited(upstream, hub):
     assert error.code == "upstream_timeout"
     assert 0.4 < time.monotonic() - began < 3
     upstream.wait_for(lambda: upstream.calls_for("test/stall-after-3")[0].client_closed_at)
+
+
+# Under gevent, as a worker is; its loop is held up, so that there is something to read when the limit passes.
+HELD_UP = """
+from gevent import monkey; monkey.patch_all()
+import sys, time
+import gevent
+from chatapi.call import Call
+from chatapi.errors import UpstreamTimeout
+from chatapi.huggingface import Transport
+from chatapi.huggingface.transport import Request
+
+def hold_up():
+    gevent.sleep(0.8)
+    until = time.monotonic() + 0.5
+    while time.monotonic() < until:
+        pass
+
+gevent.spawn(hold_up)
+call = Call("-", seconds=1)
+try:
+    Transport(None, "chatapi/test").fetch(Request(sys.argv[1], {}), call, call.deadline)
+except UpstreamTimeout:
+    print("in time")
+"""
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nX-Slow: ", b"HTTP/1.1 200 OK\r\n\r\n"], ids=["head", "body"])
+def test_a_limit_ends_what_dribbles_on_also_where_the_worker_was_held_up(head):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def dribble():
+            sock, _ = listening.accept()
+            with sock, suppress(OSError):
+                sock.sendall(head)
+                while True:
+                    sock.sendall(b"a")
+                    time.sleep(0.005)
+
+        threading.Thread(target=dribble, daemon=True).start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        command = [sys.executable, "-c", HELD_UP, url]
+        said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert said.stdout == "in time\n", said.stderr

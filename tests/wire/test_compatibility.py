@@ -2,7 +2,7 @@
 
     WRITE_PAGE=1 python -m pytest tests/wire/test_compatibility.py
 
-writes `docs/compatibility.md` anew.
+writes `docs/compatibility.md` and its Portuguese twin anew.
 """
 
 import importlib.util
@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from support import responses_fields
+from support import portuguese, responses_fields
 from support.embedded_gateway import MODEL_ID, serve_embedded
 
 from chatapi import create_app
 from chatapi.schemas.responses.load import ResponsesSchema
 from chatapi.settings import Settings
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "compatibility.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = DOCS / "compatibility.md"
+PAGES = {"en": PAGE, "pt-BR": DOCS / "compatibility.pt-BR.md"}
 PATH = "/v1/chat/completions"
 QUESTION = [{"role": "user", "content": "Who is there?"}]
 DATA_URL = "data:image/png;base64,iVBORw0KGgo="
@@ -335,10 +337,10 @@ def prompted(body):
 
 # --- the page
 
-INTRODUCTION = """# Compatibility
+INTRODUCTION = {
+    "en": """# Compatibility
 
 What becomes of each field of a request to `POST /v1/chat/completions`, for each kind of upstream.
-*Em português: a tabela diz, para cada parâmetro e cada tipo de servidor, o que acontece com ele.*
 
 This page is written by `tests/wire/test_compatibility.py`, which makes every one of these requests and fails when the
 page says anything else. Nothing is ever dropped in silence.
@@ -349,14 +351,39 @@ page says anything else. Nothing is ever dropped in silence.
 - **refused**: `400 invalid_request` that names the field, before anything is sent.
 - **left out**: the header `X-Ignored-Fields` names it.
 
-"""
-NOTES = """
+""",
+    "pt-BR": """# Compatibilidade
+
+O que acontece com cada campo de uma requisição a `POST /v1/chat/completions`, para cada tipo de servidor de modelos.
+
+Esta página é escrita por `tests/wire/test_compatibility.py`, que faz cada uma destas requisições e falha quando a
+página diz outra coisa. Nada é descartado em silêncio.
+
+- **atendido**: a resposta mostra o efeito, por obra do próprio gateway ou do modelo.
+- **encaminhado**: chegou ao servidor sem mudança; o efeito depende do modelo.
+- **traduzido**: chegou ao servidor com o nome ou com o valor indicado.
+- **recusado**: `400 invalid_request`, que diz qual é o campo, antes de qualquer envio.
+- **deixado de fora**: o cabeçalho `X-Ignored-Fields` diz o nome dele.
+
+""",
+}
+NOTES = {
+    "en": """
 ¹ With `context = "conversation"` in the model's catalogue entry all turns are sent, written as its family expects.
 
 A value that asks for nothing (`n: 1`, `tools: []`, `logprobs: false`, `response_format: {"type": "text"}`) is accepted
 everywhere. `/api/chat/completions` is lenient where this table says *refused* for a field that only shapes the style of
 an answer: it answers, and names the field in the header `X-Ignored-Fields`.
-"""
+""",
+    "pt-BR": """
+¹ Com `context = "conversation"` na entrada do modelo no catálogo, todos os turnos são enviados, escritos como a família
+do modelo espera.
+
+Um valor que não pede nada (`n: 1`, `tools: []`, `logprobs: false`, `response_format: {"type": "text"}`) é aceito em
+toda parte. `/api/chat/completions` é tolerante onde esta tabela diz *recusado* para um campo que só muda a forma da
+resposta: responde, e diz o nome do campo no cabeçalho `X-Ignored-Fields`.
+""",
+}
 
 
 def table(columns):
@@ -365,9 +392,10 @@ def table(columns):
     return [head, ["---"] * len(head), *rows]
 
 
-def page(columns, responses_columns):
-    lines = ["| " + " | ".join(row) + " |" for row in table(columns)]
-    return INTRODUCTION + "\n".join(lines) + "\n" + NOTES + responses_fields.section(responses_columns)
+def page(columns, responses_columns, language):
+    text = "".join("| " + " | ".join(row) + " |\n" for row in table(columns))
+    text = text if language == "en" else portuguese.table(text)
+    return INTRODUCTION[language] + text + NOTES[language] + responses_fields.section(responses_columns, language)
 
 
 def written():
@@ -380,13 +408,14 @@ def written():
 
 def test_the_page_says_what_happens(columns, responses_columns):
     if os.environ.get("WRITE_PAGE"):
-        PAGE.parent.mkdir(exist_ok=True)
-        PAGE.write_text(page(columns, responses_columns))
+        for language, path in PAGES.items():
+            path.write_text(page(columns, responses_columns, language))
     committed = written()
     assert committed.keys() >= columns.keys()
     assert {kind: committed[kind] for kind in columns} == columns, "write the page anew: WRITE_PAGE=1"
     if EMBEDDED.title in columns:
-        assert PAGE.read_text() == page(columns, responses_columns), "write the page anew: WRITE_PAGE=1"
+        for language, path in PAGES.items():
+            assert path.read_text() == page(columns, responses_columns, language), "write it anew: WRITE_PAGE=1"
 
 
 @pytest.mark.parametrize("kind", [kind.title for kind in (*KINDS, EMBEDDED)])

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import socketserver
 import sqlite3
 import ssl
 import subprocess
@@ -11,6 +12,7 @@ import threading
 import time
 import tomllib
 from contextlib import closing, contextmanager
+from contextvars import copy_context
 from dataclasses import replace
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,12 +27,13 @@ from support.gateways import ROOT, TOKEN, clean_environment, entry, free_port, s
 from support.servers import needs, nginx, postgres, redis
 from support.upstream import ERRORS, Upstream, say
 
-from chatapi import create_app
+from chatapi import create_app, languages
 from chatapi.accounting import statements, tables
 from chatapi.components import build
 from chatapi.embedded import MODEL_ID
+from chatapi.huggingface import connect
 from chatapi.operations import doctor
-from chatapi.operations.doctor import front
+from chatapi.operations.doctor import front, reaching
 from chatapi.operations.doctor.machine import Machine
 from chatapi.operations.doctor.upstream import Upstream as Asked
 from chatapi.settings import FIELDS, Settings, SettingsError
@@ -189,11 +192,18 @@ def test_a_named_authority_is_believed(settings, tmp_path, monkeypatch):
         assert examined(replace(settings, huggingface_base_url=f"https://localhost:{port}"), calls=False)["upstream"].ok
 
 
-def test_a_gated_model_says_where_its_conditions_are(settings, upstream):
-    upstream.behave(
-        "test/ok", lambda x: x.send_json(403, {"error": "Access to model test/ok is restricted. It is gated."})
-    )
-    assert examined(settings)["model test/ok"].fix.endswith("https://huggingface.co/test/ok")
+@pytest.mark.parametrize("language", languages.LANGUAGES)
+@pytest.mark.parametrize(
+    "words, headers",
+    [("Access to model test/ok is restricted.", {}), ("You shall not pass.", {"X-Error-Code": "GatedRepo"})],
+)
+def test_a_gated_model_says_where_its_conditions_are(settings, upstream, words, headers, language):
+    context = copy_context()
+    context.run(languages.use, language)
+    upstream.behave("test/ok", lambda x: x.send_json(403, {"error": words}, headers))
+    found = context.run(examined, settings)
+    assert found["token"].ok
+    assert found["model test/ok"].fix.endswith("https://huggingface.co/test/ok")
 
 
 @pytest.mark.parametrize(
@@ -699,6 +709,55 @@ def test_a_url_where_nobody_listens(settings):
     url = f"http://127.0.0.1:{free_port()}"
     assert wrong(examined(settings, url, calls=False)) == {"gateway"}
     assert examined(settings, calls=False)["gateway"].ok is None, "nobody said that it was running"
+
+
+@contextmanager
+def hanging_up():
+    """A server that takes connections and closes them; gives its port."""
+
+    class HangUp(socketserver.BaseRequestHandler):
+        def handle(self):
+            self.request.recv(65536)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), HangUp) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "language, refused, closed",
+    [
+        ("en", "nobody accepts the connection", "the connection is closed without an answer"),
+        ("pt-BR", "ninguém aceita a conexão", "a conexão é fechada sem resposta"),
+    ],
+)
+def test_what_keeps_the_gateway_from_being_heard_is_told_in_the_reader_s_language(settings, language, refused, closed):
+    context = copy_context()
+    context.run(languages.use, language)
+    url = f"http://127.0.0.1:{free_port()}"
+    assert context.run(examined, settings, url, calls=False)["gateway"].message == f"{url}: {refused}"
+    with hanging_up() as port:
+        url = f"http://127.0.0.1:{port}"
+        assert context.run(examined, settings, url, calls=False)["gateway"].message == f"{url}: {closed}"
+
+
+def test_a_gateway_that_speaks_tls_or_does_not_is_named_with_the_url_to_use(settings, tmp_path):
+    certificate = certificate_in(tmp_path)
+    with elsewhere(certificate) as port:
+        plain = examined(settings, f"http://localhost:{port}", calls=False)["gateway"]
+        unknown = examined(settings, f"https://localhost:{port}", calls=False)["gateway"]
+    with elsewhere() as port:
+        no_tls = examined(settings, f"https://localhost:{port}", calls=False)["gateway"]
+    assert "speaks TLS" in plain.message and plain.fix.startswith("flask --app wsgi doctor --url https://localhost:")
+    assert "authority" in unknown.message and unknown.fix.startswith("export REQUESTS_CA_BUNDLE=")
+    assert "plain http" in no_tls.message and no_tls.fix == f"flask --app wsgi doctor --url http://localhost:{port}"
+
+
+def test_every_way_in_which_a_connection_fails_has_the_doctor_s_words():
+    assert {row[1] for row in connect._CAUSES} == reaching._FAILED.keys()
 
 
 def test_a_proxy_that_lets_everybody_in_and_a_worker_that_sees_nothing(settings, upstream):

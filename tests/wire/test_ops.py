@@ -20,6 +20,7 @@ from chatapi.accounting.statements import put_meta
 from chatapi.accounting.store import Store
 from chatapi.errors import StoreUnavailable
 from chatapi.settings import VERSION, Settings
+from chatapi.web.docs import GUIDES
 
 ORIGIN = "https://app.example.com"
 
@@ -104,6 +105,15 @@ def test_a_guide_is_shown(client, name):
     page = client.get(f"/docs/{name}")
     assert page.status_code == 200
     assert page.headers["Content-Security-Policy"].startswith("default-src 'none'")
+
+
+@pytest.mark.parametrize("name", sorted(GUIDES.keys() - {"chat-completion-api"}))  # which is kept as it was given
+def test_every_guide_is_shown_in_the_readers_language(client, name):
+    english, portuguese = (
+        client.get(f"/docs/{name}", headers={"Accept-Language": language}).text.partition("<article")[2]
+        for language in ("en", "pt-BR")
+    )
+    assert english != portuguese
 
 
 @pytest.mark.parametrize("name", ["nothing", "..%2f..%2fREADME", "%2e%2e", "migration.md"])

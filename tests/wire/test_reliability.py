@@ -1,21 +1,21 @@
 """Every fault of the fault server in every dialect, whole and streamed: status, code, attempts, time.
 
-What really happens is also the table of docs/reliability.md, which this renews:
+What really happens is also the table of docs/reliability.md and its Portuguese twin, which this renews:
 
     PYTHONPATH=tests python tests/wire/test_reliability.py --write
 """
 
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from support import portuguese
 from support.faults import CODES, FAULTS
 from support.gateways import ROOT, serve
 from support.heard import DIALECTS, ON_V1, all_at_once, check_failed_stream, check_one_answer, hear
 from support.upstream import BEHAVIOURS, TEXT, Upstream
 
-PAGE = ROOT / "docs" / "reliability.md"
+PAGES = {"en": ROOT / "docs/reliability.md", "pt-BR": ROOT / "docs/reliability.pt-BR.md"}
 MAX_TIME_S, IDLE_S, SLACK_S = 5.0, 0.5, 1.0
 LIMITS = {
     "CHATAPI_MAX_TIME": f"{MAX_TIME_S:g}",
@@ -182,7 +182,8 @@ def beaten(upstream_server):
 
 # ---------------------------------------------------------------- the page
 
-INTRODUCTION = """# Reliability
+INTRODUCTION = {
+    "en": """# Reliability
 
 What a caller hears when Hugging Face, or a server that speaks like it, fails. Every cell below is what happened when
 `tests/wire/test_reliability.py` last ran against real gunicorn, in all four dialects; the test holds this page to it.
@@ -194,14 +195,32 @@ What a caller hears when Hugging Face, or a server that speaks like it, fails. E
   Where a fallback is left it takes over first, and the caller sees one complete answer.
 - *Attempts* is how often the upstream was asked, without a fallback and with patience of {max_time:g} s in all.
 
-| fault | whole answer | stream, before the first token | stream, after tokens | attempts |
+""",
+    "pt-BR": """# Confiabilidade
+
+O que ouve quem chama quando o Hugging Face, ou um servidor que fala como ele, falha. Cada célula abaixo é o que
+aconteceu na última vez em que `tests/wire/test_reliability.py` rodou contra um gunicorn de verdade, nos quatro
+dialetos; o teste obriga esta página a dizer o mesmo.
+
+- Uma falha antes do primeiro token é um erro HTTP comum. De dois status, o primeiro é o de `/api/*`, o segundo, o de
+  `/v1`.
+- Uma falha no meio do stream é o último evento dele, na forma de erro do dialeto, e nenhum `[DONE]` vem depois (em
+  `/v1/responses` é `response.failed`).
+  Onde resta um fallback, ele assume antes, e quem chama vê uma só resposta completa.
+- *Tentativas* é quantas vezes o servidor foi chamado, sem fallback e com paciência de {max_time:g} s ao todo.
+
+""",
+}
+HEAD = """| fault | whole answer | stream, before the first token | stream, after tokens | attempts |
 |---|---|---|---|---|
 """
 
 
-def page(found):
-    """docs/reliability.md."""
-    return INTRODUCTION.format(max_time=MAX_TIME_S) + "".join(line(fault, found) for fault in FAULTS)
+def page(found, language):
+    """docs/reliability.md, or its twin."""
+    text = HEAD + "".join(line(fault, found) for fault in FAULTS)
+    text = text if language == "en" else portuguese.table(text)
+    return INTRODUCTION[language].format(max_time=MAX_TIME_S) + text
 
 
 def line(fault, found):
@@ -232,8 +251,9 @@ def status_of(found, fault, mode):
     return f"{' · '.join(map(str, statuses))} "
 
 
-def test_the_page_says_what_happens(outcomes):
-    assert PAGE.read_text() == page(outcomes), (
+@pytest.mark.parametrize("language", PAGES)
+def test_the_page_says_what_happens(outcomes, language):
+    assert PAGES[language].read_text() == page(outcomes, language), (
         "renew it: PYTHONPATH=tests python tests/wire/test_reliability.py --write"
     )
 
@@ -242,6 +262,6 @@ if __name__ == "__main__":
     if sys.argv[1:] != ["--write"]:
         raise SystemExit(__doc__)
     with Upstream() as server:
-        text = page(outcomes_of(server))
-    Path(PAGE).parent.mkdir(exist_ok=True)
-    PAGE.write_text(text)
+        found = outcomes_of(server)
+    for language, path in PAGES.items():
+        path.write_text(page(found, language))

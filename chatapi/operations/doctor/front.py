@@ -19,6 +19,7 @@ from ...huggingface import Transport
 from ...huggingface.transport import Answer, Exchange, Request
 from ...languages import _
 from .findings import AGENT, DOCTOR, Finding, Progress, setting
+from .reaching import explained, seen
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 QUICK_S = 10.0  # for what the gateway answers at once
@@ -73,9 +74,7 @@ class Front:
         try:
             answer = self._get(f"note={note}")
         except UpstreamError as error:
-            # Where no URL was given, nobody has said that it must be running.
-            wrong, message = False if self._given else None, f"{self._url}: {_said(error)}"
-            return Finding("gateway", wrong, message, f"gunicorn wsgi:app, or {DOCTOR} --url URL")
+            return self._unreached(error)
         finally:
             self._forget(note)
         found = _json(answer)
@@ -85,6 +84,16 @@ class Front:
             self.open_files = found["open_files"]
             return Finding("gateway", True, _("answers at {url}", url=self._url))
         return self._no_gateway(answer, found.get("error"))
+
+    def _unreached(self, error: UpstreamError) -> Finding:
+        wrong, line = explained(self._url, error, self._transport) or (seen(error), "")
+        if "://" in line:
+            line = f"{DOCTOR} --url {line}"
+        elif line:
+            line = f"export {line}"
+        # Where no URL was given, nobody has said that it must be running.
+        ok = False if self._given else None
+        return Finding("gateway", ok, f"{self._url}: {wrong}", line or f"gunicorn wsgi:app, or {DOCTOR} --url URL")
 
     def _no_gateway(self, answer: Answer, error: Any) -> Finding:
         message = _("{url} answers {status}", url=f"{self._url}/v1/probe", status=answer.status)
@@ -128,7 +137,7 @@ class Front:
         try:
             open_to_all = self._get("", transport=Transport(None, AGENT)).status == 200
         except UpstreamError as error:
-            yield Finding("auth", None, _("could not be tried: {error}", error=_said(error)), DOCTOR)
+            yield Finding("auth", None, _("could not be tried: {error}", error=seen(error)), DOCTOR)
             return
         if open_to_all:
             message = _("{url} lets everybody in without a key: the proxy makes all callers look local", url=self._url)
@@ -181,7 +190,7 @@ class Front:
         try:
             head, body, arrived = self._timed(every_s)
         except UpstreamError as error:
-            return Finding("streams", False, _("a stream was not finished: {error}", error=_said(error)), line)
+            return Finding("streams", False, _("a stream was not finished: {error}", error=seen(error)), line)
         if not body.endswith(b"data: [DONE]\n\n"):
             message = _("a stream was answered {status}, or cut", status=head.status)
             return Finding("streams", False, message, line)
@@ -220,7 +229,7 @@ class Front:
         try:
             unseen = [kind for kind, query in kinds.items() if not self._leaves(query)]
         except UpstreamError as error:
-            return Finding("aborts", None, _("not tried: {error}", error=_said(error)), DOCTOR)
+            return Finding("aborts", None, _("not tried: {error}", error=seen(error)), DOCTOR)
         if not unseen:
             return Finding("aborts", True, _("a caller who leaves ends the call"))
         message = _(
@@ -265,7 +274,7 @@ class Front:
             answer = self._transport.fetch(Request(f"{self._url}/v1/chat/completions", payload), call, call.deadline)
         except UpstreamError as error:
             return Finding(
-                "bodies", False, _("a body of {size} bytes was not taken: {error}", size=most, error=_said(error)), line
+                "bodies", False, _("a body of {size} bytes was not taken: {error}", size=most, error=seen(error)), line
             )
         if answer.status == 400:
             return Finding("bodies", True, _("{size} bytes are let through", size=most))
@@ -292,7 +301,7 @@ class Front:
             answer = self._get(f"silence_s={self._silence_s}", self._silence_s + QUICK_S)
             said = _("answered {status}", status=answer.status)
         except UpstreamError as error:
-            answer, said = None, _said(error)
+            answer, said = None, seen(error)
         if answer and answer.status == 200:
             return Finding("timeouts", True, _("{seconds:g} s of silence are waited for", seconds=self._silence_s))
         message = _(
@@ -302,10 +311,6 @@ class Front:
             said=said,
         )
         return Finding("timeouts", False, message, line)
-
-
-def _said(error: UpstreamError) -> str:
-    return error.message.replace("The upstream", "it").partition(". ")[0]
 
 
 def _json(answer: Answer) -> Json:

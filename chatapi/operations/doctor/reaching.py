@@ -2,12 +2,11 @@
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 from ...call import Call
-from ...errors import UpstreamError
+from ...errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from ...huggingface import Transport
 from ...huggingface.transport import Answer, Request
 from ...languages import N_, _
@@ -31,6 +30,18 @@ _HANDSHAKES = (
     ),
 )
 
+# What of the connection failed → the same of any server.
+_FAILED = {
+    "name": N_("its host name cannot be resolved"),
+    "proxy": N_("the proxy on the way there (HTTPS_PROXY) fails"),
+    "handshake": N_("the TLS handshake fails"),
+    "connection": N_("nobody accepts the connection"),
+    "no connection in time": N_("nobody accepts the connection in time"),
+    "answer cut": N_("the answer is cut"),
+    "closed": N_("the connection is closed without an answer"),
+    "answer": N_("the answer cannot be read"),
+}
+
 
 def asked(transport: Transport, request: Request) -> Answer:
     """A whole answer within a few seconds. Raises UpstreamError."""
@@ -38,9 +49,18 @@ def asked(transport: Transport, request: Request) -> Answer:
     return transport.fetch(request, call, call.deadline)
 
 
+def seen(error: UpstreamError) -> str:
+    """What was seen of a server that may be the gateway itself, in a few words."""
+    if isinstance(error, UpstreamTimeout):
+        return _("no answer comes in time")
+    if isinstance(error, UpstreamUnavailable) and error.failed:
+        return _(_FAILED[error.failed])
+    return error.message
+
+
 def explained(url: str, error: UpstreamError, transport: Transport) -> tuple[str, str] | None:
     """(what is wrong with the connection to `url`, the URL or line in its place), where more than `error` is known."""
-    said = " ".join(map(str, _chain(error)))
+    said = _said(error)
     for words, means, instead in _HANDSHAKES if url.startswith("https:") else ():
         if re.search(words, said, re.IGNORECASE):
             return _(means), f"http{url.removeprefix('https')}" if instead == "http" else instead or ""
@@ -53,14 +73,17 @@ def _speaks_tls(url: str, transport: Transport) -> bool:
     try:
         asked(transport, Request(f"https{url.removeprefix('http')}/"))
     except UpstreamError as error:
-        return "certificate" in " ".join(map(str, _chain(error))).lower()
+        return "certificate" in _said(error).lower()
     return True
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+def _said(error: UpstreamError) -> str:
+    """What the libraries say of it, in English; our own message is the reader's."""
+    found, at = [], error.__cause__ or error.__context__
+    while at is not None:
+        found.append(str(at))
+        at = at.__cause__ or at.__context__
+    return " ".join(found)
 
 
 def no_protocol(url: str, answer: Answer, transport: Transport) -> tuple[str, str] | None:

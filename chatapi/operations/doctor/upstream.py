@@ -1,6 +1,5 @@
 """Those whom the gateway asks: the upstream, the token it is given, each model of the catalogue."""
 
-import re
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -132,7 +131,7 @@ class Upstream:
         said = f"{error.code}: {error.message}"
         if isinstance(error, UpstreamQuota):
             return Finding("token", False, said, CREDIT)
-        if "HUGGINGFACE_API_KEY" in error.message and "gated" not in error.message:
+        if isinstance(error, UpstreamError) and not error.is_gated and "HUGGINGFACE_API_KEY" in error.message:
             return Finding("token", False, said, TOKEN)
         answered = isinstance(error, ModelLoading) or (getattr(error, "upstream_status", None) or 500) < 500
         if not answered:
@@ -203,7 +202,7 @@ class Upstream:
 
     def _mend(self, id: str, error: ChatError) -> str:
         """The lines of the catalogue, or the setting."""
-        if re.search("gated|restricted", error.message, re.IGNORECASE):
+        if isinstance(error, UpstreamError) and error.is_gated:
             return _("accept its conditions with the token's account: {page}", page=f"https://huggingface.co/{id}")
         if isinstance(error, UpstreamAuth):
             return TOKEN
