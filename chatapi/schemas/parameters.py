@@ -8,11 +8,11 @@ from typing import Literal
 from marshmallow import Schema
 
 from .envelope import CompletionsSchema, LegacySchema
-from .fields import Integer, Number, Stop
+from .fields import Flag, Integer, Number, Object, Stop
 from .openai import OpenAISchema
 from .responses.load import ResponsesSchema
 
-Type = Literal["number", "integer", "text", "lines"]
+Type = Literal["number", "integer", "flag", "text", "lines", "object"]
 
 # The order in which a form shows them; each dialect has those that are fields of its schema.
 NAMES = (
@@ -25,6 +25,10 @@ NAMES = (
     "frequency_penalty",
     "seed",
     "stop",
+    "n",
+    "logprobs",
+    "top_logprobs",
+    "logit_bias",
     "reasoning_effort",
     "max_time",
 )
@@ -53,7 +57,8 @@ def _parameter(key: str, name: str, field: object) -> Parameter:
     if isinstance(field, Number):
         low = field.low if field.above is None else field.above
         return Parameter(name, key, "integer" if isinstance(field, Integer) else "number", low, field.high)
-    return Parameter(name, key, "lines" if isinstance(field, Stop) else "text")
+    kinds: tuple[tuple[type, Type], ...] = ((Flag, "flag"), (Object, "object"), (Stop, "lines"))
+    return Parameter(name, key, next((kind for of, kind in kinds if isinstance(field, of)), "text"))
 
 
 # Route → its parameters.

@@ -32,6 +32,10 @@ HINTS = {
     "repetition_penalty": N_("Above 1: less repetition"),
     "presence_penalty": N_("Above 0: on to new subjects"),
     "frequency_penalty": N_("Above 0: fewer words said often"),
+    "n": N_("How many answers, each a choice of its own"),
+    "logprobs": N_("With how likely each of its tokens was"),
+    "top_logprobs": N_("And so many others that might have stood there"),
+    "logit_bias": N_("Likelier or less likely tokens, by their numbers, from −100 to 100"),
     "seed": N_("The same seed, the same answer, where the model can"),
     "stop": N_("Ends the answer where this appears; one a line"),
     "reasoning_effort": N_("How long a reasoning model thinks: low, medium, high"),
@@ -45,7 +49,10 @@ SUGGESTIONS = (
 # What playground.js imports, so that a browser fetches all of it at once rather than file by file.
 SCRIPTS = (
     *(f"js/{name}.js" for name in ("texts", "dom", "api", "ask", "dialects", "sse", "facts", "markdown", "colour")),
-    *(f"js/{name}.js" for name in ("models", "modelbar", "keybox", "problem", "settings", "composer", "snippets")),
+    *(
+        f"js/{name}.js"
+        for name in ("models", "choices", "modelbar", "keybox", "problem", "settings", "composer", "snippets")
+    ),
     *(f"js/{name}.js" for name in ("conversations", "sides", "thread")),
     "vendor/marked/marked.esm.js",
     "vendor/dompurify/purify.min.js",

@@ -85,6 +85,39 @@ def test_the_parameters_that_are_set_are_sent_and_have_the_ranges_of_the_schema(
     assert "top_p" not in body
 
 
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+def test_each_choice_is_shown_with_the_probabilities_of_its_tokens(reader, upstream, stream):
+    dialect(reader, "/v1/chat/completions")
+    reader.get_by_label("Stream").set_checked(stream)
+    reader.get_by_label("n", exact=True).fill("3")
+    reader.get_by_label("logprobs", exact=True).check()
+    reader.get_by_label("logit_bias").fill('{"5": -100}')
+    ask(reader, "hello", "test/ok")
+    asked = {name: bodies(upstream)[-1][name] for name in ("n", "logprobs", "logit_bias")}
+    assert asked == {"n": 3, "logprobs": True, "logit_bias": {"5": -100}}
+    expect(reader.locator(".answer > .prose")).to_have_text(TEXT)
+    expect(reader.locator(".choice .prose")).to_have_text([TEXT, TEXT])
+    reader.get_by_text("Probabilities", exact=True).click()
+    expect(reader.get_by_role("region", name="Probabilities").locator("tbody tr").first).to_contain_text("66.4%")
+    reader.reload()
+    expect(reader.locator(".choice .prose")).to_have_text([TEXT, TEXT])
+    expect(reader.get_by_label("logprobs", exact=True)).to_be_checked()
+
+
+def test_probabilities_are_asked_of_responses_too(reader, upstream):
+    dialect(reader, "/v1/responses")
+    reader.get_by_label("top_logprobs").fill("2")
+    ask(reader, "hello", "test/ok")
+    assert bodies(upstream)[-1]["top_logprobs"] == 2
+    expect(reader.locator(".probabilities tbody tr")).not_to_have_count(0)
+
+
+def test_what_is_no_json_is_the_gateways_to_refuse(reader, upstream):
+    reader.get_by_label("logit_bias").fill("5: -100")
+    ask(reader, "hello", "test/ok")
+    expect(reader.get_by_role("alert")).to_contain_text("logit_bias: must be an object")
+
+
 def test_a_value_out_of_range_is_the_gateways_to_refuse(reader, upstream):
     reader.get_by_label("temperature").fill("3")
     ask(reader, "hello", "test/ok")

@@ -21,6 +21,7 @@ export function blank({ dialect, system = "", stream = true, parameters = {}, mo
 export function blankAnswer(model = "") {
   return {
     ...{ status: "waiting", asked: model, model: "", text: "", reasoning: "", tools: [], finish: "", usage: null },
+    ...{ others: [], logprobs: [] },
     ...{ usageSource: "", firstTokenMs: null, totalMs: null, requestId: "", timing: "", ignored: "", error: null },
   };
 }
@@ -162,9 +163,16 @@ function validAnswer(found) {
   }
   for (const name of ["firstTokenMs", "totalMs"]) answer[name] = found[name] === null ? null : amount(found[name]);
   answer.tools = array(found.tools).filter(Boolean).map((tool) => ({ name: text(tool.name), arguments: text(tool.arguments) }));
+  answer.others = array(found.others ?? []).map((other) => text(other ?? ""));
+  answer.logprobs = array(found.logprobs ?? []).map(validToken);
   answer.usage = found.usage && { prompt: amount(found.usage.prompt), completion: amount(found.usage.completion) };
   answer.error = found.error && { message: text(found.error.message), code: text(found.error.code), until: null };
   return answer;
+}
+
+function validToken({ token, logprob, instead }) {
+  const others = array(instead).map((other) => ({ token: text(other.token), logprob: amount(other.logprob) }));
+  return { token: text(token), logprob: amount(logprob), instead: others };
 }
 
 function check(is, value) {

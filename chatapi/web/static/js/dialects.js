@@ -36,6 +36,7 @@ function chatMessage({ role, text, images }) {
 
 function responses({ system, messages, model, stream, parameters }) {
   const { "reasoning.effort": effort, ...rest } = parameters;
+  const include = rest.top_logprobs !== undefined && [LOGPROBS]; // else they are not answered
   const only = messages.length === 1 && !messages[0].images.length;
   return {
     model,
@@ -43,9 +44,12 @@ function responses({ system, messages, model, stream, parameters }) {
     input: only ? messages[0].text : messages.map(responsesItem),
     ...(stream && { stream }),
     ...(effort && { reasoning: { effort } }),
+    ...(include && { include }),
     ...rest,
   };
 }
+
+const LOGPROBS = "message.output_text.logprobs";
 
 function responsesItem({ role, text, images }) {
   if (!images.length) return { role, content: text };
@@ -53,7 +57,8 @@ function responsesItem({ role, text, images }) {
   return { role, content: text ? [{ type: "input_text", text }, ...pictures] : pictures };
 }
 
-// --- answers: each reader adds to `answer` {text, reasoning, tools, model, usage, finish, ended}
+// --- answers: each reader adds to `answer` {text, others, logprobs, reasoning, tools, model, usage,
+// finish, ended}
 
 function add(answer, { content, refusal, reasoning_content, reasoning, tool_calls } = {}) {
   const thought = reasoning_content ?? reasoning;
@@ -64,6 +69,25 @@ function add(answer, { content, refusal, reasoning_content, reasoning, tool_call
     const known = (answer.tools[call.index ?? at] ??= { name: "", arguments: "" });
     known.name += call.function?.name ?? "";
     known.arguments += call.function?.arguments ?? "";
+  }
+}
+
+/** What `choice`, of a chunk or whole, says: of the first one everything, of those after it the text. */
+function addChoice(answer, { index = 0, delta, message, logprobs, finish_reason: finish }) {
+  const said = delta ?? message;
+  if (index > 0) {
+    answer.others[index - 1] = (answer.others[index - 1] ?? "") + (said?.content ?? said?.refusal ?? "");
+    return;
+  }
+  answer.finish = finish ?? answer.finish;
+  add(answer, said);
+  addLogprobs(answer, logprobs?.content);
+}
+
+function addLogprobs(answer, found) {
+  for (const { token, logprob, top_logprobs: top } of Array.isArray(found) ? found : []) {
+    const instead = (top ?? []).map((one) => ({ token: one.token, logprob: one.logprob }));
+    answer.logprobs.push({ token, logprob, instead });
   }
 }
 
@@ -80,10 +104,8 @@ function chunk(answer, { data }) {
   }
   const found = JSON.parse(data);
   if (found.error) throw Failure.of(found.error);
-  const choice = found.choices?.[0];
   answer.model = found.model ?? answer.model;
-  answer.finish = choice?.finish_reason ?? answer.finish;
-  add(answer, choice?.delta);
+  for (const choice of found.choices ?? []) addChoice(answer, choice);
   count(answer, found.usage);
 }
 
@@ -96,8 +118,7 @@ function envelope(answer, { data }) {
 
 function completion(answer, { model, choices, usage }) {
   answer.model = model;
-  answer.finish = choices[0].finish_reason;
-  add(answer, choices[0].message);
+  for (const choice of choices) addChoice(answer, choice);
   count(answer, usage);
 }
 
@@ -106,7 +127,10 @@ function response(answer, found) {
   for (const item of found.output ?? []) {
     const said = (item.content ?? []).map((part) => part.text ?? part.refusal ?? "").join("");
     if (item.type === "reasoning") answer.reasoning += said;
-    if (item.type === "message") answer.text += said;
+    if (item.type === "message") {
+      answer.text += said;
+      for (const part of item.content ?? []) addLogprobs(answer, part.logprobs);
+    }
     if (item.type === "function_call") answer.tools.push({ name: item.name, arguments: item.arguments });
   }
   settle(answer, found);
@@ -127,6 +151,7 @@ function responseEvent(answer, { data }) {
     case "response.output_text.delta":
     case "response.refusal.delta":
       answer.text += found.delta;
+      addLogprobs(answer, found.logprobs);
       break;
     case "response.reasoning_text.delta":
       answer.reasoning += found.delta;

@@ -50,24 +50,26 @@ export class Settings {
   field({ name, key, type, min, max, hint }) {
     const id = `parameter-${key}`;
     const range = min != null && max != null ? `${number(min)} … ${number(max)}` : min != null ? `≥ ${number(min)}` : "";
-    const input = element(type === "lines" ? "textarea" : "input", {
+    const several = type === "lines" || type === "object";
+    const input = element(several ? "textarea" : "input", {
       ...{ id, "aria-describedby": `${id}-hint`, autocomplete: "off", spellcheck: "false" },
-      ...(type === "lines" ? { rows: 1 } : { type: type === "text" ? "text" : "number" }),
+      ...(several ? { rows: 1 } : { type: INPUTS[type] }),
       ...(type === "number" && { step: "any", inputmode: "decimal" }),
       ...(type === "integer" && { step: 1, inputmode: "numeric" }),
-      ...{ min, max, placeholder: range || "–" },
+      ...(type !== "flag" && { min, max, placeholder: range || (type === "object" ? '{"1234": -100}' : "–") }),
       oninput: () => {
         const given = this.conversation.parameters;
-        if (input.value.trim()) given[key] = input.value;
+        if (type === "flag" ? input.checked : input.value.trim()) given[key] = type === "flag" ? "true" : input.value;
         else delete given[key];
         input.toggleAttribute("aria-invalid", input.validity.rangeOverflow || input.validity.rangeUnderflow);
         this.changed();
       },
     });
-    input.value = this.conversation.parameters[key] ?? "";
+    if (type === "flag") input.checked = this.conversation.parameters[key] === "true";
+    else input.value = this.conversation.parameters[key] ?? "";
     return element(
       "div",
-      { class: "field" },
+      { class: type === "object" ? "field wide" : "field" },
       element("label", { for: id, translate: "no" }, name),
       input,
       element("small", { id: `${id}-hint` }, hint),
@@ -82,10 +84,23 @@ export class Settings {
   }
 }
 
+const INPUTS = { flag: "checkbox", text: "text", number: "number", integer: "number" };
+
 function read(text, type) {
+  if (type === "flag") return text === "true";
+  if (type === "object") return parsed(text);
   if (type === "lines") return text.split("\n").filter(Boolean);
   if (type === "text") return text.trim();
   const value = Number(text);
   return Number.isFinite(value) ? value : text; // the gateway says what is wrong with it
 }
 
+
+/** JSON, or the text as it is where it is none: the gateway says what it wants. */
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
+}

@@ -1,5 +1,6 @@
 // The conversation as it is shown: what was said, and under it an answer from each model asked.
 
+import { otherChoices, probabilities } from "./choices.js";
 import { button, element } from "./dom.js";
 import { answerFacts } from "./facts.js";
 import { Prose, copyText } from "./markdown.js";
@@ -99,6 +100,8 @@ class AnswerView {
     this.thought = element("p", { class: "plain", dir: "auto" });
     this.thinking = element("details", { class: "thinking", hidden: true }, element("summary", {}, _("Reasoning")), this.thought);
     this.calls = element("div", { class: "calls" });
+    this.choices = element("div", { class: "choices" });
+    this.probabilities = element("div", {});
     this.note = element("p", { class: "note" });
     this.problem = element("div", {});
     this.facts = element("p", { class: "facts" });
@@ -109,8 +112,8 @@ class AnswerView {
     this.root = element(
       "section",
       { class: "answer" },
-      ...[this.name, this.thinking, this.prose, this.calls, this.waiting, this.note, this.problem],
-      ...[this.facts, this.more, this.tools],
+      ...[this.name, this.thinking, this.prose, this.calls, this.choices, this.waiting, this.note, this.problem],
+      ...[this.facts, this.probabilities, this.more, this.tools],
     );
     this.began = performance.now();
     this.drawnAt = 0;
@@ -170,6 +173,8 @@ class AnswerView {
     this.writer.finish(answer.text);
     this.showReasoning();
     this.showCalls();
+    this.choices.replaceChildren(...otherChoices(answer));
+    this.probabilities.replaceChildren(probabilities(answer) ?? "");
     this.showNote();
     this.showProblem();
     const row = rowOf(this.rows(), answer.model || answer.asked);
