@@ -10,6 +10,7 @@ from ..languages import N_, _
 from .envelope import CompletionsSchema, LegacySchema
 from .fields import Items, Messages, ModelId, ModelIds, Number, Stop, Strict, Text
 from .openai import OpenAISchema, StreamOptions
+from .responses.json_schema import keywords, some_message
 from .responses.load import ResponsesSchema
 
 REQUESTS = {
@@ -95,6 +96,7 @@ def _attributes(self: Any, field: Field[Any], ret: dict[str, Any], **kwargs: Any
         found["pattern"] = HAS_TEXT
     if words := getattr(field, "words", None):
         found["enum"] = [*words, None] if field.allow_none else list(words)
+    found |= keywords(field)
     if text := described(str(field.name)):
         found["description"] = text
     return found
@@ -147,6 +149,7 @@ def request_schemas() -> dict[str, Any]:
     found: dict[str, Any] = spec.to_dict()["components"]["schemas"]
     for schema in found.values():
         schema["additionalProperties"] = True
+    found["ResponsesRequest"] |= some_message()
     legacy = found["LegacyRequest"]
     del legacy["required"]
     legacy["anyOf"] = [{"required": [spelling]} for spelling in ("message", "prompt", "inputs")]

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
 from chatapi.schemas.openapi import REQUESTS
@@ -46,6 +47,48 @@ def test_a_request_has_the_fields_and_ranges_of_its_schema(document, name):
     temperature = properties["temperature"]
     assert (temperature["minimum"], temperature["maximum"]) == (fields["temperature"].low, fields["temperature"].high)
     assert all("type" in p for p in properties.values())
+
+
+FUNCTION = {"type": "function", "name": "f"}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"input": [{"type": "nothing"}]},
+        {"input": [{"role": "tool", "content": "x"}]},
+        {"input": [{"role": "user", "content": [{"type": "input_text"}]}]},
+        {"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f", "image_url": "data:,"}]}]},
+        {"input": [{"type": "function_call", "call_id": "", "name": "f", "arguments": "{}"}]},
+        {"input": [{"type": "function_call_output", "output": "x"}]},
+        {"input": [{"type": "item_reference", "id": "x"}]},
+        {"input": []},
+        {"input": [{"type": "reasoning"}]},
+        {"include": [1]},
+        {"metadata": {"a": 1}},
+        {"tool_choice": "sometimes", "tools": [FUNCTION]},
+        {"tool_choice": {"type": "web_search"}, "tools": [FUNCTION]},
+        {"tool_choice": {"type": "function"}, "tools": [FUNCTION]},
+        {"tool_choice": {"type": "allowed_tools", "mode": "none", "tools": []}, "tools": [FUNCTION]},
+        {"tools": [{"type": "web_search"}]},
+        {"tools": [{"type": "function", "parameters": {}}]},
+        {"text": {"format": {"type": "json_schema", "name": "n"}}},
+        {"text": {"verbosity": 1}},
+        {"reasoning": {"effort": 1}},
+        {"background": True},
+        {"previous_response_id": "resp_1"},
+        {"truncation": "most"},
+    ],
+    ids=json.dumps,
+)
+def test_the_document_refuses_of_responses_what_the_gateway_refuses(client, upstream, document, given):
+    schema = {**document["components"]["schemas"]["ResponsesRequest"], "components": document["components"]}
+    body = {"model": "test/ok", "input": "hi", **given}
+    assert not Draft202012Validator(schema).is_valid(body)
+    assert client.post("/v1/responses", json=body).status_code == 400
+    without = {"input": "hi"} if "input" in given else dict.fromkeys(given)
+    assert Draft202012Validator(schema).is_valid({**body, **without})
+    assert client.post("/v1/responses", json={**body, **without}).status_code == 200
 
 
 def test_every_code_says_when_it_is_met_and_what_to_do():
