@@ -7,6 +7,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from support import legacy_bodies
 from support.gateways import LOG_TAIL, TOKEN, Gateway, catalogue_for, serve
 from support.upstream import Upstream
 
@@ -32,6 +33,20 @@ def applications_end():
     """Applications of one process share a database, in which each has a number until it is collected."""
     yield
     gc.collect()
+
+
+@pytest.fixture(scope="session")
+def every_legacy_body():
+    """Hear of it, wherever a test brings one."""
+    with legacy_bodies.listening():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def the_preview_keeps_its_word(every_legacy_body):
+    """Of every legacy body in the suite: see `support.legacy_bodies`."""
+    yield
+    legacy_bodies.check_all_heard()
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 import psutil
 import requests
 
+from support.legacy_bodies import hear
 from support.upstream import BEHAVIOURS, CLASSIC_REPLIES, ERRORS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,6 +53,7 @@ class Gateway:
 
     def post(self, path: str, body: Any = None, **kwargs: Any) -> requests.Response:
         """POST `body` as JSON (or what `data` says), on a connection of its own."""
+        hear(path, body)
         if body is not None:
             kwargs["json"] = body
         return self.request("POST", path, **kwargs)

@@ -17,7 +17,7 @@ CHAT, LEGACY, V1, RESPONSES = (
     "/v1/chat/completions",
     "/v1/responses",
 )
-ROUTES = [CHAT, LEGACY, V1]
+ROUTES = [CHAT, LEGACY, V1, RESPONSES]
 MODEL = "test/echo"
 NASTY = "\n".join(
     [
@@ -74,12 +74,15 @@ def run(program, path, body, url, key="chatapi_key"):
 
 
 def answer_in(shown):
-    """The text of the answer in what curl shows: an envelope, a completion, or a stream of chunks."""
-    if not shown.startswith("data: "):
+    """The text of the answer in what curl shows: an envelope, a completion or a response, or a stream of events."""
+    if not shown.startswith(("data: ", "event: ")):
         answer = json.loads(shown)
+        if answer.get("object") == "response":
+            return "".join(part["text"] for item in answer["output"] for part in item["content"])
         return answer["data"]["response"] if "data" in answer else answer["choices"][0]["message"]["content"]
     events = [json.loads(line[6:]) for line in shown.split("\n") if line.startswith("data: {")]
-    return "".join(c["delta"].get("content") or "" for event in events for c in event["choices"])
+    deltas = [event["delta"] for event in events if event.get("type") == "response.output_text.delta"]
+    return "".join(deltas) + "".join(c["delta"].get("content") or "" for e in events for c in e.get("choices", ()))
 
 
 @pytest.mark.parametrize("program", RUN)

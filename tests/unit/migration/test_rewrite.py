@@ -1,14 +1,17 @@
 """A legacy body and the two new ones ask the same; what reads differently is named."""
 
 import json
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import legacy_bodies
 
 from chatapi.chat import ChatJob
 from chatapi.errors import BadRequest
 from chatapi.migration.rewrite import change, changes, preview, rewrite
+from chatapi.schemas import envelope
 from chatapi.schemas.envelope import LEGACY_SPELLINGS, load_completions, load_legacy
 from chatapi.schemas.openai import load_job
 
@@ -179,3 +182,14 @@ def test_any_legacy_body_asks_the_same_on_the_new_routes(body):
         assert found.completions[path] == body[path]
     assert set(named) <= written | {"model", "parameters"}
     assert json.dumps(body) == before
+
+
+def test_each_legacy_body_of_the_suite_is_held_against_the_preview():
+    legacy_bodies.check_all_heard()
+    for body in ({"message": "once"}, {"inputs": "twice", "parameters": {"max_length": 3}}, {"message": 5}):
+        with suppress(BadRequest):
+            envelope.load_legacy(body, DEFAULT)
+    legacy_bodies.hear("/api/huggingface-chat", {"message": "from another process"})
+    legacy_bodies.hear("/v1/chat/completions", {"message": "of another route"})
+    assert legacy_bodies.check_all_heard() == 4
+    assert legacy_bodies.check_all_heard() == 0

@@ -2,6 +2,7 @@
 
 import { _, duration, number } from "./texts.js";
 
+const LEAST_S = 0.05; // of writing, below which a speed would tell of the network's packets alone
 const compact = { notation: "compact", maximumSignificantDigits: 3 };
 const dollars = { style: "currency", currency: "USD", minimumFractionDigits: 2, maximumFractionDigits: 10 };
 const money = (usd) => number(Number(usd.toPrecision(2)), dollars);
@@ -52,7 +53,7 @@ export function answerFacts(answer, row) {
   if (firstTokenMs !== null) facts.push(_("first token after {time}", { time: duration(firstTokenMs) }));
   else if (answer.status === "done") facts.push(_("whole answer after {time}", { time: duration(totalMs) }));
   const writingS = (totalMs - firstTokenMs) / 1000;
-  if (usage?.completion > 1 && firstTokenMs !== null && writingS > 0) {
+  if (usage?.completion > 1 && firstTokenMs !== null && writingS > LEAST_S) {
     const rate = (usage.completion - 1) / writingS;
     facts.push(_("{count} tokens/s", { count: number(rate, { maximumSignificantDigits: 3, notation: "compact" }) }));
   }

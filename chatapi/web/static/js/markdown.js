@@ -54,7 +54,8 @@ function fragment(tokens) {
     link.target = "_blank";
     link.rel = "noopener noreferrer nofollow";
   }
-  for (const block of made.children) block.dir = "auto"; // right-to-left where its first word is
+  for (const code of made.querySelectorAll("code")) code.dir = "ltr";
+  for (const block of made.children) block.dir = "auto"; // right-to-left where its first word, outside of code, is
   for (const table of made.querySelectorAll("table")) {
     const frame = element("div", { class: "wide", tabindex: 0, role: "group", "aria-label": _("Table") });
     table.replaceWith(frame);

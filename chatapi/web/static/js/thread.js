@@ -145,6 +145,7 @@ class AnswerView {
       this.showReasoning();
       this.showWaiting();
       this.tools.hidden = true;
+      this.more.hidden = true;
     });
     this.drawnAt = performance.now();
     this.tookMs = this.drawnAt - began;
