@@ -18,10 +18,12 @@ export function otherChoices({ others }) {
 /** The tokens, how likely each was, and what else might have stood there; null where none is known. */
 export function probabilities({ logprobs }) {
   if (!logprobs.length) return null;
-  const head = [_("Token"), _("Probability"), _("Instead")].map((title) => element("th", { scope: "col" }, title));
+  const known = logprobs.some(({ instead }) => instead.length);
+  const titles = [_("Token"), _("Probability"), ...(known ? [_("Instead")] : [])];
+  const head = titles.map((title) => element("th", { scope: "col" }, title));
   const rows = logprobs.slice(0, MOST_TOKENS).map(({ token, logprob, instead }) => {
     const others = instead.filter((one) => one.token !== token).map((one) => `${shown(one.token)} ${percent(one.logprob)}`);
-    const cells = [percent(logprob), others.join(" · ")].map((text) => element("td", {}, text));
+    const cells = [percent(logprob), ...(known ? [others.join(" · ")] : [])].map((text) => element("td", {}, text));
     return element("tr", {}, element("th", { scope: "row" }, shown(token)), ...cells);
   });
   const table = element("table", {}, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows));
