@@ -88,7 +88,7 @@ class Call:
         self.headers = headers  # that go along to the upstream
         self.began = time.monotonic()
         self.started_at = time.time()
-        self.deadline = self.began + seconds
+        self.limit(seconds)
         self.id = call_id(self.started_at)
         self.asked: list[str] = []  # the model of each request to an upstream
         self._interruption: ChatError | None = None
@@ -99,10 +99,15 @@ class Call:
         """Requests to upstreams."""
         return len(self.asked)
 
+    def limit(self, seconds: float) -> None:
+        """It may take so long from its arrival."""
+        self.deadline = self.began + seconds
+        self.lease_ends_at = self.started_at + seconds
+
     @property
-    def lease_ends_at(self) -> float:
-        """When it is over at the latest, in Unix seconds."""
-        return self.started_at + self.deadline - self.began
+    def ended_at(self) -> float:
+        """When it ended, in Unix seconds."""
+        return self.started_at + (self.total_ms or 0.0) / 1000
 
     def elapsed_ms(self) -> float:
         """Since its arrival."""

@@ -40,11 +40,10 @@ class ModelCard:
     drain_s: int = 0
     renames: Mapping[str, str] = field(default_factory=dict)
     own_fields: bool = True
+    is_chat: bool = field(init=False, repr=False, compare=False)  # it takes a conversation as messages, not one text
 
-    @property
-    def is_chat(self) -> bool:
-        """Whether it takes a conversation as messages rather than one text."""
-        return self.task == "chat-completion"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_chat", self.task == "chat-completion")
 
 
 class Catalogue:

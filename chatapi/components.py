@@ -18,6 +18,7 @@ from .languages import N_
 from .migration.route import LegacyRoute
 from .settings import VERSION, Settings
 from .telemetry import log, metrics
+from .telemetry.batch import batch
 from .telemetry.health import Check, Health
 
 
@@ -54,7 +55,7 @@ def build(settings: Settings) -> Components:
     metrics.label_models(catalogue.cards)
     health = Health(_checks(settings, store, accounts, engine))
     legacy = LegacyRoute(store, settings.legacy_sunset, settings.legacy_brownouts)
-    observers = (metrics.record, log.write)
+    observers = (batch.ended,)
     return Components(settings, store, keys, access, engine, health, legacy, accounts, observers)
 
 

@@ -62,7 +62,7 @@ class Accounts:
         of = call.reservation = Reservation(
             call.id, caller.subject, caller.key_id, caller.limits, call.started_at, call.lease_ends_at
         )
-        if caller.limits:
+        if caller.limits.given:
             self._decided(call, self._admit(of))
 
     def begin(self, call: Call, job: ChatJob) -> ChatJob:
@@ -78,8 +78,6 @@ class Accounts:
             self._hold(call, of, tokens)
         else:
             self._asked_database(self._books.begin, _row(call))
-            if call.decision is not None:
-                metrics.limit_decided(None, call.decision.shadowed)
         call.begun = True
         return job
 
@@ -103,18 +101,14 @@ class Accounts:
             else:
                 self._decided(call, decision)
                 self._asked_database(self._books.begin, _row(call))
-                metrics.limit_decided(None, decision.shadowed)
                 return
-        decision = self._asked_database(self._books.hold, _row(call), of, tokens)
-        self._decided(call, decision)
-        metrics.limit_decided(None, decision.shadowed)
+        self._decided(call, self._asked_database(self._books.hold, _row(call), of, tokens))
 
     def _decided(self, call: Call, decision: Decision) -> None:
         call.decision = decision
         if decision.shadowed:
             call.shadowed = tuple(dict.fromkeys((*(call.shadowed or ()), *decision.shadowed)))
         if decision.refused:
-            metrics.limit_decided(decision.refused, decision.shadowed)
             raise quotas.refusal(decision, call.reservation.limits)
 
     def _asked_database(self, do: Callable[..., T], *args: Any) -> T:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..compact_json import to_ascii
 from ..errors import StoreError, StoreUnavailable
 from ..telemetry import metrics
 from . import statements
@@ -34,7 +35,6 @@ MOST_WAITING = 256 << 20  # bytes that wait for a database that is away; no call
 BEGUN, ENDED = "B", "E"
 Values = list[Any]
 COLUMNS = tuple(calls.columns.keys())  # the values of a line
-_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 class Writer(Protocol):
@@ -63,7 +63,7 @@ class Journal:
 
         Raises StoreUnavailable; then nothing of it is there.
         """
-        line = f"{kind}{_encode(row)}\n".encode()
+        line = f"{kind}{to_ascii(row)}\n".encode()
         with self._mutex:
             try:
                 if self._pid != Own.pid:

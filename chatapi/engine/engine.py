@@ -57,12 +57,12 @@ class Engine:
 
     def begin(self, job: ChatJob, call: Call) -> None:
         """`call` is for `job`: from here on its deadline is the job's, and a stop of this process ends it."""
-        call.deadline = call.began + min(job.max_time_s or math.inf, self._limits.call_s)
+        call.limit(min(job.max_time_s or math.inf, self._limits.call_s))
         self._open.add(call)
 
     def begin_probe(self, call: Call, seconds: float) -> None:
         """`call` asks no model, and takes at most `seconds`; a stop of this process ends it too."""
-        call.deadline = call.began + seconds
+        call.limit(seconds)
         self._open.add(call)
 
     def stop(self) -> None:

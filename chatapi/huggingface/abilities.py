@@ -41,19 +41,31 @@ _NOTHING: dict[str, tuple[Any, ...]] = defaultdict(tuple, {**_CANNOT, **_ADVISOR
 _BESIDE = {"tool_choice": "tools", "parallel_tool_calls": "tools", "function_call": "functions"}
 
 
-def check(card: ModelCard, job: ChatJob, able: Callable[[str], str] = lambda ability: "") -> tuple[str, ...]:
-    """The request fields that `card`'s model leaves out. Raises BadRequest for what it cannot honour.
+def left_out(card: ModelCard, job: ChatJob) -> tuple[str, ...]:
+    """The request fields that `card`'s model is not sent."""
+    if card.is_chat and card.own_fields and card.images is not False:
+        return ()
+    return (*_unheeded(card, job), *_unread_images(card, job))
 
-    `able` says in words which models have an ability.
-    """
+
+def _unheeded(card: ModelCard, job: ChatJob) -> tuple[str, ...]:
     if card.is_chat:
-        _refuse(card, job, _asked({name: _NOTHING[name] for name in card.cannot}, job) if card.cannot else [], able)
-        _refuse_parts(card, job)
-        return (*(() if card.own_fields else job.extra), *_unread_images(card, job))
-    advisory = _asked({k: v for k, v in _ADVISORY.items() if not (card.url and k in GENERATE_CAN)}, job)
-    unheeded = [*advisory, *job.extra]
-    _refuse(card, job, [*_asked(_CANNOT, job), *(unheeded if job.strict else ())], able)
-    images = _unread_images(card, job)
+        return () if card.own_fields else tuple(job.extra)
+    advisory = {k: v for k, v in _ADVISORY.items() if not (card.url and k in GENERATE_CAN)}
+    return (*_asked(advisory, job), *job.extra)
+
+
+def check(card: ModelCard, job: ChatJob, able: Callable[[str], str] = lambda ability: "") -> None:
+    """Raises BadRequest for what `card`'s model cannot honour. `able` says in words which models have an ability."""
+    if card.is_chat:
+        if card.cannot:
+            _refuse(card, job, _asked({name: _NOTHING[name] for name in card.cannot}, job), able)
+        if card.images is False:
+            _refuse_parts(card, job)
+            _refuse_images(card, job)
+        return
+    _refuse(card, job, [*_asked(_CANNOT, job), *(_unheeded(card, job) if job.strict else ())], able)
+    _refuse_images(card, job)
     if not _has_user_text(job):
         raise BadRequest(
             _(
@@ -63,7 +75,6 @@ def check(card: ModelCard, job: ChatJob, able: Callable[[str], str] = lambda abi
             ),
             details={"messages": [_("at least one user message must have text")]},
         )
-    return (*unheeded, *images)
 
 
 def _refuse(card: ModelCard, job: ChatJob, fields: list[str], able: Callable[[str], str]) -> None:
@@ -110,8 +121,6 @@ MAX_NAMED = 10  # parts that an error names
 
 def _refuse_parts(card: ModelCard, job: ChatJob) -> None:
     """Raises BadRequest where a model that reads text only is sent sound, files or what nobody knows."""
-    if card.images is not False:
-        return
     paths = [
         f"messages.{i}.content.{j}.type"
         for i, message in enumerate(job.messages)
@@ -129,21 +138,25 @@ def _refuse_parts(card: ModelCard, job: ChatJob) -> None:
 
 
 def _unread_images(card: ModelCard, job: ChatJob) -> tuple[str, ...]:
-    """The paths of the images that `card` cannot read. Raises BadRequest where leaving them out is no answer."""
-    if (card.is_chat and card.images is not False) or not any(map(has_image, job.messages)):
+    """The paths of the images in a job for a model that reads text only."""
+    if card.is_chat and card.images is not False:
         return ()
-    images = tuple(
+    return tuple(
         f"messages.{i}.content.{j}"
         for i, message in enumerate(job.messages)
         if has_image(message)
         for j, part in enumerate(message["content"])
         if part.get("type") == "image_url"
     )
-    if job.strict or not _has_user_text(job):
+
+
+def _refuse_images(card: ModelCard, job: ChatJob) -> None:
+    """Raises BadRequest where leaving the images out is no answer."""
+    images = _unread_images(card, job)
+    if images and (job.strict or not _has_user_text(job)):
         message = _(
             "{images}: '{model}' reads text only. Remove the images, or ask a model that reads them.",
             images=", ".join(images),
             model=card.id,
         )
         raise BadRequest(message, details={path: [_("this model reads text only")] for path in images})
-    return images

@@ -6,7 +6,7 @@ from typing import Any
 from ..catalogue import ModelCard
 from ..chat import ChatJob, Json, Reply, has_image, text_of
 from ..languages import _
-from .abilities import asks_for_nothing, check
+from .abilities import asks_for_nothing, left_out
 from .answers import choices_in, chosen, extra_of, whole_choice
 from .chat_events import ChatEvents, fewer, fingerprint_of, wanted_of
 from .failures import unreadable
@@ -21,7 +21,6 @@ class Chat:
     """`{base}/v1/chat/completions`, or an own server's."""
 
     def request(self, base: str, card: ModelCard, job: ChatJob, stream: bool) -> Request:
-        check(card, job)
         messages = job.messages
         if card.images is False:
             messages = [{**m, "content": text_of(m)} if has_image(m) else m for m in messages]
@@ -54,11 +53,11 @@ class Chat:
             usage=believed(usage_in(body), job, len(said), lambda: said),
             system_fingerprint=fingerprint_of(body),
             extra=extra_of(body),
-            ignored=check(card, job),
+            ignored=left_out(card, job),
         )
 
     def events(self, card: ModelCard, job: ChatJob) -> "ChatEvents":
-        return ChatEvents(card, job, check(card, job))
+        return ChatEvents(card, job, left_out(card, job))
 
 
 def _options(card: ModelCard, job: ChatJob) -> Json:

@@ -7,7 +7,8 @@ to receive.
 
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Any
 
 MAX_HEAD = 65_536  # bytes of status line and fields
 MAX_INTERIM = 20  # responses before the final one
@@ -15,7 +16,9 @@ MAX_SIZE_LINE = 1024  # bytes of a chunk's size and extensions
 READ_SIZE = 65_536
 MAX_INFLATED = 1024 * 1024  # bytes that one read gives of a compressed body
 
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5]\d\d)(?: [^\r\n]*)?")
+_STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-5]\d\d)(?: [^\r\n]*)?\r?\n")
+_FIELD = re.compile(r"^([^:\n]+):[ \t]*(.*)$", re.M)
+_FOLD = re.compile(r"\r?\n[ \t]+")  # a line that goes on the one before
 
 
 class BadResponse(Exception):
@@ -29,7 +32,7 @@ class CutShort(Exception):
 class Headers(dict[str, str]):
     """Header fields, asked for in any case."""
 
-    def get(self, name: str, default: str = "") -> str:  # type: ignore[override]
+    def get(self, name: str, default: Any = "") -> Any:
         """The field's value, or `default`."""
         return super().get(name.lower(), default)
 
@@ -51,27 +54,28 @@ class Response:
         self._chunked = self._until_close = False
         self.ended = False  # the body has been read to its end
         self.status, self.headers, version = self._final_head()
-        self._begin_body()
-        connection = self.headers.get("Connection").lower()
+        self._begin_body(self.headers)
+        connection = self.headers.get("connection").lower()
         kept = "close" not in connection if version else "keep-alive" in connection
         self.is_kept = kept and not self._until_close  # the connection can be used again once the body has ended
-        self._inflate = _inflater(self.headers.get("Content-Encoding").strip().lower())
+        self._inflate = _inflater(self.headers.get("content-encoding").strip().lower())
         self._deflated = b""
 
     # --- the head
 
     def _final_head(self) -> tuple[int, Headers, int]:
         for _ in range(MAX_INTERIM + 1):
-            lines = self._head_lines()
-            found = _STATUS_LINE.fullmatch(next(lines, b""))
+            head = self._head()
+            found = _STATUS_LINE.match(head)
             if found is None:
                 raise BadResponse("no HTTP/1 response")
             status = int(found[2])
             if status >= 200 or status == 101:
-                return status, _headers(lines), int(found[1])
+                return status, _headers(head[found.end() :]), int(found[1])
         raise BadResponse("no final response")
 
-    def _head_lines(self) -> Iterator[bytes]:
+    def _head(self) -> str:
+        """Its lines, each with its end."""
         searched = self._at
         while (end := self._blank_line(searched)) < 0:
             if len(self._buffer) - self._at > MAX_HEAD:
@@ -81,25 +85,24 @@ class Response:
             searched = max(0, unread - 3)
         if end - self._at > MAX_HEAD:
             raise BadResponse("a head without end")
-        head = self._buffer[self._at : end]
+        head = self._buffer[self._at : end] + b"\n"
         self._at = end + (4 if self._buffer.startswith(b"\r\n\r\n", end) else 2)
-        return iter(head.replace(b"\r\n", b"\n").split(b"\n"))
+        return head.decode("latin-1")
 
     def _blank_line(self, start: int) -> int:
         end = self._buffer.find(b"\r\n\r\n", start)
         return end if end >= 0 else self._buffer.find(b"\n\n", start)
 
-    def _begin_body(self) -> None:
-        encodings = [part.strip() for part in self.headers.get("Transfer-Encoding").lower().split(",") if part.strip()]
-        lengths = {part.strip() for part in self.headers.get("Content-Length").split(",")}
+    def _begin_body(self, headers: Headers) -> None:
+        encodings, lengths = headers.get("transfer-encoding"), headers.get("content-length", None)
         if self.status in (204, 304):
             self.ended = True
-        elif encodings:
-            self._chunked = encodings == ["chunked"]
+        elif encodings.strip(", \t"):
+            self._chunked = encodings.strip(", \t").lower() == "chunked"
             self._until_close = not self._chunked
-        elif "Content-Length" in self.headers:
-            length = lengths.pop()
-            if lengths or not (length.isascii() and length.isdigit() and len(length) <= 15):
+        elif lengths is not None:
+            length, *others = {part.strip() for part in lengths.split(",")}
+            if others or not (length.isascii() and length.isdigit() and len(length) <= 15):
                 raise BadResponse("a length that is none")
             self._left = int(length)
             self.ended = self._left == 0
@@ -214,19 +217,15 @@ def _chunk_size(line: bytes) -> int:
         raise BadResponse("a chunk without size") from None
 
 
-def _headers(lines: Iterator[bytes]) -> Headers:
-    headers = Headers()
-    name = ""
-    for line in lines:
-        if line[:1] in (b" ", b"\t") and name:  # a folded line goes on
-            dict.__setitem__(headers, name, f"{headers[name]} {line.strip().decode('latin-1')}")
-            continue
-        field, colon, value = line.partition(b":")
-        if not colon:
-            continue
-        name, text = field.strip().lower().decode("latin-1"), value.strip().decode("latin-1")
-        dict.__setitem__(headers, name, f"{headers[name]}, {text}" if name in headers else text)
-    return headers
+def _headers(lines: str) -> Headers:
+    """The fields; of one that comes twice, both values."""
+    if "\n " in lines or "\n\t" in lines:
+        lines = _FOLD.sub(" ", lines)
+    found: dict[str, str] = {}
+    for name, value in _FIELD.findall(lines):
+        name, value = name.strip().lower(), value.strip()
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return Headers(found)
 
 
 def _inflater(encoding: str) -> Callable[[bytes], tuple[bytes, bytes]] | None:

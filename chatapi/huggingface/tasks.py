@@ -5,12 +5,9 @@ from typing import Any, Protocol
 
 from ..catalogue import ModelCard
 from ..chat import ChatJob, Chunk, Json, Reply, Usage
-from .abilities import check as refuse_impossible
 from .chat import Chat
 from .text import Classic, Generate
 from .transport import Request
-
-__all__ = ["EventReader", "Task", "refuse_impossible", "task_for"]
 
 
 class EventReader(Protocol):

@@ -7,7 +7,7 @@ from urllib.parse import quote
 from ..catalogue import ModelCard
 from ..chat import ChatJob, Choice, Chunk, Json, Reply, Usage
 from ..languages import _
-from .abilities import GENERATE_CAN, check
+from .abilities import GENERATE_CAN, left_out
 from .answers import answer_text, choices_in, extra_of
 from .failures import cut, unreadable
 from .finish import finish_of, finish_reason
@@ -22,7 +22,6 @@ class Classic:
     """`{"inputs", "parameters"}`, whole answers only."""
 
     def request(self, base: str, card: ModelCard, job: ChatJob, stream: bool) -> Request:
-        check(card, job)
         parameters = sampling(job)
         if card.task == "text-generation":
             parameters["return_full_text"] = False  # text2text models refuse it, and never echo
@@ -51,7 +50,7 @@ class Classic:
             choices=[_text_choice(text, "stop" if cut else reason or "stop")],
             usage=_usage(body, headers, prompt.text, text, job),
             extra={k: v for k, v in extra_of(body).items() if k not in (*_TEXTS, "details")},
-            ignored=check(card, job),
+            ignored=left_out(card, job),
         )
 
     def events(self, card: ModelCard, job: ChatJob) -> "GenerateEvents | None":
@@ -62,7 +61,6 @@ class Generate(Classic):
     """TGI's `/generate` and `/generate_stream`."""
 
     def request(self, base: str, card: ModelCard, job: ChatJob, stream: bool) -> Request:
-        check(card, job)
         prompt = _prompt(card, job)
         parameters = {**sampling(job), "return_full_text": False, "details": True}
         if stops := _stops(prompt, job)[:4]:
@@ -73,7 +71,7 @@ class Generate(Classic):
 
     def events(self, card: ModelCard, job: ChatJob) -> "GenerateEvents":
         prompt = _prompt(card, job)
-        return GenerateEvents(card, job, prompt, _stops(prompt, job), check(card, job))
+        return GenerateEvents(card, job, prompt, _stops(prompt, job), left_out(card, job))
 
 
 class GenerateEvents:

@@ -7,7 +7,6 @@ command) the socket's own timeouts are what there is.
 """
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import gevent
 import gevent.monkey
 
 from ..call import Call
+from ..compact_json import to_text
 from ..errors import UpstreamTimeout, UpstreamUnavailable
 from ..languages import _
 from .connect import NETWORK_ERRORS, translated
@@ -28,8 +28,6 @@ MAX_ERROR = 1024 * 1024  # bytes of one that is an error: only its beginning is 
 SETTLE_S = 1.0  # how long the end of a body whose last event has come may take
 READS_A_TURN = 4  # after so many reads without waiting, others have theirs
 MAX_HEADS = 1000  # urls whose head is remembered: a classic one has the model's id in it
-
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +67,7 @@ class Transport:
         exchange = Exchange(call, deadline)
         method, url = "GET" if request.payload is None else "POST", request.url
         # The caller's strings were checked for unpaired surrogates, so this encodes.
-        body = b"" if request.payload is None else _encode(request.payload).encode()
+        body = b"" if request.payload is None else to_text(request.payload).encode()
 
         def send(headers: Mapping[str, str]) -> Response:
             return exchange.send(self._adapter, url, self._head_of(method, url, headers, len(body)) + body)

@@ -10,6 +10,7 @@ from itertools import accumulate
 from typing import Any, cast
 
 from ..chat import Json
+from ..compact_json import to_ascii, to_text
 from ..errors import BadRequest, InvalidJSON
 from ..languages import N_, _
 
@@ -160,20 +161,16 @@ def _outside_strings(raw: bytes) -> Iterator[bytes]:
 
 # --- JSON → bytes
 
-# What JSONEncoder.encode makes anew for every value, with a look for circles that nothing read from JSON can have.
-_encoder: Any = json.encoder.c_make_encoder  # type: ignore[attr-defined]
-_chunks = _encoder(None, None, json.encoder.encode_basestring, None, ":", ",", False, False, True)
-_encode_ascii = json.JSONEncoder(separators=(",", ":")).encode
 # Half the clients split lines at these, of which JSON knows nothing: they go out escaped.
 _LINE_ENDS = re.compile("[\u0085\u2028\u2029]")
 
 
 def dumps(value: Any) -> bytes:
     """Compact JSON in UTF-8; line ends of Unicode, and half a character that a token left open, are escapes."""
-    text = "".join(_chunks(value, 0))
+    text = to_text(value)
     if not text.isascii() and _LINE_ENDS.search(text):
         text = _LINE_ENDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     try:
         return text.encode()
     except UnicodeEncodeError:
-        return _encode_ascii(value).encode()
+        return to_ascii(value).encode()

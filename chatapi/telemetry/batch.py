@@ -1,23 +1,37 @@
-"""What is told of calls is written together, every 50 ms: no call waits for a file."""
+"""What is told of calls is written together, every 50 ms: no call waits for a file, or for what is made of its end."""
 
 import _thread
 import atexit
 import time
 from collections.abc import Callable
 
+from ..call import Call
+
 DELAY_S = 0.05
 
 
 class Batch:
-    """What gathers until it is time to write it."""
+    """Calls that have ended, and whatever else gathers until it is time to write it."""
 
     def __init__(self) -> None:
+        self._ended: list[Call] = []
+        self._observers: list[Callable[[Call], None]] = []
         self._writers: list[Callable[[], None]] = []
         self._due = False
+
+    def observed_by(self, observe: Callable[[Call], None]) -> None:
+        """From now on `observe` hears of each call that has ended, before anything is written."""
+        self._observers.append(observe)
 
     def written_by(self, write: Callable[[], None]) -> None:
         """From now on `write` writes a part of what has gathered."""
         self._writers.append(write)
+
+    def ended(self, call: Call) -> None:
+        """`call` has ended: whoever observes hears of it within DELAY_S."""
+        self._ended.append(call)
+        if not self._due:
+            self.soon()
 
     def soon(self) -> None:
         """Something has gathered: it is written within DELAY_S."""
@@ -32,6 +46,11 @@ class Batch:
 
     def flush(self) -> None:
         """Write what has gathered: before somebody reads it, and when the process ends."""
+        self._due = True  # what observers gather is written right now
+        ended, self._ended = self._ended, []
+        for call in ended:
+            for observe in self._observers:
+                observe(call)
         self._due = False
         for write in self._writers:
             write()

@@ -1,12 +1,12 @@
 """What we log: a line for each call, whatever its ending, and warnings. Never a prompt, an answer or a key."""
 
-import json
 import logging
 import sys
 import time
 from contextlib import suppress
 
 from ..call import Call
+from ..compact_json import to_ascii
 from .batch import batch
 
 calls = logging.getLogger("chatapi.calls")  # only its level counts: a record for each call cost as much as the line
@@ -38,7 +38,6 @@ _SHOWN = (
     "total_ms",
     "ending",
 )
-_encode = json.JSONEncoder().encode
 
 
 class _Lines:
@@ -67,21 +66,23 @@ def write(call: Call) -> None:
     """Log a call that has ended, to stdout: JSON for machines, for a person at a terminal the few words that matter."""
     if calls.isEnabledFor(logging.INFO):
         _lines.gathered.append(line_for_person(call) if _lines.for_person else line(call))
-        batch.soon()
+
+
+batch.observed_by(write)
 
 
 def line(call: Call) -> str:
     """One JSON object, and the line's end."""
-    shown: dict[str, object] = {"time": round(time.time(), 3)}
+    shown: dict[str, object] = {"time": round(call.ended_at, 3)}
     for name in _SHOWN:
         if (value := getattr(call, name)) is not None:
             shown[name] = value
-    return _encode(shown) + "\n"
+    return to_ascii(shown) + "\n"
 
 
 def line_for_person(call: Call) -> str:
     """Time, route, status, what became of it."""
-    at = time.strftime("%H:%M:%S")
+    at = time.strftime("%H:%M:%S", time.localtime(call.ended_at))
     what = f"{call.served or call.model or '-'} {call.ending} {call.total_ms:.0f} ms"
     tokens = f", {call.prompt_tokens}+{call.completion_tokens} tokens" if call.completion_tokens else ""
     return f"{at} {call.route} {call.status} {what}{tokens}{f' ({call.code})' if call.code else ''}\n"

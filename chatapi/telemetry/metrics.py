@@ -148,6 +148,14 @@ def record(call: Call) -> None:
         _count(_TOKENS, model, "completion", by=call.completion_tokens)
     if call.malformed_events:
         _count(_MALFORMED, by=call.malformed_events)
+    if call.decision is not None:
+        refused = call.decision.refused
+        _count(_LIMITS, refused or "", "refused" if refused else "admitted")
+        for name in call.shadowed or ():
+            _count(_LIMITS, name, "shadowed")
+
+
+batch.observed_by(record)
 
 
 def record_lost(calls: Iterable[Mapping[str, object]]) -> None:
@@ -155,13 +163,6 @@ def record_lost(calls: Iterable[Mapping[str, object]]) -> None:
     for row in calls:
         model = row["model"]
         _count(_CALLS, str(row["route"]), _label(model if isinstance(model, str) else None), "worker_lost", "")
-
-
-def limit_decided(refused: str | None, shadowed: Iterable[str]) -> None:
-    """A call was asked about: which limit refused it, and which would have."""
-    _count(_LIMITS, refused or "", "refused" if refused else "admitted")
-    for name in shadowed:
-        _count(_LIMITS, name, "shadowed")
 
 
 def limit_store_error() -> None:

@@ -2,13 +2,13 @@
 
 import time
 
-from flask import Response, g, request
+from flask import Response
 
 from ..call import Call
-from ..chat import ChatJob, Usage, estimated
+from ..chat import ChatJob, Reply, Usage, estimated
 from ..errors import ChatError
 from ..schemas import Dialect
-from .request import components, ms_since
+from .request import components, connection_of_caller, current_call, ms_since
 from .response import json_response, name_differences
 from .stream import EventStream
 
@@ -17,33 +17,31 @@ LATE_S = 2.0  # how long after a call's deadline its answer may still be being r
 
 def answer(job: ChatJob, dialect: Dialect) -> Response:
     """What `job` is answered with: one body, or a stream of events. Raises ChatError."""
+    call = current_call()
     try:
-        return _answer(g.call, job, dialect)
+        job = begin(call, job)
+        connection = connection_of_caller()
+        if connection is not None:
+            connection.watch(call.leave)
+            connection.write_deadline = call.deadline + LATE_S
+        began = time.perf_counter()
+        try:
+            if job.stream:
+                return EventStream(call, job, dialect, components().engine.stream(job, call), connection).response()
+            reply = components().engine.reply(job, call)
+        finally:
+            call.upstream_ms = ms_since(began)
+            if connection is not None and not job.stream:
+                connection.unwatch()
     except ChatError as error:
-        error.name_fields(job.written)
-        raise
-
-
-def _answer(call: Call, job: ChatJob, dialect: Dialect) -> Response:
-    job = begin(call, job)
-    connection = request.environ.get("chatapi.connection")
-    if connection is not None:
-        connection.watch(call.leave)
-        connection.write_deadline = call.deadline + LATE_S
-    engine = components().engine
-    began = time.perf_counter()
-    try:
-        if job.stream:
-            return EventStream(call, job, dialect, engine.stream(job, call), connection).response()
-        reply = engine.reply(job, call)
-    except ChatError:
         if call.prompt_owed:
             call.count(Usage(estimated(job.messages, "").prompt_tokens, 0, "estimate"))
+        error.name_fields(job.written)
         raise
-    finally:
-        call.upstream_ms = ms_since(began)
-        if connection is not None and not job.stream:
-            connection.unwatch()
+    return _whole(call, job, reply, dialect)
+
+
+def _whole(call: Call, job: ChatJob, reply: Reply, dialect: Dialect) -> Response:
     call.served = reply.model
     call.count(reply.usage)
     response = json_response(dialect.dump(reply, job))

@@ -54,12 +54,23 @@ def _one_spelling(app: Any) -> Any:
 
 # What lies behind Flask's proxies: each attribute of a proxy costs a microsecond.
 _app: Callable[[], Flask] = current_app._get_current_object  # type: ignore[attr-defined]
+_g: Callable[[], Any] = g._get_current_object
 _request: Callable[[], Request] = request._get_current_object  # type: ignore[attr-defined]
 
 
 def components() -> Components:
     """What the application is made of."""
     return cast(Components, _app().extensions["chatapi"])
+
+
+def current_call() -> Call:
+    """The call of the request at hand."""
+    return cast(Call, _g().call)
+
+
+def connection_of_caller() -> Any:
+    """The caller's connection (see connection.py); None under a test client."""
+    return _request().environ.get("chatapi.connection")
 
 
 def begin() -> None:
@@ -76,7 +87,7 @@ def begin() -> None:
     if environ["REQUEST_METHOD"] == "POST":
         call.observers = parts.observers
     call.address = environ.get("REMOTE_ADDR")
-    g.call = call
+    _g().call = call
     wanted = environ.get("HTTP_ACCEPT_LANGUAGE")
     language = negotiate(wanted, parts.settings.language) if wanted else parts.settings.language
     if language != current():
@@ -102,7 +113,7 @@ def authenticated(view: View) -> View:
 
     @wraps(view)
     def called(*args: Any, **kwargs: Any) -> Response:
-        authenticate(g.call)
+        authenticate(current_call())
         return view(*args, **kwargs)
 
     return called
@@ -160,7 +171,7 @@ def read_json() -> Json:
                 given=repr((kind or "none")[:64]),
             )
         )
-    return parse_json(_read_body(environ, g.call.deadline))
+    return parse_json(_read_body(environ, current_call().deadline))
 
 
 def _read_body(environ: dict[str, Any], deadline: float) -> bytes:

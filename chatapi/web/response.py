@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, request
 
 from ..call import Call
 from ..caller import WHAT
 from ..chat import ChatJob
 from ..schemas.strict_json import dumps
-from .request import components
+from .request import components, current_call
 
 AT_ONCE = 65_536  # bytes that a socket takes whether their reader reads or not
 MAX_NAMED = 50  # fields in X-Ignored-Fields
@@ -17,7 +17,10 @@ EXPOSED = (
     "X-Request-Id, X-Requested-Model, X-Usage-Source, X-Ignored-Fields, Retry-After, Deprecation, Sunset, Link, "
     "RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Server-Timing"
 )
-_OPENAI_LIMITS = {"rpm": "requests", "tpm": "tokens"}
+_OPENAI_LIMITS = {
+    limit: tuple(f"x-ratelimit-{what}-{kind}" for what in ("limit", "remaining", "reset"))
+    for limit, kind in (("rpm", "requests"), ("tpm", "tokens"))
+}
 
 
 def init_app(app: Flask) -> None:
@@ -26,7 +29,7 @@ def init_app(app: Flask) -> None:
 
 
 class Answer(Response):
-    """One body of bytes, or events as they come; `told` are headers that every answer has.
+    """One body of bytes, or events as they come; `told` are headers that every answer has, `keep` its Cache-Control.
 
     Werkzeug's own way out makes and checks again what is settled here, and looks through all headers for each that is
     set: together a tenth of a call's way.
@@ -34,6 +37,7 @@ class Answer(Response):
 
     default_mimetype = "application/json"
     told: Sequence[tuple[str, str]] = ()
+    keep = "no-store"
     is_large = False  # more than a socket takes at once
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
@@ -91,7 +95,7 @@ def _in_header(name: str) -> str:
 
 def complete(response: Response) -> Response:
     """The headers that every answer has; the call of one that is whole has ended."""
-    call: Call = g.call
+    call = current_call()
     call.status = response.status_code
     call.gateway_ms = round(call.elapsed_ms() - call.upstream_ms, 1)
     if response.direct_passthrough:
@@ -101,16 +105,16 @@ def complete(response: Response) -> Response:
     else:
         call.end()
     told = [("X-Request-Id", call.request_id), ("X-Content-Type-Options", "nosniff")]
-    if "Cache-Control" not in response.headers:
-        told.append(("Cache-Control", "no-store"))
     if allowed := components().settings.cors_origins:
         _allow_origin(response.headers, allowed)
     if call.decision is not None:
-        told += _limits_told(call.decision)
+        _tell_limits(call.decision, told)
     told.append(("Server-Timing", timings(call)))
     if isinstance(response, Answer):
+        told.append(("Cache-Control", response.keep))
         response.told = told
     else:
+        response.headers.setdefault("Cache-Control", "no-store")
         response.headers.extend(told)
     return response
 
@@ -144,16 +148,17 @@ def _allow_origin(headers: Any, allowed: frozenset[str]) -> None:
         headers["Access-Control-Max-Age"] = "600"
 
 
-def _limits_told(decision: Any) -> Iterator[tuple[str, str]]:
+def _tell_limits(decision: Any, told: list[tuple[str, str]]) -> None:
     """What is left of the caller's tightest limit (RateLimit-*), and of both minutes under OpenAI's names."""
     if (tightest := decision.tightest) is None:
         return
-    yield "RateLimit-Limit", str(tightest.limit)
-    yield "RateLimit-Remaining", str(tightest.remaining)
-    yield "RateLimit-Reset", str(tightest.reset_s)
-    yield "RateLimit-Policy", f'{tightest.limit};comment="{WHAT[tightest.name]}"'
-    for room in decision.rooms:
-        if kind := _OPENAI_LIMITS.get(room.name):
-            yield f"x-ratelimit-limit-{kind}", str(room.limit)
-            yield f"x-ratelimit-remaining-{kind}", str(room.remaining)
-            yield f"x-ratelimit-reset-{kind}", f"{room.reset_s}s"
+    name, limit, remaining, reset_s = tightest
+    told += (
+        ("RateLimit-Limit", str(limit)),
+        ("RateLimit-Remaining", str(remaining)),
+        ("RateLimit-Reset", str(reset_s)),
+        ("RateLimit-Policy", f'{limit};comment="{WHAT[name]}"'),
+    )
+    for name, limit, remaining, reset_s in decision.rooms:
+        if headers := _OPENAI_LIMITS.get(name):
+            told += zip(headers, (str(limit), str(remaining), f"{reset_s}s"), strict=True)

@@ -289,6 +289,18 @@ def test_max_time_holds_in_every_phase(upstream, gateway):
     upstream.wait_for(lambda: all(call.client_closed_at for call in calls), timeout=2)
 
 
+def test_max_time_holds_where_something_has_always_just_arrived(upstream, gateway):
+    def endless_head(x):
+        x.wire(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+        while x.sleep(0.0005):
+            x.wire(b"a")
+
+    upstream.behave("test/endless", endless_head)
+    body = {"model": "test/endless", "messages": MESSAGES, "max_time": 1}
+    asked = side_by_side(lambda _number: gateway.post(ENDPOINT, body).json()["error"]["code"], [(n,) for n in range(8)])
+    assert set(asked.values()) == {"upstream_timeout"}
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_operators_limit_holds_too(settings, stream):
     """Nobody's max_time may exceed CHATAPI_MAX_TIME."""

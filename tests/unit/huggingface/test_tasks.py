@@ -12,6 +12,7 @@ from requests.structures import CaseInsensitiveDict
 from chatapi.catalogue import ModelCard
 from chatapi.chat import ChatJob
 from chatapi.errors import BadRequest, UpstreamUnavailable
+from chatapi.huggingface.abilities import check
 from chatapi.huggingface.tasks import task_for
 from chatapi.schemas.envelope import load_completions
 
@@ -49,7 +50,9 @@ def strictly(job, **changes):
 
 
 def request(card, job=None, stream=False):
-    return task_for(card).request(BASE, card, job or ask(), stream)
+    job = job or ask()
+    check(card, job)
+    return task_for(card).request(BASE, card, job, stream)
 
 
 def payload(card, job=None, stream=False):

@@ -12,6 +12,7 @@ from support.s1 import S1_EXAMPLE_1, S1_EXAMPLE_2, S1_EXAMPLE_3, S1_FORMAT
 from chatapi.catalogue import ModelCard
 from chatapi.chat import ChatJob
 from chatapi.errors import BadRequest, ChatError
+from chatapi.huggingface.abilities import check
 from chatapi.huggingface.tasks import task_for
 from chatapi.schemas import COMPLETIONS, LEGACY, OPENAI
 from chatapi.schemas.strict_json import parse_json
@@ -289,7 +290,7 @@ def test_a_text_model_on_v1_needs_a_user_message_too(task, url, messages):
     card = ModelCard(id="org/name", task=task, url=url)
     job = job_of("openai", messages=messages)
     with pytest.raises(BadRequest) as caught:
-        task_for(card).request("http://base.test", card, job, stream=False)
+        check(card, job)
     assert caught.value.param == "messages"
 
 
@@ -555,7 +556,9 @@ def test_openais_fields_are_typed_in_every_dialect_that_uses_them(dialect, field
 def test_no_field_of_an_envelope_dialect_breaks_a_text_models_server(dialect, field, value):
     card = ModelCard(id="org/own", task="text-generation", url="http://own.test")
     try:
-        task_for(card).request("http://base.test", card, job_of(dialect, **{field: value}), stream=False)
+        job = job_of(dialect, **{field: value})
+        check(card, job)
+        task_for(card).request("http://base.test", card, job, stream=False)
     except BadRequest as error:
         assert error.details
 

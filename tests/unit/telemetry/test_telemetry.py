@@ -37,7 +37,7 @@ def test_lines_are_written_soon_and_together_whole_up_to_what_a_pipe_keeps_unmix
     monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=written.append, flush=lambda: None))
     calls = [ended(request_id=f"id-{number}") for number in range(100)]
     for call in calls:
-        log.write(call)
+        batch.ended(call)
     assert written == []
     assert wait_until(lambda: len("".join(written).splitlines()) == 100, 1)
     assert len(written) < 20
@@ -52,7 +52,7 @@ def test_a_reader_of_lines_who_has_gone_disturbs_no_call(monkeypatch):
 
     log.configure("info")
     monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=gone, flush=lambda: None))
-    log.write(ended())
+    batch.ended(ended())
     batch.flush()
 
 
