@@ -29,8 +29,10 @@ class Limits:
     tpd: int | None = None
     tpmonth: int | None = None
     shadow: tuple[str, ...] = ()
-    of_tokens: bool = field(init=False, repr=False, compare=False)  # whether tokens are limited
-    given: bool = field(init=False, repr=False, compare=False)
+    # Limits that there are, by name; those of tokens, and those of calls. Made once: they are asked for in every call.
+    given: tuple[tuple[str, int], ...] = field(init=False, repr=False, compare=False)
+    of_tokens: tuple[tuple[str, int], ...] = field(init=False, repr=False, compare=False)
+    of_calls: tuple[tuple[str, int], ...] = field(init=False, repr=False, compare=False)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -50,13 +52,14 @@ class Limits:
         return cls(**given)
 
     def __post_init__(self) -> None:
-        # Asked several times in every call.
-        object.__setattr__(self, "of_tokens", any(getattr(self, name) for name in TOKEN_NAMES))
-        object.__setattr__(self, "given", any(getattr(self, name) for name in NAMES))
+        given = tuple((name, limit) for name in NAMES if (limit := getattr(self, name)))
+        object.__setattr__(self, "given", given)
+        object.__setattr__(self, "of_tokens", tuple(pair for pair in given if pair[0] in TOKEN_NAMES))
+        object.__setattr__(self, "of_calls", tuple(pair for pair in given if pair[0] not in TOKEN_NAMES))
 
     def __bool__(self) -> bool:
         """Whether there is any."""
-        return self.given
+        return bool(self.given)
 
     def as_dict(self) -> dict[str, Any]:
         """For people and for JSON."""

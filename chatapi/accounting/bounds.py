@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from ..caller import TOKEN_NAMES, Limits
+from ..caller import Limits
 from ..chat import ChatJob, Message, estimate_tokens, text_of
 
 UNSAID = 1024  # tokens held back for an answer whose caller named no limit
@@ -46,7 +46,7 @@ def most(job: ChatJob, limits: Limits) -> Most:
     prompt = _estimated_prompt(job)
     if lengths:
         return Most(min(prompt + completion, MOST), completion)
-    allowed = min(limit for name in TOKEN_NAMES if (limit := getattr(limits, name)))
+    allowed = min(limit for _name, limit in limits.of_tokens)
     return Most(min(max(prompt + 1, min(prompt + UNSAID * answers, allowed)), MOST), completion)
 
 

@@ -7,12 +7,14 @@ A caller's numbers are `CELLS` integers of 64 bits, read and changed in place. A
 millisecond; days and months are those of UTC, and a call belongs to those in which it began, as in the ledger.
 """
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
-from ..caller import NAMES, TOKEN_NAMES, WHAT, Limits
+from ..caller import WHAT, Limits
 from ..chat import ChatJob
 from ..errors import RateLimited
 from ..languages import _
@@ -68,10 +70,16 @@ class Decision(NamedTuple):
     @property
     def tightest(self) -> LimitStatus | None:
         """The limit that a caller should look at: the one that refused, or the one with the least left."""
-        rooms = [room for room in self.rooms if room.name == (self.refused or room.name)]
-        # How many calls are open is no allowance that is used up: it is told where nothing else is.
-        rooms = [room for room in rooms if room.name != "concurrency"] or rooms
-        return min(rooms, key=lambda room: room.remaining / room.limit, default=None)
+        tightest, least = None, math.inf
+        for room in self.rooms:
+            name, limit, remaining, _reset_s = room
+            if name == self.refused:
+                return room
+            # How many calls are open is no allowance that is used up: it is told where nothing else is.
+            share = remaining / limit if name != "concurrency" else math.inf
+            if tightest is None or share < least:
+                tightest, least = room, share
+        return tightest
 
 
 class SlidingMinute:
@@ -165,7 +173,7 @@ class CalendarPeriod:
 
     def add(self, cells: Cells, amount: int, now: float, began: float) -> None:
         """Count `amount` of a call that began at `began`; not where another period has begun since."""
-        if cells[self.at] == self.number(began):
+        if (number := cells[self.at]) and number == self.number(began):
             cells[self.at + 1] += amount
 
     def used(self, cells: Cells) -> int:
@@ -219,35 +227,34 @@ REQUESTS = SlidingMinute(_REQUESTS, held=False)
 PERIODS = {"tpd": CalendarPeriod(_DAY, monthly=False), "tpmonth": CalendarPeriod(_MONTH, monthly=True)}
 TOKENS: dict[str, SlidingMinute | CalendarPeriod] = {"tpm": SlidingMinute(_TOKENS, held=True), **PERIODS}
 WINDOWS = {"rpm": REQUESTS, "concurrency": Concurrency(), **TOKENS}
-_ON_ARRIVAL = ("rpm", "concurrency")
 
 
 def unknown(cells: Cells, limits: Limits, now: float) -> list[str]:
     """The limits of days and months whose sum is not known here: the ledger is (see `CalendarPeriod.begin`)."""
-    return [name for name, period in PERIODS.items() if getattr(limits, name) and not period.is_known(cells, now)]
+    return [name for name, _limit in limits.of_tokens if name in PERIODS and not PERIODS[name].is_known(cells, now)]
 
 
 def admit(cells: Cells, limits: Limits, now: float) -> Decision:
     """A call arrives: it counts, and has a place until it is settled, if no limit refuses it."""
-    refused, shadowed, wait_s = _judge(cells, limits, _ON_ARRIVAL, 1, now)
+    refused, shadowed, wait_s = _judge(cells, limits, limits.of_calls, 1, now)
     if refused is None:
         cells[COUNT] += 1
         if limits.rpm:
             REQUESTS.add(cells, 1, now, now)
     # Where tokens are limited too, `hold` tells what is left of all limits.
-    rooms = () if refused is None and limits.of_tokens else _rooms(cells, limits, _ON_ARRIVAL, now)
+    rooms = () if refused is None and limits.of_tokens else _rooms(cells, limits, limits.of_calls, now)
     return Decision(refused, shadowed, wait_s, rooms)
 
 
 def hold(cells: Cells, limits: Limits, tokens: int, now: float) -> Decision:
     """A call that has a place is about to be made: the `tokens` that it can use are held back, if no limit refuses."""
-    refused, shadowed, wait_s = _judge(cells, limits, TOKEN_NAMES, tokens, now)
+    refused, shadowed, wait_s = _judge(cells, limits, limits.of_tokens, tokens, now)
     if refused is None:
         cells[HELD] += tokens
     elif wait_s is not None:  # whoever comes back is one more request
-        again, _also, until_s = _judge(cells, limits, ("rpm",), 1, now)
+        again, _also, until_s = _judge(cells, limits, [pair for pair in limits.of_calls if pair[0] == "rpm"], 1, now)
         wait_s = max(wait_s, until_s or 0.0) if again else wait_s
-    return Decision(refused, shadowed, wait_s, _rooms(cells, limits, NAMES, now))
+    return Decision(refused, shadowed, wait_s, _rooms(cells, limits, limits.given, now))
 
 
 def settle(cells: Cells, held: int, tokens: int, now: float, began: float) -> None:
@@ -262,23 +269,26 @@ def settle(cells: Cells, held: int, tokens: int, now: float, began: float) -> No
 
 def expires_at(of: Reservation, now: float) -> float:
     """When nothing that is used at `now` counts any more, but in a key's days and months: the ledger knows those."""
-    ends = [now + MINUTE_S + SKEW_S]
-    if of.key_id is None:
-        ends += [now + period.reset_s([], now) for name, period in PERIODS.items() if getattr(of.limits, name)]
-    return max(ends)
+    end = now + MINUTE_S + SKEW_S
+    if of.key_id is not None:
+        return end
+    periods = (PERIODS[name].reset_s([], now) for name, _limit in of.limits.of_tokens if name in PERIODS)
+    return max(end, now + max(periods, default=0.0))
+
+
+Named = Iterable[tuple[str, int]]
 
 
 def _judge(
-    cells: Cells, limits: Limits, names: tuple[str, ...], want: int, now: float
+    cells: Cells, limits: Limits, named: Named, want: int, now: float
 ) -> tuple[str | None, tuple[str, ...], float | None]:
     """Which limit refuses `want`, which ones would, and when (in seconds) none does any more: None is never."""
     over: dict[str, float | None] = {}
-    for name in names:
-        if limit := getattr(limits, name):
-            window = WINDOWS[name]
-            window.roll(cells, now)
-            if (excess := window.used(cells) + want - limit) > 0:
-                over[name] = None if want > limit else window.wait_s(cells, excess, now)
+    for name, limit in named:
+        window = WINDOWS[name]
+        window.roll(cells, now)
+        if (excess := window.used(cells) + want - limit) > 0:
+            over[name] = None if want > limit else window.wait_s(cells, excess, now)
     if not over:
         return None, (), 0.0
     hard = {name: wait for name, wait in over.items() if name not in limits.shadow}
@@ -288,14 +298,14 @@ def _judge(
     return refused, tuple(name for name in over if name in limits.shadow), wait_s
 
 
-def _rooms(cells: Cells, limits: Limits, names: tuple[str, ...], now: float) -> tuple[LimitStatus, ...]:
+def _rooms(cells: Cells, limits: Limits, named: Named, now: float) -> tuple[LimitStatus, ...]:
     """What is left of each limit that can refuse."""
     rooms = []
-    for name in names:
-        if (limit := getattr(limits, name)) and name not in limits.shadow:
+    for name, limit in named:
+        if name not in limits.shadow:
             window = WINDOWS[name]
-            reset_s = -int(-window.reset_s(cells, now) // 1)
-            rooms.append(LimitStatus(name, limit, max(0, limit - window.used(cells)), reset_s))
+            left = limit - window.used(cells)
+            rooms.append(LimitStatus(name, limit, left if left > 0 else 0, math.ceil(window.reset_s(cells, now))))
     return tuple(rooms)
 
 
