@@ -63,6 +63,7 @@ print(f"{espalhada(450):.1f} vezes")  # azul
 | Vermelho | 700 | 1,0 |
 """
 ANSWERS = {"en": ANSWER, "pt-BR": ANSWER_PT}
+MODEL = "example/Chat-70B-Instruct"
 QUESTION = {"en": "Why is the sky blue?", "pt-BR": "Por que o céu é azul?"}
 SYSTEM = {"en": "Answer briefly, with an example.", "pt-BR": "Responda em poucas palavras, com um exemplo."}
 WORDS = {
@@ -77,7 +78,7 @@ MODELS = {"openai/gpt-oss-120b": 900.0, "meta-llama/Llama-3.3-70B-Instruct": 620
 def playground(page: Page, language: str) -> None:
     model, system, message, send = WORDS[language]
     box = page.get_by_label(model, exact=True)
-    box.fill(f"example/Chat-70B-Instruct-{language}")
+    box.fill(MODEL)
     box.press("Enter")
     page.get_by_label(system).fill(SYSTEM[language])
     page.get_by_label("temperature").fill("0.4")
@@ -133,13 +134,12 @@ PAGES: dict[str, tuple[str, Callable[[Page, str], None]]] = {
 def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     with Upstream() as upstream, chromium() as browser, TemporaryDirectory() as folder:
-        for language, answer in ANSWERS.items():
-            upstream.behave(f"example/Chat-70B-Instruct-{language}", saying(answer, pause=0.02))
         url = f"sqlite:///{folder}/chatapi.db"
         fill_ledger(url)
         env = {"HUGGINGFACE_API_KEY": "hf_example", "HUGGINGFACE_BASE_URL": upstream.url, "DATABASE_URL": url}
         with serve(env) as gateway:
-            for language in ANSWERS:
+            for language, answer in ANSWERS.items():
+                upstream.behave(MODEL, saying(answer, pause=0.02))
                 for name, (path, prepare) in PAGES.items():
                     for scheme in ("light", "dark"):
                         with visit(browser, gateway.url, path, language=language, color_scheme=scheme) as page:

@@ -6,12 +6,12 @@ import { _, duration, language, number } from "./texts.js";
 
 const EVERY_MS = 5000;
 const CHARTS = {
-  calls: { lines: { completed: _("completed"), others: _("all others") }, say: number },
+  calls: { lines: { completed: _("completed"), others: _("all others") }, say: number, colours: ["--accent", "--danger"] },
   tokens: { lines: { prompt: _("prompt"), completion: _("completion") }, say: number },
   "first-token": { lines: { p50: "p50", p95: "p95", p99: "p99" }, say: duration },
   "total-time": { lines: { p50: "p50", p95: "p95", p99: "p99" }, say: duration },
 };
-const COLOURS = ["--accent", "--danger", "--soft"];
+const COLOURS = ["--accent", "--second", "--soft"];
 const plots = new Map();
 let timer = 0;
 
@@ -99,8 +99,8 @@ function made(columns, rows, say) {
 
 // --- charts
 
-function chart(name, { at: times, lines, step_s: stepS }) {
-  const { lines: titles, say } = CHARTS[name];
+function chart(name, { at: times, lines }) {
+  const { lines: titles, say, colours = COLOURS } = CHARTS[name];
   const figure = at(`chart-${name}`);
   const rows = times.map((time, place) => ({
     time: new Date(time * 1000).toLocaleString(language),
@@ -114,16 +114,16 @@ function chart(name, { at: times, lines, step_s: stepS }) {
     plot.setData(data);
     return;
   }
-  plots.set(name, new window.uPlot(options(figure, titles, say, stepS), data, figure.querySelector(".plot")));
+  plots.set(name, new window.uPlot(options(figure, titles, say, colours), data, figure.querySelector(".plot")));
 }
 
-function options(figure, titles, say) {
+function options(figure, titles, say, colours) {
   const style = getComputedStyle(document.documentElement);
   const colour = (variable) => resolved(style.getPropertyValue(variable));
   const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false } };
   const series = Object.values(titles).map((label, place) => ({
     label,
-    stroke: colour(COLOURS[place]),
+    stroke: colour(colours[place]),
     width: 2,
     points: { show: false },
     spanGaps: true,
