@@ -72,10 +72,15 @@ class Access:
 
 
 def _given_key(environ: Environ) -> str:
-    scheme, _space, key = environ.get("HTTP_AUTHORIZATION", "").strip().partition(" ")
-    if scheme.lower() == "bearer" and (key := key.strip()):
-        return str(key)
-    return str(environ.get("HTTP_X_API_KEY") or environ.get("HTTP_API_KEY") or "").strip()
+    if key := _bearer(environ.get("HTTP_AUTHORIZATION", "")):
+        return key
+    given = str(environ.get("HTTP_X_API_KEY") or environ.get("HTTP_API_KEY") or "").strip()
+    return _bearer(given) or given
+
+
+def _bearer(field: str) -> str:
+    scheme, _space, key = field.strip().partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
 
 
 # --- callers without a key

@@ -193,7 +193,7 @@ class Messages(Strict):
                 messages.append(item)
                 continue
             try:
-                messages.append(self.schema.load(item))
+                messages.append(_without_nothing(self.schema.load(item)))
             except ValidationError as error:
                 errors[i] = error.messages
         if errors:
@@ -205,6 +205,14 @@ class Messages(Strict):
         if type(role) is not str or role not in self.roles or role == "tool":
             return False
         return type(content) is str or (type(content) is list and all(map(_is_plain_text, content)))
+
+
+def _without_nothing(message: Json) -> Json:
+    """A message without the keys that say nothing, as SDKs write those that are not set: some servers refuse them."""
+    said = {key: value for key, value in message.items() if value is not None or key == "content"}
+    if not said.get("tool_calls", True):
+        del said["tool_calls"]
+    return said
 
 
 class Role(Text):

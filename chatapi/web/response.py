@@ -15,7 +15,8 @@ AT_ONCE = 65_536  # bytes that a socket takes whether their reader reads or not
 MAX_NAMED = 50  # fields in X-Ignored-Fields
 EXPOSED = (
     "X-Request-Id, X-Requested-Model, X-Usage-Source, X-Ignored-Fields, Retry-After, Deprecation, Sunset, Link, "
-    "RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Server-Timing"
+    "RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset, Server-Timing, x-should-retry, retry-after-ms, "
+    + ", ".join(f"x-ratelimit-{what}-{of}" for what in ("limit", "remaining", "reset") for of in ("requests", "tokens"))
 )
 _OPENAI_LIMITS = {
     limit: tuple(f"x-ratelimit-{what}-{kind}" for what in ("limit", "remaining", "reset"))
