@@ -127,56 +127,8 @@ def test_the_gateway_keeps_its_connections(upstream, gateway):
 
 
 # ---------------------------------------------------------------- attempts
-THREE = ["http500", "http502", "http503", "http504", "overloaded", "rate-bare", "err-unknown-error", "err-too-busy"]
-THREE += ["reset", "close"]
-ONE = ["redirect", "gated", "gone", "content-filter", "context-length", "err-validation", "err-generation"]
-ONE += ["err-depleted", "err-bad-token", "err-not-found", "err-anonymous-429", "err-tgi-413"]
-ONE += ["body-empty", "body-html", "body-bad-json", "body-no-choices", "body-truncated", "loading"]
-STREAM_THREE = ["error-first-429", "error-first-status", "error-first-bare"]
-STREAM_ONE = ["error-first", "done-only", "eof-at-once", "eof-no-finish", "error-then-done"]
-STREAM_ONE += ["error-then-close", "cut", "cut-mid-event", "reset-mid", "stall-after-3"]
-ATTEMPTS = {
-    **{(f"test/{name}", stream): 3 for name in THREE for stream in (False, True)},
-    **{(f"test/{name}", stream): 1 for name in ONE for stream in (False, True)},
-    **{(f"test/{name}", True): 3 for name in STREAM_THREE},
-    **{(f"test/{name}", True): 1 for name in STREAM_ONE},
-}
 
-
-def test_attempts(upstream, hub):
-    """All at once: each that is tried three times waits between its attempts."""
-    cases = {(f"{model}-{stream}", stream): number for (model, stream), number in ATTEMPTS.items()}
-    for model, stream in ATTEMPTS:
-        upstream.behave(f"{model}-{stream}", model)
-    outcomes = side_by_side(lambda model, stream: outcome(hub, model, stream), list(cases))
-    answered = {case: told for case, told in outcomes.items() if not isinstance(told, UpstreamError)}
-    assert answered == {}
-    lost = [
-        told for (model, _), told in outcomes.items() if model.startswith(("test/reset", "test/close", "test/http5"))
-    ]
-    assert {error.code for error in lost} == {"upstream_unavailable"}
-    assert {case: len(upstream.calls_for(case[0])) for case in cases} == cases
-
-
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("phase", ["silent", "headers-only"])
-def test_a_silent_upstream_is_not_asked_twice(upstream, hub, phase, stream):
-    assert outcome(hub, f"test/{phase}", stream, seconds=0.5).code == "upstream_timeout"
-    time.sleep(0.6)
-    assert len(upstream.calls_for(f"test/{phase}")) == 1
-
-
-RECOVERS = ["http500", "http502", "http503", "http504", "overloaded", "rate-bare", "reset", "close"]
-
-
-def test_one_good_attempt_is_enough(upstream, hub):
-    cases = [(f"test/{name}-once", stream) for name in RECOVERS for stream in (False, True)]
-    names = {case: f"{case[0]}-{case[1]}" for case in cases}
-    for case, name in names.items():
-        upstream.behave(name, case[0])
-    outcomes = side_by_side(lambda name, stream: outcome(hub, name, stream), [(names[c], c[1]) for c in cases])
-    assert set(outcomes.values()) == {TEXT}, outcomes
-    assert {name: len(upstream.calls_for(name)) for name in names.values()} == dict.fromkeys(names.values(), 2)
+# How many each fault gets is in test_reliability.
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from support.dialects import LEGACY, V1, asking
+from support.dialects import LEGACY, RESPONSES, V1, asking
 from support.dialects import NEW as CHAT
 from support.gateways import ROOT, free_port, serve, side_by_side
 from support.upstream import Exchange, fault
@@ -108,7 +108,8 @@ WORDS = [{"role": "system", "content": CANARY}, {"role": "user", "name": CANARY,
 
 def loaded(path, model, stream):
     """A body with a canary wherever one fits."""
-    what = {"message": f"my password is {CANARY}"} if path == LEGACY else {"messages": WORDS}
+    words = {LEGACY: {"message": f"my password is {CANARY}"}, RESPONSES: {"input": WORDS}}
+    what = words.get(path, {"messages": WORDS})
     more = {"user": CANARY, "password": CANARY, CANARY: {CANARY: [CANARY]}, "stop": [CANARY], "max_time": 1}
     return {"model": model, **what, **more, "stream": stream}
 
@@ -164,7 +165,8 @@ def told(dark, books, upstream_server):
 
     outcomes = [*UPSTREAMS, *BODIES, "unauthorized", "sane"]
     answers = side_by_side(
-        ask, [(path, stream, outcome) for path in ROUTES for stream in (False, True) for outcome in outcomes]
+        ask,
+        [(path, stream, outcome) for path in (*ROUTES, RESPONSES) for stream in (False, True) for outcome in outcomes],
     )
     for path in (f"/{CANARY}", f"{V1}/{CANARY}?{CANARY}", f"/v1/models/{CANARY}/x", f"/docs/{CANARY}"):
         dark.request("GET", path, headers=known)
