@@ -146,7 +146,7 @@ class RedisLimits:
             seconds, microseconds = self._redis.time()
             memory = self._redis.info("memory")
         except self._errors.RedisError as error:
-            raise ConnectionError(f"it does not answer ({type(error).__name__})") from error
+            raise ConnectionError(type(error).__name__) from error
         policy = memory.get("maxmemory_policy", "noeviction") if memory.get("maxmemory") else "noeviction"
         return "" if policy == "noeviction" else policy, seconds + microseconds / 1e6
 

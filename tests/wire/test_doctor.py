@@ -28,12 +28,12 @@ from support.servers import needs, nginx, postgres, redis
 from support.upstream import ERRORS, Upstream, say
 
 from chatapi import create_app, languages
-from chatapi.accounting import statements, tables
+from chatapi.accounting import statements, store, tables
 from chatapi.components import build
 from chatapi.embedded import MODEL_ID
 from chatapi.huggingface import connect
 from chatapi.operations import doctor
-from chatapi.operations.doctor import front, reaching
+from chatapi.operations.doctor import front, machine, reaching
 from chatapi.operations.doctor.machine import Machine
 from chatapi.operations.doctor.upstream import Upstream as Asked
 from chatapi.settings import FIELDS, Settings, SettingsError
@@ -161,7 +161,7 @@ def elsewhere(certificate=None, kind=""):
         ("website", "", "a website", "https://router.huggingface.co"),
         ("nothing", "", "answers 404", "https://router.huggingface.co"),
         ("", "/moved", "https://other.test", "https://other.test"),
-        ("", "/wrong/prefix", "nothing at this path", "{origin}"),
+        ("", "/wrong/prefix", "nothing is at this path", "{origin}"),
     ],
 )
 def test_a_base_url_at_which_no_model_s_server_is(settings, kind, path, words, instead):
@@ -225,6 +225,14 @@ def test_a_file_that_is_no_database_of_ours(settings, tmp_path, content, line):
     found = examined(settings, calls=False, upgrade=False)["database"]
     assert found.ok is False
     assert found.fix.startswith(line.format(file=file))
+
+
+def test_a_disk_without_room(settings, tmp_path, monkeypatch):
+    for room in (store, machine):
+        monkeypatch.setattr(room, "LEAST_FREE", 10**18)
+    found = examined(settings, calls=False)["database"]
+    assert found.ok is False and "the disk is full" in found.message
+    assert found.fix == f"df -h {tmp_path}"
 
 
 def test_a_postgresql_that_is_down(settings):

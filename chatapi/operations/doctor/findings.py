@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ...languages import _
+from ...languages import N_, _
 from ...settings import FIELDS, VERSION, SettingsError
 
 Progress = Callable[[str], None]
@@ -26,7 +26,7 @@ def setting(name: str, value: object = "…") -> str:
 
 
 TOKEN = setting("HUGGINGFACE_API_KEY", "hf_…")
-CREDIT = "add credit at https://huggingface.co/settings/billing"
+CREDIT = N_("add credit at https://huggingface.co/settings/billing")
 DOCTOR = "flask --app wsgi doctor"
 
 

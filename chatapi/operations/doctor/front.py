@@ -57,7 +57,7 @@ class Front:
         for look in (self._buffering, self._aborts, self._body_limit):
             progress(f"{self._url}: {look.__name__.strip('_').replace('_', ' ')}")
             yield look()
-        progress(f"{self._url}: a silence of {self._silence_s:g} s")
+        progress(_("{url}: a silence of {seconds:g} s", url=self._url, seconds=self._silence_s))
         yield self._timeouts() if slow else self._no_timeouts()
 
     def _get(self, query: str, seconds: float = QUICK_S, transport: Transport | None = None) -> Answer:
@@ -93,7 +93,7 @@ class Front:
             line = f"export {line}"
         # Where no URL was given, nobody has said that it must be running.
         ok = False if self._given else None
-        return Finding("gateway", ok, f"{self._url}: {wrong}", line or f"gunicorn wsgi:app, or {DOCTOR} --url URL")
+        return Finding("gateway", ok, f"{self._url}: {wrong}", line or f"gunicorn wsgi:app\n{DOCTOR} --url URL")
 
     def _no_gateway(self, answer: Answer, error: Any) -> Finding:
         message = _("{url} answers {status}", url=f"{self._url}/v1/probe", status=answer.status)
@@ -164,7 +164,7 @@ class Front:
         if self._is_direct:
             message = _("nothing seems to stand before {url}", url=self._url)
             well = self._is_local and not proxies
-            return Finding("forwarding", well or None, message, "" if well else f"{DOCTOR} --url URL (nginx's)")
+            return Finding("forwarding", well or None, message, "" if well else f"{DOCTOR} --url URL")
         if entries < proxies or not entries:
             line = "nginx: proxy_set_header X-Forwarded-For $remote_addr;"
             message += ": " + _("a caller's address is not known, or is what the caller says")

@@ -4,6 +4,7 @@ import os
 import re
 import resource
 import runpy
+import shutil
 import stat
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 from ...accounting import statements, tables
 from ...accounting.quotas import LEASE_S
 from ...accounting.redis import RedisLimits
+from ...accounting.store import LEAST_FREE
 from ...components import Components
 from ...errors import StoreError
 from ...languages import N_, _
@@ -48,18 +50,26 @@ class Machine:
             version = self._store.schema_version()
             if version == 0 and (others := self._store.foreign_tables()):
                 named = ", ".join(others[:5])
-                message = _("{file} is another program's: it has the tables {tables}", file=self._store, tables=named)
+                message = _("{file} is another program's; its tables: {tables}", file=self._store, tables=named)
                 yield Finding("database", False, message, setting("DATABASE_URL"))
                 return
             yield _schema(version)
             if version != len(tables.STEPS):
                 return
-            yield Finding("database", True, f"{self._store}: {self._store.ping()}")
+            self._store.ping()
+            yield Finding("database", True, _("{database} can be written to", database=self._store))
             self.database_works = True
             yield from self._left_open()
             yield from clock("database", self._store.read(statements.clock))
         except StoreError as error:
-            yield Finding("database", False, f"{self._store}: {error.cause}", _mend(error.cause, file))
+            yield self._unusable(error.cause, file)
+
+    def _unusable(self, cause: str, file: Path | None) -> Finding:
+        # On a disk without any room SQLite speaks of "disk I/O error".
+        if file and (free := shutil.disk_usage(file.absolute().parent).free) < LEAST_FREE:
+            message = _("{database}: the disk is full, {free} KB are left", database=self._store, free=free // 1024)
+            return Finding("database", False, message, f"df -h {file.absolute().parent}")
+        return Finding("database", False, f"{self._store}: {cause}", _mend(cause, file))
 
     def _file(self) -> Path | None:
         scheme, _, rest = self._settings.database_url.partition(":///")
@@ -83,7 +93,7 @@ class Machine:
         try:
             policy, now = RedisLimits(self._settings.redis_url, lambda *of: 0).look()
         except ConnectionError as error:
-            message = _("{error}: limits are held in the database", error=error)
+            message = _("it does not answer ({error}): limits are held in the database", error=error)
             yield Finding("redis", False, message, setting("REDIS_URL", "redis://HOST:6379/0"))
             return
         if policy:
@@ -123,7 +133,7 @@ class Machine:
 
 # Words in what a database says → the line that mends it; {file} is SQLite's.
 _MENDED = (
-    (r"disk is full|no space left", "df -h {folder}"),
+    (r"no space left", "df -h  # postgresql"),
     (r"not a database|malformed|no such column|meta.* does not exist", "mv {file} {file}.other  # docs/operating.md"),
     (
         r"connection refused|is the server running|timeout expired|server closed",

@@ -99,8 +99,11 @@ def no_protocol(url: str, answer: Answer, transport: Transport) -> tuple[str, st
         return None
     origin = "{0.scheme}://{0.netloc}".format(urlsplit(url))
     if origin != url and _serves(origin, transport):
-        return _("it has nothing at this path, but at {origin} it does", origin=origin), origin
-    message = _("it answers {status} to what a model's server knows: a website, or another path", status=answer.status)
+        return _("nothing is at this path, but at {origin} a server of models answers", origin=origin), origin
+    message = _(
+        "it answers {status} in place of a list of models: it is a website, or the path is another one",
+        status=answer.status,
+    )
     return message, ""
 
 

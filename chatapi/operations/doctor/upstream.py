@@ -56,7 +56,7 @@ class Upstream:
             answer = reaching.asked(transport, Request(f"{self._url}/v1/models"))
             wrong = reaching.no_protocol(self._url, answer, transport)
         except UpstreamError as error:
-            wrong = reaching.explained(self._url, error, transport) or (error.message, "")
+            wrong = reaching.explained(self._url, error, transport) or (reaching.seen(error), "")
         if wrong:
             message, instead = wrong
             yield Finding("upstream", False, f"{self._url}: {message}", self._instead(instead))
@@ -130,7 +130,7 @@ class Upstream:
             )
         said = f"{error.code}: {error.message}"
         if isinstance(error, UpstreamQuota):
-            return Finding("token", False, said, CREDIT)
+            return Finding("token", False, said, _(CREDIT))
         if isinstance(error, UpstreamError) and not error.is_gated and "HUGGINGFACE_API_KEY" in error.message:
             return Finding("token", False, said, TOKEN)
         answered = isinstance(error, ModelLoading) or (getattr(error, "upstream_status", None) or 500) < 500
@@ -152,7 +152,7 @@ class Upstream:
         with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
             asked = {pool.submit(copy_context().run, self._ask, id): id for id in sorted(ids)}
             for count, done in enumerate(as_completed(asked), 1):
-                progress(f"models: {count} of {len(asked)}")
+                progress(_("models: {count} of {all}", count=count, all=len(asked)))
                 yield self._diagnosis(asked[done], done.result())
 
     def _can_ask(self, id: str) -> bool:
@@ -207,7 +207,7 @@ class Upstream:
         if isinstance(error, UpstreamAuth):
             return TOKEN
         if isinstance(error, UpstreamQuota):
-            return CREDIT
+            return _(CREDIT)
         if self._catalogue.embedded and isinstance(error, ModelNotFound):
             return setting("CHATAPI_DEFAULT_MODEL", self._catalogue.embedded.id)
         return self._in_the_catalogue(id, self._entry(id, error))
