@@ -28,6 +28,7 @@ from .whole import chunks_of, reply_of
 __all__ = ["HuggingFace", "Transport"]
 
 AFTER_FINISH_S = 1.0  # how long usage and [DONE] may take once every choice has finished
+AT_ONCE = 8192  # bytes of events that are read before others have a turn: they may be 10 bytes each
 MAX_UNDECIDED = 65_536  # bytes of blanks before what tells events from one body
 
 
@@ -243,7 +244,12 @@ class _Relayed:
 
     def _take(self, received: bytes) -> None:
         relay = self._relay
-        self._ready.extend(relay.take(received) if received else relay.end())
+        if len(received) <= AT_ONCE:
+            self._ready.extend(relay.take(received) if received else relay.end())
+        else:
+            for part in _parts(received):
+                self._ready.extend(relay.take(part))
+                self._exchange.let_others()
         if relay.malformed:
             self._call.malformed_events += relay.malformed
             relay.malformed = 0
@@ -254,6 +260,15 @@ class _Relayed:
     def _finish(self) -> None:
         self._finished = True
         self._ready += self._relay.finish()
+
+
+def _parts(received: bytes) -> Iterator[bytes]:
+    """`received` in parts of at most AT_ONCE bytes, cut where lines end."""
+    at = 0
+    while at < len(received):
+        end = received.rfind(b"\n", at, at + AT_ONCE) + 1 or at + AT_ONCE
+        yield received[at:end]
+        at = end
 
 
 def _says_something(item: StreamItem) -> bool:

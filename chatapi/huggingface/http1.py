@@ -13,6 +13,7 @@ from typing import Any
 MAX_HEAD = 65_536  # bytes of status line and fields
 MAX_INTERIM = 20  # responses before the final one
 MAX_SIZE_LINE = 1024  # bytes of a chunk's size and extensions
+MAX_FRAMING = 1024 * 1024  # bytes by which the framing of chunks may outweigh their data: a byte to a chunk is dear
 READ_SIZE = 65_536
 MAX_INFLATED = 1024 * 1024  # bytes that one read gives of a compressed body
 
@@ -52,6 +53,7 @@ class Response:
         self._at = 0  # in the buffer: what lies before has been read
         self._left = 0  # bytes of the body, or of its chunk, still to come; -1: the line end behind a chunk
         self._chunked = self._until_close = False
+        self._framing = 0  # bytes by which that of chunks outweighs their data
         self.ended = False  # the body has been read to its end
         self.status, self.headers, version = self._final_head()
         self._begin_body(self.headers)
@@ -191,8 +193,12 @@ class Response:
                 self._end_of_chunks(line_end + 1, at)
                 return b"".join(data)
             at = line_end + 1
+        joined = data[0] if len(data) == 1 else b"".join(data)
+        self._framing = max(0, self._framing + at - self._at - 2 * len(joined))
+        if self._framing > MAX_FRAMING:
+            raise BadResponse("chunks that hold nothing")
         self._at, self._left = at, left
-        return data[0] if len(data) == 1 else b"".join(data)
+        return joined
 
     def _end_of_chunks(self, at: int, size_line: int) -> None:
         """The last chunk's size was read: the body has ended where its trailer, empty as a rule, has."""

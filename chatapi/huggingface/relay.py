@@ -21,6 +21,7 @@ from .tasks import EventReader
 from .values import read_json
 
 MAX_MUTE = 50_000  # events and comments in a row that say nothing; some servers send one for each hidden token
+MAX_STREAM = 32 * 1024 * 1024  # bytes of all events: what was said is kept, to be counted
 MAX_TEMPLATES = 5  # learnt in vain: then every event of this upstream looks different
 
 # A JSON string's characters (RFC 8259), at least one; but for U+2028, U+2029 and U+0085, at which half of all readers
@@ -47,6 +48,7 @@ class Relay:
         self._prefix = self._suffix = b""  # around the text of a plain event; empty while none is known
         self._templates = 0  # learnt since one was of use
         self._mute = 0
+        self._size = 0  # bytes received
         self._odd = ""  # the beginning of the first event that was none
         self._heard = 0  # events that were read
         self.malformed = 0
@@ -80,8 +82,11 @@ class Relay:
     def take(self, received: bytes) -> list[StreamItem]:
         """What `received` gives for the caller. Once it has failed, `failure` says how."""
         items: list[StreamItem] = []
+        self._size += len(received)
         try:
             self._take(self._events.lines(received), items)
+            if self._size > MAX_STREAM:
+                raise said_badly(_("The upstream's answer is larger than {bytes} bytes.", bytes=MAX_STREAM))
         except UpstreamError as error:
             self.failure = error
         except EventTooLarge:

@@ -63,7 +63,7 @@ class Events:
         self._start: bytes | None = b""  # what may be the beginning of a byte order mark; None once that is known
         self._after_cr = False  # a LF that comes next belongs to the line end already seen
         self._size = 0  # bytes received since the last event ended
-        self.comments = 0
+        self.comments = 0  # and lines of other fields
 
     @property
     def between(self) -> bool:
@@ -101,12 +101,12 @@ class Events:
                         self._size = len(rest)
                         yield self._take()
                     self._error = False
-                elif line.startswith(b":"):
-                    self.comments += 1
                 elif line == b"data":
                     self._data.append(b"")
-                elif line.startswith(b"event:"):
-                    self._error = line[6:].strip() == b"error"
+                else:
+                    self.comments += 1
+                    if line.startswith(b"event:"):
+                        self._error = line[6:].strip() == b"error"
         if self._size > MAX_EVENT:
             raise EventTooLarge(f"an event of more than {MAX_EVENT} bytes")
 

@@ -16,6 +16,7 @@ _NAMES = ("name", "tool_name", "function_name")
 _ARGUMENTS = ("arguments", "args", "parameters", "input")
 _OURS = {"index", "id", "type", "function", "functionCall", *_NAMES, *_ARGUMENTS}
 MAX_LISTS = 3  # of calls within lists of calls
+MAX_CALLS = 1000  # of one choice of a stream: each piece is compared with those before it
 
 
 class UnreadableCalls(ValueError):
@@ -259,6 +260,8 @@ class CallPieces:
         else:
             another = False
         if known is None or another:
+            if len(self._calls) >= MAX_CALLS:
+                raise UnreadableCalls
             self._calls.append(known := _Call(len(self._calls), key))
         return known
 

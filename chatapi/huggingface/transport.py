@@ -21,12 +21,15 @@ from ..errors import UpstreamTimeout, UpstreamUnavailable
 from ..languages import _
 from .connect import NETWORK_ERRORS, translated
 from .connections import Adapter, Connection, TracedSession, give_back
+from .failures import said_badly
 from .http1 import READ_SIZE, Headers, Response
 
 MAX_REPLY = 32 * 1024 * 1024  # bytes of a whole answer
 MAX_ERROR = 1024 * 1024  # bytes of one that is an error: only its beginning is looked at
 SETTLE_S = 1.0  # how long the end of a body whose last event has come may take
-READS_A_TURN = 4  # after so many reads without waiting, others have theirs
+MOST_READS_TO_SETTLE = 16
+TURN_S = 0.01  # so long one answer may keep the worker busy with what has already arrived
+PAUSE_S = 0.0001  # a turn for all others; gevent.sleep(0) is none, for its loop looks for events after fifty of those
 MAX_HEADS = 1000  # urls whose head is remembered: a classic one has the model's id in it
 
 
@@ -166,7 +169,7 @@ class Exchange:
             if time.monotonic() >= deadline:
                 raise silence()
         if len(body) > most:
-            raise UpstreamUnavailable(_("The upstream's answer is larger than {bytes} bytes.", bytes=most))
+            raise said_badly(_("The upstream's answer is larger than {bytes} bytes.", bytes=most))
         return bytes(body)
 
     def beginning(self, deadline: float) -> bytes:
@@ -175,6 +178,11 @@ class Exchange:
         while len(body) < MAX_ERROR and time.monotonic() < deadline and (data := self.read(deadline)):
             body += data
         return bytes(body)
+
+    def let_others(self) -> None:
+        """A turn for the worker's other connections, where this answer has kept it busy for long."""
+        if self._alarm is not None:
+            self._alarm.take_turns()
 
     def settle(self) -> None:
         """Nothing more is expected: let the body end, so that the connection can be used again. Nobody waits for it."""
@@ -262,7 +270,7 @@ class _Alarm:
         self._loop = gevent.get_hub().loop
         self._timer: Any = None
         self._fires_at = 0.0
-        self._turn, self._reads = 0.0, 0
+        self._turn = self._turn_began = 0.0
         self.set(deadline)
 
     def set(self, deadline: float) -> None:
@@ -279,11 +287,11 @@ class _Alarm:
 
     def take_turns(self) -> None:
         """Before a read: a socket that always has data never waits, and so must let others have their turn."""
-        now = self._loop.now()
-        self._reads = self._reads + 1 if now == self._turn else 0
-        self._turn = now
-        if self._reads >= READS_A_TURN:
-            gevent.sleep(0)
+        turn, now = self._loop.now(), time.monotonic()
+        if turn != self._turn:
+            self._turn, self._turn_began = turn, now
+        elif now - self._turn_began > TURN_S:
+            gevent.sleep(PAUSE_S)
 
     def _start(self, seconds: float) -> None:
         self.stop()
@@ -305,8 +313,9 @@ def _drain(connection: Connection, response: Response) -> None:
     response.receive = connection.sock.recv
     try:
         with gevent.Timeout(SETTLE_S, False):
-            while response.read():
-                pass
+            for _read in range(MOST_READS_TO_SETTLE):
+                if not response.read():
+                    break
     except Exception:  # whatever it is, nobody is interested
         response.is_kept = False
     if response.ended:

@@ -133,6 +133,11 @@ ODD = {  # what is sent → words of the message, and whether another attempt ma
     "two-lengths": ((HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n{}",), "could not be read", False),
     "endless-interim": ((b"HTTP/1.1 100 Continue\r\n\r\n" * 5000,), "could not be read", False),
     "endless-head": ((HEAD + b"X: y\r\n" * 50_000,), "could not be read", False),
+    "a-byte-to-a-chunk": (
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\ny\r\n" * 300_000,),
+        "could not be read",
+        False,
+    ),
     "unknown-encoding": ((HEAD + b"Content-Encoding: br\r\n\r\nxx",), "could not be read", False),
 }
 
