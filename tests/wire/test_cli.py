@@ -65,7 +65,7 @@ def say(run):
         result = run(*words)
         assert (result.exit_code, result.stderr) == (0, ""), result.output
         # This process's gateway may be writing the lines of calls meanwhile.
-        return re.sub(r'^{"time": .*\n', "", result.stdout, flags=re.MULTILINE)
+        return re.sub(r'^{"time": ?.*\n', "", result.stdout, flags=re.MULTILINE)
 
     return say
 

@@ -68,7 +68,7 @@ class Gateway:
         result = self.app.test_cli_runner().invoke(args=args)
         assert result.exit_code == 0, result.output
         # This process's gateway may be writing the lines of calls meanwhile.
-        return json.loads(re.sub(r'^{"time": .*\n', "", result.stdout, flags=re.MULTILINE))
+        return json.loads(re.sub(r'^{"time": ?.*\n', "", result.stdout, flags=re.MULTILINE))
 
 
 @pytest.fixture
