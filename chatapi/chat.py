@@ -1,4 +1,7 @@
-"""Values: what is asked (ChatJob) and what comes back (Reply, Chunk, Usage), in OpenAI's words."""
+"""Values: what is asked (ChatJob) and what comes back (Reply, Chunk, Usage), in OpenAI's words.
+
+Nobody changes one: `dataclasses.replace` makes another. They are not frozen, for that triples what making one costs.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +16,7 @@ Choice = Json  # {"index", "message" | "delta", "finish_reason", "logprobs"}, Op
 _ORDINARY = {"temperature", "top_p", "max_tokens", "max_completion_tokens", "stop"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class ChatJob:
     """One request, the same for all dialects.
 
@@ -51,7 +54,7 @@ class ChatJob:
         return self.options.keys() <= _ORDINARY and not self.extra and all(texts)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Usage:
     """Tokens of one call. `source` says who counted; `details` are the upstream's own further keys."""
 
@@ -77,7 +80,7 @@ class Usage:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Reply:
     """A whole answer. `model` is the id under which we asked; `ignored` names request fields without effect."""
 
@@ -94,7 +97,7 @@ class Reply:
         return self.choices[0]["message"].get("content") or ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Chunk:
     """One piece of a stream: choices with deltas, or (the last one) the usage with no choices.
 

@@ -33,7 +33,7 @@ PAUSE_S = 0.0001  # a turn for all others; gevent.sleep(0) is none, for its loop
 MAX_HEADS = 1000  # urls whose head is remembered: a classic one has the model's id in it
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
     """One request to an upstream: a POST of `payload` as JSON, in its order; without one, a GET."""
 

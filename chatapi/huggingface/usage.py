@@ -167,8 +167,10 @@ def generate_usage(details: Json, headers: Mapping[str, str], prompt: str, text:
     return Usage(estimate_tokens(prompt), estimate_tokens(text), source="estimate", texts=(prompt, text))
 
 
+_SAID = {"content", "reasoning_content", "reasoning", "refusal", "tool_calls", "function_call"}
+
+
 def said_in(message: Json) -> str:
     """All that a message delivers, of whatever kind, as one text to be counted."""
-    kinds = ("content", "reasoning_content", "reasoning", "refusal", "tool_calls", "function_call")
-    given = (message.get(kind) for kind in kinds)
-    return "".join(v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for v in given if v)
+    said = [value for kind, value in message.items() if value and kind in _SAID]
+    return "".join(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in said)

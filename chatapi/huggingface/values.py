@@ -51,10 +51,12 @@ def read_text(raw: bytes) -> Any:
 
 def count(value: Any, most: int = MOST_TOKENS) -> int | None:
     """A whole number from 0 to `most`, be it written as a number or as digits; else None."""
+    if type(value) is int:
+        return value if 0 <= value <= most else None
     digits = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= MAX_DIGITS
     if digits or (isinstance(value, float) and value.is_integer()):
-        value = int(value)
-    return value if type(value) is int and 0 <= value <= most else None
+        return count(int(value), most)
+    return None
 
 
 _PARTS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "": 1.0}
