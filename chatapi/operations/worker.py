@@ -39,6 +39,8 @@ if TYPE_CHECKING:  # the master loads this file before gevent has patched anythi
 # How long a worker told to stop still reads on a connection after its last answer. Longer than `keepalive_timeout` in
 # deploy/nginx.conf: who closes last cannot close onto a request that is on its way, and nginx sends no POST twice.
 IDLE_S = 2.0
+# Objects made and kept before the collector looks: a call keeps some hundreds until it ends, and few lie in circles.
+GARBAGE = 10_000
 OVERDUE_S = 30  # beyond the graceful timeout: then a worker whose loop stands still is ended by the system
 
 
@@ -248,6 +250,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         # What is loaded stays: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(GARBAGE, 20, 20)
         super().run()
         self._late.join(max(0.0, self._ends_at - time.monotonic()))
         self._parts.engine.stop()
