@@ -10,10 +10,11 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import gevent
 import gevent.monkey
+import gevent.socket
 
 from ..call import Call
 from ..compact_json import to_text
@@ -114,8 +115,11 @@ class Transport:
 
 
 def _fields(headers: Mapping[str, str]) -> bytes:
-    lines = (f"{name}: {value}\r\n" for name, value in headers.items() if not {"\r", "\n"} & set(name + value))
-    return "".join(lines).encode("latin-1", "replace")
+    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+    text = "".join(lines)
+    if text.count("\r") + text.count("\n") != 2 * len(lines):  # a line end in a value would begin a field of its own
+        text = "".join(line for line in lines if line.count("\r") + line.count("\n") == 2)
+    return text.encode("latin-1", "replace")
 
 
 class Exchange:
@@ -139,7 +143,7 @@ class Exchange:
         if self._alarm is None:
             connection.sock.settimeout(self._left_s())
         try:
-            self._guarded(connection.sock.sendall, data)
+            self._guarded(self._transmit, data)
         except UpstreamUnavailable:
             # It may have answered without reading all of a large body; what it said counts then.
             if len(data) < READ_SIZE:
@@ -221,6 +225,15 @@ class Exchange:
     def _left_s(self) -> float:
         return max(0.001, self._deadline - time.monotonic())
 
+    def _transmit(self, data: bytes) -> None:
+        assert self._connection is not None
+        sock = self._connection.sock
+        if type(sock) is gevent.socket.socket:
+            with contextlib.suppress(BlockingIOError):  # what follows waits
+                data = data[sock._sock.send(data) :]
+        if data:
+            sock.sendall(data)
+
     def _receive(self, size: int) -> bytes:
         assert self._connection is not None
         sock = self._connection.sock
@@ -228,8 +241,13 @@ class Exchange:
             sock.settimeout(self._left_s())
             data: bytes = sock.recv(size)
             return data
-        self._alarm.take_turns()
         try:
+            if type(sock) is gevent.socket.socket:
+                # Nothing is there yet as a rule, and asking costs an error: to wait first is quicker. It is also a turn
+                # for all others.
+                sock.hub.wait(sock._read_event)
+                return cast(bytes, sock.recv(size))
+            self._alarm.take_turns()
             data = sock.recv(size)
         except TimeIsUp:
             # Held up ourselves we are late: what has arrived meanwhile was no silence. That goes for one look only.

@@ -8,7 +8,7 @@ from ..call import Call
 from ..chat import ChatJob, Reply, Usage, estimated
 from ..errors import ChatError
 from ..schemas import Dialect
-from .request import components, connection_of_caller, current_call, ms_since
+from .request import components, current_call, current_environ, ms_since
 from .response import json_response, name_differences
 from .stream import EventStream
 
@@ -20,7 +20,7 @@ def answer(job: ChatJob, dialect: Dialect) -> Response:
     call = current_call()
     try:
         job = begin(call, job)
-        connection = connection_of_caller()
+        connection = current_environ().get("chatapi.connection")
         if connection is not None:
             connection.watch(call.leave)
             connection.write_deadline = call.deadline + LATE_S

@@ -13,7 +13,7 @@ from ..migration.rewrite import Rewritten, described, rewrite
 from ..migration.schedule import Stage
 from ..schemas import LEGACY
 from .calls import answer
-from .request import authenticate, components, read_json
+from .request import authenticate, components, current_environ, read_json
 
 blueprint = Blueprint("legacy", __name__)
 
@@ -82,7 +82,7 @@ def _moment(at: float) -> str:
 @blueprint.after_app_request
 def announce(response: Response) -> Response:
     """Deprecation (RFC 9745), Sunset (RFC 8594) and where to go, on every answer of the old route."""
-    if request.path != PATH:
+    if current_environ()["PATH_INFO"] != PATH:
         return response
     links = [f'<{SUCCESSOR}>; rel="successor-version"', f'<{GUIDE}>; rel="deprecation"; type="text/html"']
     response.headers["Deprecation"] = f"@{DEPRECATED_AT}"

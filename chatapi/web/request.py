@@ -68,9 +68,9 @@ def current_call() -> Call:
     return cast(Call, _g().call)
 
 
-def connection_of_caller() -> Any:
-    """The caller's connection (see connection.py); None under a test client."""
-    return _request().environ.get("chatapi.connection")
+def current_environ() -> dict[str, Any]:
+    """WSGI's environ of the request at hand; `chatapi.connection` is the caller's, but under a test client."""
+    return _request().environ
 
 
 def begin() -> None:
