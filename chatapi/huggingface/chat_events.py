@@ -115,8 +115,8 @@ class ChatEvents:
 
     def count(self) -> Usage:
         """The upstream's count where it can be true, else an estimate."""
-        pieces = (piece for choice in self._choices for piece in (*choice.spoken, *choice.thought))
-        return believed(self._usage, self._job, sum(map(len, pieces)), lambda: self.said)
+        length = sum(sum(map(len, choice.spoken)) + sum(map(len, choice.thought)) for choice in self._choices)
+        return believed(self._usage, self._job, length, lambda: self.said)
 
     def plain_text(self, event: Json, chunk: Chunk) -> str | None:
         """The text of an event that adds nothing but text to the one answer; the chunk it made says no more."""

@@ -7,6 +7,7 @@ else goes the careful way.
 
 import re
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any
 
 from ..catalogue import ModelCard
@@ -26,9 +27,9 @@ MAX_TEMPLATES = 5  # learnt in vain: then every event of this upstream looks dif
 
 # A JSON string's characters (RFC 8259), at least one; but for U+2028, U+2029 and U+0085, at which half of all readers
 # of events split lines.
-_TEXT = re.compile(
-    rb'(?:[^"\\\x00-\x1f\xc2\xe2]++|\xc2(?!\x85)|\xe2(?!\x80[\xa8\xa9])|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))++'
-)
+_TEXT = rb'(?:[^"\\\x00-\x1f\xc2\xe2]++|\xc2(?!\x85)|\xe2(?!\x80[\xa8\xa9])|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))++'
+_TEXTS = re.compile(_TEXT + rb"(?:\n" + _TEXT + rb")*+")  # a line each
+MAX_RUN = 32_768  # bytes in which plain events are looked for at once
 _CONTENT = re.compile(rb'"content"\s*:\s*"((?:[^"\\]|\\.)*+)"')
 _AROUND_DONE = b' "[]\t'
 _PROBE = "\x01probe"
@@ -144,22 +145,21 @@ class Relay:
     def _run(self, lines: bytes, at: int, items: list[StreamItem]) -> int:
         """Pass on the plain events at `at`; where the next other one begins."""
         prefix, suffix = self._prefix, self._suffix
-        start, before, after = at, len(prefix), len(suffix)
-        pieces: list[bytes] = []
-        while lines.startswith(prefix, at) and (found := _TEXT.match(lines, at + before)):
-            end = found.end()
-            piece = found[0]
-            if not lines.startswith(suffix, end) or not (piece.isascii() or _is_utf8(piece)):
-                break
-            pieces.append(piece)
-            at = end + after
+        if not lines.startswith(prefix, at):
+            return at
+        # No text has a quotation mark in it, and what stands around texts begins with one: it cuts at events alone.
+        *pieces, last = lines[at + len(prefix) : at + MAX_RUN].split(suffix + prefix)
+        if (end := last.find(suffix)) >= 0:
+            pieces.append(last[:end])
+        if not _are_texts(b"\n".join(pieces)):
+            pieces = list(takewhile(_are_texts, pieces))
         if not pieces:
-            return start
+            return at
         self._reader.relayed(pieces)
         self._templates = self._mute = 0
         self._heard += 1
         items.append(pieces)
-        return at
+        return at + sum(map(len, pieces)) + len(pieces) * (len(prefix) + len(suffix))
 
     def _learn(self, whole: bytes, event: Json, chunk: Chunk) -> None:
         """Remember what stands around the text of a plain event, if it does so exactly once."""
@@ -235,12 +235,13 @@ class Relay:
         return error
 
 
-def _is_utf8(piece: bytes) -> bool:
+def _are_texts(lines: bytes) -> bool:
+    if _TEXTS.fullmatch(lines) is None:
+        return False
     try:
-        piece.decode()
+        return lines.isascii() or bool(lines.decode())
     except UnicodeDecodeError:
         return False
-    return True
 
 
 def _without_text(event: Json) -> Json:

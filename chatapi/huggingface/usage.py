@@ -35,6 +35,9 @@ _LONG = dict.fromkeys(_PROMPT, "prompt") | dict.fromkeys(_COMPLETION, "completio
 _IN_USAGE = _LONG | _SHORT
 _PLACES: tuple[str, ...] = ("usage", "usageMetadata", "usage_metadata", "token_usage", "tokenUsage", "x_groq", "meta")
 _PLACES += ("metrics", "timings")
+# What nearly every event has, and nothing else: none of it counts tokens.
+_SILENT = {"id", "object", "created", "model", "system_fingerprint", "index", "delta", "logprobs"}
+_SILENT |= {"finish_reason", "choices"}
 _WITHIN = ("usage", "tokens", "billed_units")
 _AROUND = ("message", "data", "result", "response", "body", "output")
 UNSAID = -1  # of a count that tells only the other half
@@ -55,18 +58,21 @@ def usage_in(body: Json, known: Usage | None = None) -> Usage | None:
 
 
 def _found_in(body: Json, depth: int) -> Usage | None:
-    for place in _PLACES:
+    silent = body.keys() <= _SILENT
+    for place in () if silent else _PLACES:
         given = body.get(place)
         if isinstance(given, list) and len(given) == 1:
             [given] = given
         if isinstance(given, dict) and (found := _usage_of(given)):
             return found
     choices = body.get("choices")
-    holders = [*(choices[:1] if isinstance(choices, list) else ()), *(body.get(place) for place in _AROUND)]
+    holders = choices[:1] if isinstance(choices, list) else []
+    if not silent:
+        holders += [body.get(place) for place in _AROUND]
     for holder in holders if depth < MAX_NESTING else ():
         if isinstance(holder, dict) and (found := _found_in(holder, depth + 1)):
             return found
-    counts = _counts(body, _LONG)
+    counts = None if silent else _counts(body, _LONG)
     return Usage(*counts) if counts else None
 
 
