@@ -15,13 +15,14 @@ from ..errors import ChatError, UpstreamError, UpstreamRejected, UpstreamUnavail
 from ..languages import _
 from . import abilities
 from .classify import classify
+from .exchange import Exchange, silence
 from .failure_facts import words_of
 from .failures import UpstreamFailure, failure_in
 from .models import Listing
 from .relay import Relay
 from .sse import are_events, listed_events
 from .tasks import EventReader, Task, task_for
-from .transport import Exchange, Request, Transport, silence
+from .transport import Request, Transport
 from .values import read_text
 from .whole import chunks_of, reply_of
 

@@ -16,7 +16,8 @@ from ...chat import Json
 from ...components import Components
 from ...errors import StoreUnavailable, UpstreamError, UpstreamTimeout
 from ...huggingface import Transport
-from ...huggingface.transport import Answer, Exchange, Request
+from ...huggingface.exchange import Exchange
+from ...huggingface.transport import Answer, Request
 from ...languages import _
 from .findings import AGENT, DOCTOR, Finding, Progress, setting
 from .reaching import explained, seen

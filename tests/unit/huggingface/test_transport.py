@@ -18,7 +18,8 @@ from chatapi.engine.circuit import Board, Circuit
 from chatapi.engine.engine import Engine, TimeLimits
 from chatapi.errors import ChatError, UpstreamError
 from chatapi.huggingface import HuggingFace, Transport
-from chatapi.huggingface.transport import MAX_REPLY, Request
+from chatapi.huggingface.exchange import MAX_REPLY
+from chatapi.huggingface.transport import Request
 
 TOKEN = "hf_right"
 MESSAGES = [{"role": "user", "content": "hi there"}]
