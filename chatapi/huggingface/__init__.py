@@ -23,7 +23,7 @@ from .relay import Relay
 from .sse import are_events, listed_events
 from .tasks import EventReader, Task, task_for
 from .transport import Request, Transport
-from .values import read_text
+from .values import as_utf8, read_text
 from .whole import chunks_of, reply_of
 
 __all__ = ["HuggingFace", "Transport"]
@@ -133,12 +133,13 @@ class HuggingFace:
     def _sniffed(self, card: ModelCard, exchange: Exchange, deadline: float) -> tuple[bytes, bool]:
         """The beginning of a body, and whether it is events: its first bytes say so, not its label."""
         begun = b""
+        labelled = "text/event-stream" in exchange.headers.get("Content-Type").lower()
         while True:
             data = exchange.read(deadline)
             begun += data
-            events = are_events(begun)
+            events = are_events(begun, labelled)
             if events is None and not data:  # nothing at all: its label says what it lacks
-                events = "text/event-stream" in exchange.headers.get("Content-Type").lower()
+                events = labelled
             if events is not None or len(begun) > MAX_UNDECIDED:
                 return begun, bool(events)
             if time.monotonic() >= deadline:
@@ -148,7 +149,7 @@ class HuggingFace:
         self, task: Task, card: ModelCard, job: ChatJob, exchange: Exchange, begun: bytes, deadline: float
     ) -> Reply:
         """The whole answer that one body is."""
-        raw = exchange.rest(deadline, begun)
+        raw = as_utf8(exchange.rest(deadline, begun), exchange.headers.get("Content-Type"))
         if (lines := listed_events(raw)) and (reader := task.events(card, job)):
             relay = Relay(card, reader, self._count, self._transport.token)
             return reply_of(card.id, relay.whole(lines))

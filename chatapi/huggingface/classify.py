@@ -148,7 +148,7 @@ def _error(kind: type[UpstreamError], card: ModelCard, failure: UpstreamFailure,
         message,
         upstream_status=failure.answered,
         details={"model": [failure.words or _("not served")]} if kind is ModelNotFound else None,
-        retry_after_s=retry_after(failure.headers, failure.body) if kind.retryable else None,
+        retry_after_s=retry_after(failure.headers, failure.body, failure.words) if kind.retryable else None,
     )
     error.quoted = words
     error.is_gated = advice == _GATED

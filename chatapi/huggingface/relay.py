@@ -7,6 +7,7 @@ else goes the careful way.
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import takewhile
 from typing import Any
 
@@ -106,11 +107,20 @@ class Relay:
         try:
             for data in self._events.end():
                 self._event(data, b"", items)
+            self._look_at_stray()
             if not self._heard and not self.failure:
                 raise self._nothing()
         except UpstreamError as error:
             self.failure = error
         return items
+
+    def _look_at_stray(self) -> None:
+        """A stream that ended before its answer did may say why on a line that is no event."""
+        if self._reader.ended or not self._events.stray:
+            return
+        with suppress(ValueError):
+            if failure := failure_in(read_json(self._events.stray), self._secret):
+                raise self._failed(failure)
 
     def _nothing(self) -> UpstreamError:
         if self._odd:

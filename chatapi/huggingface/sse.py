@@ -7,18 +7,23 @@ from collections.abc import Iterator
 from .values import read_json
 
 MAX_EVENT = 16 * 1024 * 1024  # bytes; an upstream that never ends a line must not fill our memory
+MAX_LISTED = 20_000  # events in one body, which are read without a pause
 BOM = b"\xef\xbb\xbf"
 _FIELDS = (b"data", b"event", b"id", b"retry")
 _CHOICES = re.compile(rb'"(?:choices|candidates)"')
+_ANY_FIELD = re.compile(rb"[A-Za-z_-]{1,40}:")
 _FIELD = re.compile(rb"(?:data|event|id|retry)?[:\n\r]")
 
 
-def are_events(begun: bytes) -> bool | None:
-    """Whether a body that begins so is events, whatever its label says; None where it may yet be either."""
+def are_events(begun: bytes, labelled: bool = False) -> bool | None:
+    """Whether a body that begins so is events, whatever its label says; None where it may yet be either.
+
+    A field that is not known here begins events only where the body is `labelled` as such: it may be any text.
+    """
     start = begun.removeprefix(BOM).lstrip()
     if not start:
         return None
-    if _FIELD.match(start):
+    if _FIELD.match(start) or (labelled and _ANY_FIELD.match(start)):
         return True
     return None if any(field.startswith(start) for field in _FIELDS) or BOM.startswith(begun) else False
 
@@ -28,8 +33,11 @@ def listed_events(body: bytes) -> list[bytes]:
     begun = body.removeprefix(BOM).lstrip()
     if begun[:1] == b"[":
         return _in_array(begun) if _CHOICES.search(begun[:2000]) else []
-    lines = [line for line in begun.splitlines() if line.strip()] if b"}\n{" in begun or b"}\r\n{" in begun else []
-    return lines if len(lines) > 1 and all(line[:1] == b"{" and line.rstrip()[-1:] == b"}" for line in lines) else []
+    first, _end, more = begun.partition(b"\n")
+    if not (more.strip() and first[:1] == b"{" and first.rstrip()[-1:] == b"}") or more.count(b"\n") > MAX_LISTED:
+        return []
+    lines = [line for line in begun.splitlines() if line.strip()]
+    return lines if all(line[:1] == b"{" and line.rstrip()[-1:] == b"}" for line in lines) else []
 
 
 def _in_array(body: bytes) -> list[bytes]:
@@ -37,7 +45,8 @@ def _in_array(body: bytes) -> list[bytes]:
         listed = read_json(body)
     except ValueError:
         return []
-    return [json.dumps(event).encode() for event in listed] if isinstance(listed, list) and len(listed) > 1 else []
+    several = isinstance(listed, list) and 1 < len(listed) <= MAX_LISTED
+    return [json.dumps(event).encode() for event in listed] if several else []
 
 
 class EventTooLarge(ValueError):
@@ -64,6 +73,7 @@ class Events:
         self._after_cr = False  # a LF that comes next belongs to the line end already seen
         self._size = 0  # bytes received since the last event ended
         self.comments = 0  # and lines of other fields
+        self.stray = b""  # an object on a line of its own: some servers tell so what broke their stream off
 
     @property
     def between(self) -> bool:
@@ -106,7 +116,9 @@ class Events:
                 else:
                     self.comments += 1
                     if line.startswith(b"event:"):
-                        self._error = line[6:].strip() == b"error"
+                        self._error = line[6:].strip().lower() == b"error"
+                    elif line.startswith(b"{"):
+                        self.stray = line
         if self._size > MAX_EVENT:
             raise EventTooLarge(f"an event of more than {MAX_EVENT} bytes")
 

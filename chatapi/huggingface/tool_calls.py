@@ -270,7 +270,7 @@ class CallPieces:
         same = (c for c in reversed(self._calls) if id and c.given_id == id)
         found = next((c for c in same if not name or key is None or c.key is None or c.key == key), None)
         # Nor is it the same call whose arguments were whole, and now there are others.
-        begins = name and found and found.whole and _text(given).lstrip().startswith("{")
+        begins = name and found and _text(given).lstrip().startswith("{") and found.whole
         return None if begins and found and not (name == found.name and found.whole_is(_text(given))) else found
 
     def _begins_another(self, known: _Call, id: str | None, name: str | None, given: Any, indexed: bool) -> bool:

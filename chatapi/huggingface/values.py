@@ -49,6 +49,20 @@ def read_text(raw: bytes) -> Any:
     return read_json(value.encode("utf-8", "replace")) if isinstance(value, str) else value
 
 
+_LATIN = re.compile(r"charset\s*=\s*[\"']?(?:iso-?8859-1|latin-?1|windows-1252|cp1252|us-ascii)\b", re.IGNORECASE)
+
+
+def as_utf8(body: bytes, content_type: str) -> bytes:
+    """A body as UTF-8, which JSON has to be; one that is not, and says that it is Latin-1, is read as that."""
+    if not _LATIN.search(content_type[:200]):
+        return body
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return body.decode("cp1252", "replace").encode()
+    return body
+
+
 def count(value: Any, most: int = MOST_TOKENS) -> int | None:
     """A whole number from 0 to `most`, be it written as a number or as digits; else None."""
     if type(value) is int:
@@ -61,7 +75,8 @@ def count(value: Any, most: int = MOST_TOKENS) -> int | None:
 
 _PARTS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "": 1.0}
 _DURATION = re.compile(
-    rf"(\d{{1,{MAX_DIGITS}}}(?:\.\d{{0,{MAX_DIGITS}}})?)\s*(ms|s|m|h|d|)(?:ec(?:ond)?s?)?", re.I | re.A
+    rf"(\d{{1,{MAX_DIGITS}}}(?:\.\d{{0,{MAX_DIGITS}}})?)\s*(ms|s|m|h|d|)(?:ec(?:ond)?s?|in(?:ute)?s?|ou?rs?)?(?![a-z]),?",
+    re.I | re.A,
 )
 _UNIX_TIME = 1_000_000_000  # no wait is that long: the number is a time
 
@@ -91,10 +106,15 @@ def _bounded(value: float) -> float | None:
     return min(float(value), LONGEST_WAIT_S) if value >= 0 else 0.0
 
 
+_WAIT_SAID = re.compile(
+    r"(?:try again|retry|wait)[^.;\d]{0,30}?"
+    r"((?:\d{1,9}(?:\.\d{0,9})?\s*(?:ms|s|m|h)(?:ec(?:ond)?s?|in(?:ute)?s?|ou?rs?)?(?![a-z])[ ,]{0,2}){1,4})",
+    re.IGNORECASE,
+)
 _WAIT_HEADERS = ("Retry-After", "X-Retry-After", "RateLimit-Reset", "X-RateLimit-Reset")
 
 
-def retry_after(headers: Mapping[str, str], body: Any = None) -> float | None:
+def retry_after(headers: Mapping[str, str], body: Any = None, words: str = "") -> float | None:
     """Seconds until an upstream wants to be asked again, wherever it says so; the finest statement wins."""
     if (milliseconds := seconds(headers.get("retry-after-ms"))) is not None:
         return milliseconds / 1000
@@ -106,7 +126,22 @@ def retry_after(headers: Mapping[str, str], body: Any = None) -> float | None:
     for name in _WAIT_HEADERS[2:]:
         if (given := seconds(headers.get(name))) is not None:
             return given
-    return _wait_in(body)
+    if (wait := _wait_in(body)) is not None:
+        return wait
+    if (wait := _reset_of_used_up(headers)) is not None:
+        return wait
+    said = _WAIT_SAID.search(words)
+    return seconds(said[1].strip(" ,")) if said else None
+
+
+def _reset_of_used_up(headers: Mapping[str, str]) -> float | None:
+    """When the last of the limits that are used up is renewed (`x-ratelimit-reset-tokens: 6m0s`)."""
+    waits = []
+    for of in ("requests", "tokens"):
+        left = count(headers.get(f"x-ratelimit-remaining-{of}", "0").strip() or "0")
+        wait = seconds(headers.get(f"x-ratelimit-reset-{of}", ""))
+        waits += [wait] if wait is not None and not left else []
+    return max(waits, default=None)
 
 
 _WAIT_KEYS = {"retryafter": 1.0, "retryafterseconds": 1.0, "retryafters": 1.0, "retryafterms": 0.001}

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from support.callers import choices, take_apart
+from support.dialects import asking
 from support.faults import CODES, QUIRKS
 from support.gateways import serve
 from support.heard import DIALECTS, ON_V1, all_at_once, check_failed_stream, hear
@@ -149,3 +150,25 @@ def add_piece(calls, piece):
     function = calls[piece["index"]]["function"]
     for key in function:
         function[key] += piece["function"].get(key) or ""
+
+
+# ---------------------------------------------------------------- bodies
+
+
+BODIES = {
+    "a byte order mark": ("application/json", "utf-8-sig"),
+    "UTF-16": ("application/json", "utf-16"),
+    "Latin-1, as it says": ("application/json; charset=ISO-8859-1", "latin-1"),
+    "UTF-8, and not Latin-1 as it says": ("application/json; charset=latin-1", "utf-8"),
+    "of no type": ("", "utf-8"),
+    "labelled events": ("text/event-stream", "utf-8"),
+}
+
+
+@pytest.mark.parametrize("type, encoding", BODIES.values(), ids=BODIES)
+def test_a_body_is_read_by_what_it_is(upstream, client, type, encoding):
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Olá"}, "finish_reason": "stop"}
+    body = json.dumps({"choices": [choice]}, ensure_ascii=False).encode(encoding)
+    upstream.behave("odd/body", lambda x: x.send_raw(200, body, type))
+    for route in DIALECTS.values():
+        assert "Olá" in client.post(route, json=asking(route, "odd/body")).get_data(as_text=True)

@@ -185,6 +185,16 @@ HINTS = {
     "absurd": ({"Retry-After": "9" * 15}, 86_400),
     "longer-than-any-number": ({"Retry-After": "9" * 5000}, None),
     "a-date-beyond-time": ({"Retry-After": "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"}, None),
+    "a-limit-of-openais": ({"x-ratelimit-reset-tokens": "6m0s"}, 360),
+    "of-two-the-one-that-is-used-up": (
+        {
+            "x-ratelimit-remaining-requests": "0",
+            "x-ratelimit-reset-requests": "20ms",
+            "x-ratelimit-remaining-tokens": "5",
+            "x-ratelimit-reset-tokens": "9s",
+        },
+        0.02,
+    ),
     "nothing": ({}, None),
 }
 
@@ -211,6 +221,22 @@ def test_a_wait_in_a_body(body, seconds):
 
 def test_a_wait_in_a_body_reaches_the_error():
     assert other(429, "slow down", retry_after=12).retry_after_s == 12
+
+
+SAID = {
+    "Please try again in 20s. Visit …": 20,
+    "Please try again in 1m2.5s.": 62.5,
+    "Please retry after 350 ms": 0.35,
+    "wait for 2 minutes, 5 seconds": 125,
+    "Rate limit of 20 a minute reached": None,
+    "Try again later; 20s are no wait of ours": None,
+    "try again in " + "9" * 5000 + "s": None,
+}
+
+
+@pytest.mark.parametrize("words, seconds", SAID.items(), ids=[words[:30] for words in SAID])
+def test_a_wait_in_words(words, seconds):
+    assert other(429, words).retry_after_s == (seconds and pytest.approx(seconds))
 
 
 @pytest.mark.parametrize("given", [2, 60, 3600])

@@ -237,6 +237,14 @@ def test_fast_and_careful_say_the_same(datas, end, before, cuts, closed, n):
 # ---------------------------------------------------------------- ends, and no end
 
 
+def test_an_error_on_a_line_of_its_own_says_why_a_stream_ended():
+    stray = b'{"error": {"message": "the worker died", "code": 503}}\n\n'
+    for packets in ([stray], [framed([event({"content": "a"})]), stray]):
+        assert "the worker died" in relayed(Relay, packets)[1].message
+    whole = framed([event({"content": "a"}), event({}, "stop")])
+    assert relayed(Relay, [whole, stray])[1] is None, "the answer had ended"
+
+
 def test_a_stream_without_events_says_what_came():
     items, failure = relayed(Relay, [b"data: Too many people here\n\n"])
     assert items == []

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatapi.huggingface.sse import MAX_EVENT, ErrorEvent, Events, EventTooLarge
+from chatapi.huggingface.sse import MAX_EVENT, ErrorEvent, Events, EventTooLarge, are_events, listed_events
 
 
 def read(*packets, end=True):
@@ -166,3 +166,41 @@ def test_a_long_event_in_small_packets_is_not_quadratic(packet):
     began = time.perf_counter()
     assert len(read(b"data: ", *[packet] * 1000, b"\n\n")) == 1
     assert time.perf_counter() - began < 1
+
+
+@pytest.mark.parametrize(
+    "begun, labelled, events",
+    [
+        (b"", False, None),
+        (b"\xef\xbb", False, None),
+        (b"dat", False, None),
+        (b"\xef\xbb\xbfdata: a", False, True),
+        (b": hello", False, True),
+        (b"retry: 10\n", False, True),
+        (b"x-stream: 1\ndata: a", True, True),
+        (b"x-stream: 1\ndata: a", False, False),
+        (b"Error: busy", False, False),
+        (b'{"data": 1}', True, False),
+        (b"<html>", True, False),
+        (b'"text"', True, False),
+    ],
+)
+def test_the_first_bytes_say_whether_a_body_is_events(begun, labelled, events):
+    assert are_events(begun, labelled) is events
+
+
+@pytest.mark.parametrize(
+    "body, events",
+    [
+        (b'{"a": 1}\n{"b": 2}\n', [b'{"a": 1}', b'{"b": 2}']),
+        (b'\xef\xbb\xbf{"a": 1}\r\n\r\n{"b": 2}', [b'{"a": 1}', b'{"b": 2}']),
+        (b'[{"choices": []}, {"choices": [1]}]', [b'{"choices": []}', b'{"choices": [1]}']),
+        (b'{\n"a": {}\n}', []),
+        (b'[{"choices": []}]', []),
+        (b'{"a": 1}', []),
+        (b'{"a": 1}\nx', []),
+        (b"", []),
+    ],
+)
+def test_a_body_that_lists_events(body, events):
+    assert listed_events(body) == events
