@@ -2,6 +2,9 @@
 
 A board of failing models lies in memory that a forked worker shares with its siblings; it is empty while all is
 well, and then costs one comparison per call. Times are CLOCK_MONOTONIC, which is the same in every process.
+
+What one caller alone has seen fail is shut for that caller alone: who sends what a server cannot bear must not take its
+model from all others. As soon as another has seen it fail too, it is shut for all.
 """
 
 import fcntl
@@ -21,7 +24,9 @@ FAILURES = 5  # in a row
 PROBE_EVERY_S = 10.0
 SLOTS = 256  # failing models at once; beyond that the one that failed longest ago is forgotten
 NAME_SIZE = 92
-_SLOT = struct.Struct(f"16s I d d {NAME_SIZE}s")  # digest, failures, last failure, next probe, name (for people)
+# digest, failures, last failure, next probe, name (for people), who has seen it fail
+_SLOT = struct.Struct(f"16s I d d {NAME_SIZE}s 8s")
+SEVERAL = bytes(8)  # callers have seen it fail
 _COUNT = struct.Struct("I")
 
 
@@ -75,6 +80,11 @@ class Slot(NamedTuple):
     failed_at: float
     probe_at: float
     name: bytes
+    seen_by: bytes = SEVERAL  # a digest of the one caller who has seen it fail
+
+    def shuts_out(self, caller: bytes) -> bool:
+        """Whether `caller` is not let through, but for probes."""
+        return self.failures >= FAILURES and self.seen_by in (SEVERAL, caller)
 
 
 shared: Board | None = None  # set by gunicorn's master, before it forks
@@ -86,25 +96,25 @@ class Circuit:
     def __init__(self, board: Board) -> None:
         self.board = board
 
-    def enter(self, name: str) -> "Attempt":
-        """An attempt at `name`, to be told how it went; or not to be made before `wait_s` have passed."""
+    def enter(self, name: str, subject: str = "") -> "Attempt":
+        """An attempt at `name` for a caller, to be told how it went; or not to be made before `wait_s` have passed."""
         if not self.board.used:
-            return Attempt(self, name)
-        digest = _digest(name)
+            return Attempt(self, name, subject)
+        digest, caller = _digest(name), _digest(subject, 8)
         slot = self.board.read().get(digest)
-        if slot is None or slot.failures < FAILURES:
-            return Attempt(self, name)
+        if slot is None or not slot.shuts_out(caller):
+            return Attempt(self, name, subject)
         with self.board.locked():
             slots = self.board.read()
             slot = slots.get(digest)
             now = time.monotonic()
-            if slot is None or slot.failures < FAILURES:
-                return Attempt(self, name)
+            if slot is None or not slot.shuts_out(caller):
+                return Attempt(self, name, subject)
             if slot.probe_at > now:
-                return Attempt(self, name, wait_s=slot.probe_at - now)
+                return Attempt(self, name, subject, wait_s=slot.probe_at - now)
             slots[digest] = slot._replace(probe_at=now + PROBE_EVERY_S)
             self.board.write(list(slots.values()))
-        return Attempt(self, name, is_probe=True)
+        return Attempt(self, name, subject, is_probe=True)
 
     def opened(self) -> dict[str, float]:
         """The names whose circuit is open → seconds since their last failure."""
@@ -122,17 +132,18 @@ class Circuit:
 class Attempt:
     """One attempt at an upstream."""
 
-    def __init__(self, circuit: Circuit, name: str, wait_s: float = 0.0, is_probe: bool = False) -> None:
+    def __init__(self, circuit: Circuit, name: str, subject: str, wait_s: float = 0.0, is_probe: bool = False) -> None:
         self.wait_s = wait_s
         self._board = circuit.board
         self._name = name
+        self._subject = subject
         self._is_probe = is_probe
 
     @property
     def is_open(self) -> bool:
-        """Whether others would not be let through now."""
+        """Whether another attempt of its caller's would not be let through now."""
         slot = self._board.read().get(_digest(self._name)) if self._board.used else None
-        return slot is not None and slot.failures >= FAILURES
+        return slot is not None and slot.shuts_out(_digest(self._subject, 8))
 
     def failed(self) -> None:
         """It failed through the upstream's own fault."""
@@ -149,9 +160,11 @@ class Attempt:
             self._change(lambda slot: slot and slot._replace(probe_at=0.0))
 
     def _counted(self, slot: Slot | None) -> Slot:
-        now = time.monotonic()
-        failures = slot.failures + 1 if slot else 1
-        return Slot(_digest(self._name), failures, now, now + PROBE_EVERY_S, self._name.encode()[:NAME_SIZE])
+        now, caller = time.monotonic(), _digest(self._subject, 8)
+        name = self._name.encode()[:NAME_SIZE]
+        failures, seen_by = (slot.failures + 1, slot.seen_by) if slot else (1, caller)
+        seen_by = caller if seen_by == caller else SEVERAL
+        return Slot(_digest(self._name), failures, now, now + PROBE_EVERY_S, name, seen_by)
 
     def _change(self, change: Callable[[Slot | None], Slot | None]) -> None:
         digest = _digest(self._name)
@@ -161,5 +174,5 @@ class Attempt:
             self._board.write([*slots.values(), *([changed] if changed else [])])
 
 
-def _digest(name: str) -> bytes:
-    return hashlib.blake2b(name.encode(), digest_size=16).digest()
+def _digest(name: str, size: int = 16) -> bytes:
+    return hashlib.blake2b(name.encode(), digest_size=size).digest()

@@ -183,7 +183,7 @@ class Engine:
         call.drain_s = card.drain_s
         self._client.check(card, job)
         for number in count():
-            attempt = self._enter(card)
+            attempt = self._enter(card, call)
             try:
                 return ask(card, job, call, deadline), attempt
             except ChatError as error:
@@ -199,9 +199,10 @@ class Engine:
             call.waiting_for = Call.waiting_for
         raise AssertionError  # there is no end to count()
 
-    def _enter(self, card: ModelCard) -> Attempt:
-        """An attempt at `card`. Raises UpstreamUnavailable where its circuit is open."""
-        attempt = self.circuit.enter(f"{card.id} at {card.url}" if card.url else card.id)
+    def _enter(self, card: ModelCard, call: Call) -> Attempt:
+        """An attempt at `card`. Raises UpstreamUnavailable where its circuit is open for the caller."""
+        subject = call.caller.subject if call.caller else ""
+        attempt = self.circuit.enter(f"{card.id} at {card.url}" if card.url else card.id, subject)
         if attempt.wait_s:
             raise UpstreamUnavailable(
                 _(

@@ -9,6 +9,7 @@ from support.callers import Caller
 from support.dialects import NEW, RESPONSES, V1, asking
 from support.gateways import serve
 from support.heard import all_at_once, wait_until
+from support.upstream import say
 
 from chatapi.accounting.keys import Keys
 from chatapi.accounting.store import Store
@@ -174,3 +175,18 @@ def test_a_probe_has_a_place_and_gives_it_back_to_who_leaves(gateway, new_key, q
     for caller in callers:
         caller.leave()
     assert wait_until(lambda: status_for(gateway, key) == 200, 2)
+
+
+def test_what_one_key_makes_fail_is_shut_for_that_key_alone(upstream, gateway, new_key):
+    """A server that breaks down at what the one sends, in words that anybody may send, serves the other."""
+    mean, other = new_key(""), new_key("")
+    upstream.behave("broken/by-words", lambda x: x.reset() if "crash" in str(x.body["messages"]) else say(x))
+
+    def ask(key, text):
+        body = asking(V1, "broken/by-words", text)
+        return gateway.post(V1, body, headers={"Authorization": f"Bearer {key}"})
+
+    while "left alone" not in (answer := ask(mean, "crash")).text:
+        assert answer.status_code == 502
+    assert ask(other, "hello").status_code == 200
+    assert ask(mean, "hello").status_code == 200, "and what another has seen answer is open for all"

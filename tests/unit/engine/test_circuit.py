@@ -152,6 +152,25 @@ def test_when_all_places_are_taken_the_oldest_is_forgotten(circuit):
     assert circuit.enter(f"later/{SLOTS - 1}").wait_s > 0
 
 
+def test_what_one_caller_alone_has_seen_fail_is_shut_for_that_caller_alone(circuit):
+    for _ in range(FAILURES):
+        circuit.enter("a/model", "key:mean").failed()
+    assert circuit.enter("a/model", "key:mean").wait_s > 0
+    assert circuit.enter("a/model", "key:other").wait_s == 0
+    circuit.enter("a/model", "key:other").abandoned()
+    assert circuit.enter("a/model", "key:other").wait_s == 0
+    circuit.enter("a/model", "key:other").failed()
+    assert [circuit.enter("a/model", f"key:{name}").wait_s > 0 for name in ("mean", "other", "third")] == [True] * 3
+
+
+def test_a_success_of_anybody_opens_it_for_all(circuit):
+    for _ in range(FAILURES):
+        circuit.enter("a/model", "key:mean").failed()
+    circuit.enter("a/model", "key:other").succeeded()
+    assert circuit.enter("a/model", "key:mean").wait_s == 0
+    assert circuit.opened() == {}
+
+
 def test_long_names_and_strange_ones(circuit):
     names = ["a/" + "x" * 96 + ":" + "y" * 96, "a/" + "x" * 96 + ":" + "z" * 96, "ação/日本" * 20]
     for name in names:
