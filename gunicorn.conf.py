@@ -32,6 +32,8 @@ def on_starting(server):
     for address in server.cfg.address:
         if isinstance(address, tuple) and address[1] > 65_535:
             sys.exit(f"chatapi: --bind {address[0]}:{address[1]}: a port is at most 65535")
+    if server.cfg.workers < 1:
+        sys.exit("chatapi: --workers 0: without a worker nobody is answered")
     for text in misspelt():
         server.log.warning("%s", text)
     circuit.shared = circuit.Board()

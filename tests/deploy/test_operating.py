@@ -6,6 +6,7 @@ import sys
 from contextlib import ExitStack
 
 import pytest
+import sqlalchemy as sa
 import yaml
 from support.gateways import ROOT, clean_environment
 from support.servers import ELSEWHERE, needs, postgres
@@ -46,6 +47,9 @@ def shell(script, folder, **env):
 
 def flask(database, folder, *command):
     return shell(f"{sys.executable} -m flask --app wsgi {' '.join(command)}", folder, DATABASE_URL=database)
+
+
+CONTAINER = "docker compose --env-file .env -f deploy/compose.yaml exec -T postgres "
 
 
 @pytest.mark.parametrize("alert", ALERTS)
@@ -92,7 +96,23 @@ def test_a_dump_of_postgresql_brings_back_what_was_there(tmp_path):
     with ExitStack() as servers:
         old, new = (servers.enter_context(postgres()) for _ in range(2))
         flask(old, tmp_path, "keys", "create", "--name", "before")
-        dump, restore = block_with("pg_dump").splitlines()
+        dump, restore = block_with('"$DATABASE"').splitlines()
         shell(dump, tmp_path, DATABASE=old.replace("+psycopg", ""))
         shell(restore, tmp_path, DATABASE=new.replace("+psycopg", ""))
+        assert "before" in flask(new, tmp_path, "keys", "list")
+
+
+def test_a_dump_out_of_the_container_brings_back_what_was_there(tmp_path):
+    """What is run in the container, on PostgreSQL here."""
+    needs("pg_dump")
+    with ExitStack() as servers:
+        old, new = (servers.enter_context(postgres()) for _ in range(2))
+        for words, url in ((" pg_dump ", old), (" pg_restore ", new)):
+            [line] = [line for line in block_with(f"postgres{words}").splitlines() if words in line]
+            server = sa.make_url(url)
+            if url == old:
+                flask(old, tmp_path, "keys", "create", "--name", "before")
+            line = line.removeprefix(CONTAINER).replace("dbname=chatapi", f"dbname={server.database}")
+            line = line.replace("custom chatapi ", f"custom {server.database} ")
+            shell(line, tmp_path, PGHOST=server.host, PGPORT=str(server.port))
         assert "before" in flask(new, tmp_path, "keys", "list")

@@ -114,6 +114,17 @@ def test_no_other_file_is_shown(client, name):
     assert client.get(f"/docs/{name}").status_code == 404
 
 
+@pytest.mark.parametrize(
+    "arguments, told", [(("-b", "127.0.0.1:99999"), "a port is at most 65535"), (("-w", "0"), "without a worker")]
+)
+def test_what_gunicorn_would_take_and_nobody_could_use_is_told_in_a_line(tmp_path, arguments, told):
+    command = [sys.executable, "-m", "gunicorn", "-c", str(CONFIG), "-b", "127.0.0.1:0", *arguments, "wsgi:app"]
+    env = {**clean_environment(str(tmp_path)), "DATABASE_URL": f"sqlite:///{tmp_path}/chatapi.db"}
+    ran = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode != 0
+    assert told in ran.stderr and "Traceback" not in ran.stderr
+
+
 # --- CORS
 
 
