@@ -1,7 +1,6 @@
 """Values: tokens estimated, texts found."""
 
 import time
-from dataclasses import FrozenInstanceError
 
 import pytest
 from hypothesis import given
@@ -105,13 +104,6 @@ def test_usage_adds_up():
 def test_counts_are_the_three_keys_whatever_else_the_upstream_said():
     usage = Usage(1, 2, source="estimate", details={"prompt_tokens_details": None})
     assert list(usage.counts()) == ["prompt_tokens", "completion_tokens", "total_tokens"]
-
-
-def test_the_nouns_do_not_change():
-    with pytest.raises(FrozenInstanceError):
-        Usage(1, 2).prompt_tokens = 3
-    with pytest.raises(FrozenInstanceError):
-        ChatJob(model="a/b", messages=[]).model = "c/d"
 
 
 @pytest.mark.parametrize(
