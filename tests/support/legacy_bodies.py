@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from support.gateways import LEGACY_BODIES
 
 from chatapi.errors import BadRequest
 from chatapi.migration.rewrite import preview
 from chatapi.schemas import envelope
 
 MODEL = "test/default"
-LARGE = 100_000  # characters of JSON: three programs are made of each body
-ROUTE = "/api/huggingface-chat"
+LARGE = 100_000  # characters: three programs are made of each body
 
-_heard: list[Any] = []
 _known: set[str] = set()
-
-
-def hear(path: str, body: Any) -> None:
-    """Note what is sent to `path`."""
-    if path.partition("?")[0] == ROUTE and isinstance(body, dict):
-        _heard.append(body)
 
 
 @contextmanager
@@ -33,7 +25,7 @@ def listening() -> Iterator[None]:
     read = envelope.legacy_fields
 
     def noting(body: Any) -> envelope.LegacyFields:
-        _heard.append(body)
+        LEGACY_BODIES.append(body)
         return read(body)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -43,13 +35,13 @@ def listening() -> Iterator[None]:
 
 def check_all_heard() -> int:
     """Hold the preview against what was heard since the last time, each body once; how many there were."""
-    bodies, _heard[:] = list(_heard), []
-    new = {text: body for body in bodies if (text := json.dumps(body, sort_keys=True, default=str)) not in _known}
+    bodies = list(LEGACY_BODIES)
+    new = {text: body for body in bodies if (text := repr(body)) not in _known}
     _known.update(new)
     for text, body in new.items():
         if len(text) <= LARGE:
             _check(body)
-    _heard.clear()  # of the check's own
+    LEGACY_BODIES.clear()  # those of the check itself, too
     return len(new)
 
 
