@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path += [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from support.browser import chromium
-from support.gateways import serve
-from support.upstream import Upstream
+from support.browser import chromium  # noqa: E402
+from support.gateways import serve  # noqa: E402
+from support.upstream import Upstream  # noqa: E402
 
 PAINTED = "() => Object.fromEntries(performance.getEntriesByType('paint').map(one => [one.name, one.startTime]))"
 NAMES = ("first-paint", "first-contentful-paint")

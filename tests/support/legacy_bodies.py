@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from support.gateways import LEGACY_BODIES
 
 from chatapi.errors import BadRequest
 from chatapi.migration.rewrite import preview
 from chatapi.schemas import envelope
+from support.gateways import LEGACY_BODIES
 
 MODEL = "test/default"
 LARGE = 100_000  # characters: three programs are made of each body
