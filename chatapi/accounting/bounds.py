@@ -64,7 +64,7 @@ def bounded(job: ChatJob, limits: Limits) -> ChatJob:
     """
     if not (job.extra and limits.of_tokens):
         return job
-    dropped = tuple(name for name, value in job.extra.items() if _is_amount(name, value))
+    dropped = {name: None for name, value in job.extra.items() if _is_amount(name, value)}  # a body may have thousands
     if not dropped:
         return job
     extra = {name: value for name, value in job.extra.items() if name not in dropped}

@@ -12,6 +12,7 @@ from ..languages import N_, _
 from ..migration.rewrite import Rewritten, described, rewrite
 from ..migration.schedule import Stage
 from ..schemas import LEGACY
+from . import migrate
 from .calls import answer
 from .request import authenticate, components, current_environ, read_json
 
@@ -38,7 +39,7 @@ def chat() -> Response:
     stage = parts.legacy.stage(call.key_id)
     refused, rewritten = stage.name != "announced", None
     try:
-        rewritten = rewrite(read_json(), parts.settings.default_model)
+        rewritten = rewrite(read_json(migrate.MOST if refused else None), parts.settings.default_model)
     except BadRequest:
         if not refused:
             raise

@@ -157,8 +157,10 @@ def body(dialect: Dialect) -> Callable[[Callable[[ChatJob], Response]], View]:
     return decorate
 
 
-def read_json() -> Json:
-    """The request's JSON object. Raises BadRequest and its kin, before anything is parsed that must not be."""
+def read_json(most: int | None = None) -> Json:
+    """The request's JSON object, of at most `most` bytes. Raises BadRequest and its kin, before anything is parsed
+    that must not be.
+    """
     asked = _request()
     environ = asked.environ
     if environ.get("HTTP_CONTENT_ENCODING", "identity").lower() != "identity":
@@ -171,11 +173,11 @@ def read_json() -> Json:
                 given=repr((kind or "none")[:64]),
             )
         )
-    return parse_json(_read_body(environ, current_call().deadline))
-
-
-def _read_body(environ: dict[str, Any], deadline: float) -> bytes:
     limit = components().settings.max_body
+    return parse_json(_read_body(environ, current_call().deadline, min(most or limit, limit)))
+
+
+def _read_body(environ: dict[str, Any], deadline: float, limit: int) -> bytes:
     if (connection := environ.get("chatapi.connection")) is not None:
         return cast(bytes, connection.read_body(limit, deadline))
     length = request.content_length or 0  # a test client: the body is all there

@@ -118,3 +118,20 @@ def test_twelve_large_bodies_at_once_are_read_one_after_another(upstream, gatewa
     print(f"{worker.cpu_s:.2f} s, {worker.memory_mb:.0f} MB")
     assert set(answers.values()) == {400}, "as TGI says to more than 2 MB"
     assert worker.memory_mb < 500
+
+
+def test_what_would_be_told_twelve_times_is_no_megabytes(gateway):
+    answer = gateway.post("/api/migrate/preview", {"message": "x" * 900_000})
+    assert answer.status_code == 200
+    answer = gateway.post("/api/migrate/preview", {"message": "x" * 2_000_000})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "payload_too_large")
+
+
+def test_what_would_be_told_twelve_times_is_left_out_of_a_410(gateway_env):
+    own = {"CHATAPI_LEGACY_SUNSET": "2026-01-01", "CHATAPI_MAX_BODY": "21000000", "CHATAPI_AUTH": "off"}
+    with serve({**gateway_env, **own}) as retired:
+        for length, told in ((10, True), (2_000_000, False)):
+            answer = retired.post("/api/huggingface-chat", {"message": "x" * length})
+            assert answer.status_code == 410
+            assert ("completions" in answer.json()["error"]["migration"]) is told
+            assert "guide" in answer.json()["error"]["migration"]

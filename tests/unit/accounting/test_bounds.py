@@ -1,5 +1,7 @@
 """The most that a request can cause: no spelling of it, and no number in it, gets a caller more."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -160,3 +162,11 @@ def test_no_true_count_of_a_prompt_is_more_than_its_bytes_and_what_a_server_puts
 def test_without_a_length_an_answer_is_as_long_as_the_longest_context():
     assert most(job(), NO_LIMITS).completion == MOST_UNSAID
     assert most(job(max_tokens=10, n=2), NO_LIMITS).completion == 20
+
+
+def test_names_by_the_hundred_thousand_take_a_moment():
+    extra = {f"tokens{number}": 1 for number in range(100_000)}
+    began = time.process_time()
+    left = bounded(job(extra=extra), Limits(tpm=100))
+    assert (left.extra, len(left.ignored)) == ({}, len(extra))
+    assert time.process_time() - began < 5
