@@ -29,6 +29,7 @@ _TEXT: tuple[str, ...] = (
 )
 _TEXT += ("output", "translation_text", "summary_text", "transcript")
 _THOUGHT = ("thinking", "reasoning", "reasoning_content", "thought", "summary")
+_CLASSIC = ("generated_text", "translation_text", "summary_text")
 # Places of a choice's text beside its message, in the order in which they count.
 _BESIDE = ("text", "output_text", "generated_text", "response", "answer", "completion", "content", "output")
 _CHOICE_LISTS = ("choices", "candidates", "generations", "completions", "outputs", "results", "predictions")
@@ -124,9 +125,9 @@ def answer_text(body: Any) -> str | None:
         body = body[0]
     if not isinstance(body, dict):
         return None
-    for key in ("generated_text", "translation_text", "summary_text"):
-        if (given := body.get(key)) is not None:
-            return _last_said(given)
+    said = [_last_said(body[key]) for key in _CLASSIC if body.get(key) is not None]
+    if said:
+        return next(filter(None, said), said[0])
     if choices := choices_in(body):
         text: str | None = read_message(choices[0])[0]["content"]
         return text

@@ -87,7 +87,7 @@ class GenerateEvents:
         self._stops = stops
         self._hold = max(map(len, stops), default=1) - 1
         self._held = ""  # what may be the beginning of a stop string
-        self._read = 0  # characters read
+        self._read: list[str] = []  # all texts, whatever has been sent of them
         self._sent: list[str] = []
         self._cut = False
         self._reason: str | None = None
@@ -119,10 +119,11 @@ class GenerateEvents:
         """The chunk that `event` makes, or None. Raises UpstreamUnavailable for one whose answer broke off."""
         details, generated = _details(event), event.get("generated_text")
         text = self._text_in(event, generated)
-        self._read += len(text)
+        if text:
+            self._read.append(text)
         if text and not self._cut:
             self._held, self._cut = _cut_at_stop(self._held + text, self._stops)
-        reason = finish_reason(self._model, details.get("finish_reason"))
+        reason = finish_reason(self._model, details.get("finish_reason")) or finish_of(self._model, event)
         if self._cut:
             self._reason = "stop"
         elif details or generated is not None:
@@ -149,16 +150,21 @@ class GenerateEvents:
     def _text_in(self, event: Json, generated: object) -> str:
         token = event.get("token")
         if isinstance(token, dict) and not token.get("special") and isinstance(text := token.get("text"), str):
-            return text
+            return text + self._rest_of(generated, text)
         if token is not None and (generated is None or self._read):
-            return ""  # a special token is no text
-        # The whole text at the end is said once: only where no token said it. Other servers send choices.
+            return self._rest_of(generated)  # a special token is no text
+        # The whole text at the end is said once: what of it no token said. Other servers send choices.
         if self._read and generated is not None:
-            return ""
+            return self._rest_of(generated)
         try:
             return answer_text(event) or ""
         except ValueError:
             raise unreadable(self._model, _("an answer in a form that cannot be read")) from None
+
+    def _rest_of(self, generated: object, text: str = "") -> str:
+        """What the whole text at the end has more than the tokens up to the one of this `text` have said."""
+        said = "".join(self._read) + text if isinstance(generated, str) and generated else ""
+        return generated[len(said) :] if said and isinstance(generated, str) and generated.startswith(said) else ""
 
     def _release(self) -> str:
         """What of the text read so far can be sent: all of it once the answer has ended."""

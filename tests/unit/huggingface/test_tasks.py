@@ -355,6 +355,7 @@ SHAPES = {
     },
     "translation": [{"translation_text": "hello"}],
     "summary": [{"summary_text": "hello"}],
+    "summary-beside-nothing": [{"generated_text": "", "summary_text": "hello"}],
     "details": {"generated_text": "hello", "details": {"finish_reason": "eos_token", "generated_tokens": 2}},
 }
 
@@ -789,6 +790,29 @@ def token(piece, special=False):
 
 def last(piece, generated, special=False, **facts):
     return {**token(piece, special), "generated_text": generated, "details": facts or None}
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [token(" Bl"), last("", " Blue")],
+        [token(" Bl"), last("u", " Blue")],
+        [token(" Bl"), last("</s>", " Blue", True)],
+        [token(" Bl"), token("ue"), last("</s>", "Q: colour? Blue", True)],
+        [{"generated_text": " Blue"}],
+    ],
+    ids=["nothing-with-it", "a-token-with-it", "a-special-one", "the-prompt-before-it", "alone"],
+)
+def test_of_the_whole_text_at_the_end_what_no_token_said_is_said(events):
+    made, _ = chunks(GENERATE, events)
+    assert text(made) == " Blue"
+
+
+def test_a_generate_stream_may_say_its_end_beside_the_text():
+    reader = task_for(GENERATE).events(GENERATE, ask())
+    reader.feed(token(" Bl"))
+    with pytest.raises(UpstreamUnavailable, match="abort"):
+        reader.feed({**last("ue", " Blue"), "finish_reason": "abort"})
 
 
 def test_a_generate_stream():
