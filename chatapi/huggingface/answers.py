@@ -54,7 +54,19 @@ _NO_WORDS = _ABOUT | {
     "provider_specific_fields",
 }
 _NO_WORDS |= {"url", "uri", "data", "mime_type", "mimeType", "media_type", "format", "signature", "thoughtSignature"}
-_NO_WORDS |= {"service_tier", "finish_details", "annotations", "citations", "token_ids", "encrypted_content", "file_id"}
+_NO_WORDS |= {
+    "event",
+    "event_type",
+    "created_at",
+    "request_id",
+    "service_tier",
+    "finish_details",
+    "annotations",
+    "citations",
+    "token_ids",
+    "encrypted_content",
+    "file_id",
+}
 
 
 # --- text
@@ -261,17 +273,18 @@ def is_mute(message: Message, beside: Json, said_empty: bool) -> bool:
         return False
     if any(isinstance(value, str) and value for key, value in message.items() if key not in _ABOUT):
         return True
-    return not said_empty and (_has_words(message, 0) or _has_words(beside, 0))
+    return not said_empty and (has_words(message) or has_words(beside))
 
 
-def _has_words(value: Any, depth: int) -> bool:
+def has_words(value: Any, depth: int = 0) -> bool:
+    """Whether some text stands in a value, of whatever depth, under a name that may be a text's."""
     if isinstance(value, str):
         return bool(value)
     if depth > MAX_DEPTH:
         return False
     if isinstance(value, dict):
-        return any(_has_words(inner, depth + 1) for key, inner in value.items() if key not in _NO_WORDS)
-    return isinstance(value, list) and any(_has_words(inner, depth + 1) for inner in value[:MAX_ITEMS])
+        return any(has_words(inner, depth + 1) for key, inner in value.items() if key not in _NO_WORDS)
+    return isinstance(value, list) and any(has_words(inner, depth + 1) for inner in value[:MAX_ITEMS])
 
 
 def said_empty(choice: Json) -> bool:

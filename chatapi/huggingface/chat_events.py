@@ -6,7 +6,7 @@ from ..catalogue import ModelCard
 from ..chat import ChatJob, Choice, Chunk, Json, Usage
 from ..errors import UpstreamRejected
 from ..languages import _
-from .answers import choices_in, extra_of, extra_of_choice, is_mute, read_message, said_empty
+from .answers import choices_in, extra_of, extra_of_choice, has_words, is_mute, read_message, said_empty
 from .failures import cut, unreadable, unreadable_form
 from .finish import FINISH, ended, finish_of, is_cut
 from .logprobs import read_logprobs
@@ -145,7 +145,7 @@ class ChatEvents:
         self._fingerprint = fingerprint_of(event) or self._fingerprint
         self._extra |= extra_of(event)
         given = choices_in(event)
-        self._strange = self._strange or (not given and "choices" not in event and _may_be_text(event))
+        self._strange = self._strange or (not given and "choices" not in event and has_words(event))
         numbers = self._numbers_of(given)
         choices = [c for number, choice in zip(numbers, given, strict=True) if (c := self._choice(number, choice))]
         return self._chunk(choices) if choices else None
@@ -161,10 +161,16 @@ class ChatEvents:
     def end(self) -> Chunk:
         """The finish chunk. Raises UpstreamError where the stream ended, but not with the answer asked for."""
         if not self.ended:
+            if not any(choice.answers or choice.thought for choice in self._choices) and self._spoke_strangely:
+                raise unreadable(self._model, _("an answer in a form that cannot be read"))
             raise cut(self._model)
         if (given := len(self._active)) < self._wanted:
             raise fewer(self._card, given, self._wanted)
         return self._chunk([self._finished(number, choice) for number, choice in enumerate(self._choices)])
+
+    @property
+    def _spoke_strangely(self) -> bool:
+        return self._strange or any(choice.mute for choice in self._choices)
 
     def _finished(self, number: int, choice: _StreamedChoice) -> Choice:
         if not (choice.answers or choice.thought) and (choice.mute or self._strange):
@@ -284,11 +290,6 @@ def _streamed(number: int, delta: Json, logprobs: Any, reason: str | None, extra
 
 def _is_piece(called: Any) -> bool:
     return isinstance(called, dict) and all(isinstance(value, str) for value in called.values())
-
-
-def _may_be_text(event: Json) -> bool:
-    about = ("id", "object", "model", "type", "event", "status", "provider", "created_at", "request_id")
-    return any(isinstance(value, str) and value for key, value in event.items() if key not in about)
 
 
 def fingerprint_of(body: Json) -> str | None:

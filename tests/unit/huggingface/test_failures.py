@@ -435,11 +435,11 @@ def test_warnings_are_words_too():
 
 def test_a_failure_of_many_values_is_read_fast():
     wide = [[[[["x"] * 20] * 20] * 20] * 20] * 20
-    began = time.perf_counter()
+    began = time.process_time()
     for body in ({"error": wide}, {"detail": wide}, wide, {"message": "x" * 10_000_000}):
         classify(ROUTED, UpstreamFailure.of(400, {}, json.dumps(body).encode()))
         failure_in(body)
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 KEYS = ("error", "errors", "message", "detail", "code", "type", "status", "error_type", "estimated_time")
