@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 TIMEOUT_S = 2.0
 AWAY_S = 5.0  # for so long it is not asked again
 _WHOSE_EVER = "?"  # in place of a subject that only Redis knows
+_ADMITTED = Decision(None, (), 0.0, ())
 _FAILED = "! "  # before what a step's own answer is not
 
 
@@ -56,11 +57,13 @@ class RedisLimits:
         ends_at = max(of.until + LEASE_S, quotas.expires_at(of, now))
         limits = [_hard(of, name) for name in ("rpm", "concurrency")]
         found = self._run("admit", of, now, of.until + LEASE_S, int((ends_at - now) * 1000) + 1, *limits)
-        decision = quotas.admit(_cells(found), of.limits, now)
         if not found[0]:
-            return decision
+            return quotas.admit(_cells(found), of.limits, now)
         of.store = self
-        return decision._replace(refused=None)  # where it was admitted before, and nobody heard of it
+        if of.limits.of_tokens and not of.limits.shadow:
+            return _ADMITTED  # `hold` tells what is left
+        # None is refused, also where it was admitted before and nobody heard of it.
+        return quotas.admit(_cells(found), of.limits, now)._replace(refused=None)
 
     def hold(self, of: Reservation, tokens: int, now: float) -> Decision:
         """Hold back `tokens`, if no limit refuses them."""
