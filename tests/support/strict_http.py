@@ -49,8 +49,12 @@ class Reader:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._buffer = b""
+        self._received = self._buffer = b""
         self.closed = False
+
+    def rewind(self) -> None:
+        """Begin anew with what has arrived: for who was timed out amid an answer."""
+        self._buffer = self._received
 
     def answer(self, is_head: bool = False) -> Answer | None:
         """The next final answer; None where the connection ends before one. Raises Malformed, TimeoutError."""
@@ -121,6 +125,7 @@ class Reader:
         except ConnectionError:
             data = b""
         self.closed = not data
+        self._received += data
         self._buffer += data
         return bool(data)
 

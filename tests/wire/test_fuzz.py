@@ -151,6 +151,7 @@ def _wrong_with_the_answers(sock, reader, case):
         answer = reader.answer(case.is_head)
     except TimeoutError:
         _say_no_more(sock)
+        reader.rewind()
         answer = reader.answer(case.is_head)
     if answer is None:
         return None
