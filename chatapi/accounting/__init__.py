@@ -19,7 +19,7 @@ from ..call import Call
 from ..chat import ChatJob
 from ..errors import StoreError, StoreUnavailable
 from ..telemetry import metrics
-from . import bounds, quotas, statements
+from . import bounds, quotas, sums
 from .journal import COLUMNS
 from .late import RETRY_S, Late, apart
 from .ledger import Books, DatabaseBooks, LocalBooks, first_day
@@ -184,7 +184,7 @@ class Accounts:
         """Tokens of a key in a limit's period, from the ledger; the sums of callers without a key begin at 0."""
         if key_id is None:
             return 0
-        return self._store.read(lambda tx: statements.tokens_used(tx, key_id, first_day(limit, now)))
+        return self._store.read(lambda tx: sums.tokens_used(tx, key_id, first_day(limit, now)))
 
 
 _facts = attrgetter(*COLUMNS[:-2])  # of a call, as its row has them

@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from .statements import Often, Tx, used_by_day
+from .statements import Often, Tx
+from .sums import used_by_day
 from .tables import call_id, calls, day_of
 
 STEPS = 60

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
-from . import quotas, statements
+from . import quotas, statements, sums
 from .journal import BEGUN, COLUMNS, ENDED, Journal
 from .processes import is_lost
 from .quotas import CELLS, COUNT, HELD, LEASE_S, PERIODS, Decision, Reservation
@@ -93,7 +93,7 @@ class LocalBooks:
     def _used(self, key_id: str | None, limit: str, now: float) -> int:
         if key_id is None:
             return 0
-        return self._store.read(lambda tx: statements.tokens_used(tx, key_id, first_day(limit, now)))
+        return self._store.read(lambda tx: sums.tokens_used(tx, key_id, first_day(limit, now)))
 
 
 class DatabaseBooks:
@@ -190,7 +190,7 @@ class LimitState:
     def hold(self, tx: Tx, of: Reservation, tokens: int, now: float) -> Decision:
         """Hold back `tokens`, if no limit refuses them."""
         for name in quotas.unknown(self.cells, of.limits, now):
-            used = statements.tokens_used(tx, of.key_id, first_day(name, now)) if of.key_id else 0
+            used = sums.tokens_used(tx, of.key_id, first_day(name, now)) if of.key_id else 0
             PERIODS[name].begin(self.cells, used, now)
         decision = quotas.hold(self.cells, of.limits, tokens, now)
         if decision.refused is None:
@@ -271,8 +271,8 @@ def close_lost(store: Store) -> list[Row]:
 
 
 def report(rows: Iterable[Row], by: Collection[str] = ("key", "model", "day")) -> list[dict[str, Any]]:
-    """What was used (`statements.used`), added up `by` key, model and day, or some of these; the others are None."""
-    sums: dict[tuple[Any, ...], dict[str, Any]] = {}
+    """What was used (`sums.used`), added up `by` key, model and day, or some of these; the others are None."""
+    totals: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
         of = {
             "key_id": (row["key_id"] or None) if "key" in by else None,
@@ -281,8 +281,8 @@ def report(rows: Iterable[Row], by: Collection[str] = ("key", "model", "day")) -
             "day": row["day"] if "day" in by else None,
         }
         zero = {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "endings": {}}
-        one = sums.setdefault(tuple(of.values()), {**of, **zero})
+        one = totals.setdefault(tuple(of.values()), {**of, **zero})
         for name in ("calls", "prompt_tokens", "completion_tokens"):
             one[name] += row[name]
         one["endings"][row["ending"]] = one["endings"].get(row["ending"], 0) + row["calls"]
-    return list(sums.values())
+    return list(totals.values())

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from decimal import Decimal
 from operator import itemgetter
 from typing import Any
 
@@ -46,7 +45,8 @@ class Often:
         return self._text[name]
 
 
-def _rows(found: sa.CursorResult[Any]) -> list[Row]:
+def rows_of(found: sa.CursorResult[Any]) -> list[Row]:
+    """Each by the names of its columns."""
     return [dict(row) for row in found.mappings()]
 
 
@@ -91,7 +91,7 @@ def put_key(tx: Tx, row: Row) -> None:
 
 def get_key(tx: Tx, id: str) -> Row | None:
     """One key, or None."""
-    return next(iter(_rows(tx.execute(_KEY, {"of": id}))), None)
+    return next(iter(rows_of(tx.execute(_KEY, {"of": id}))), None)
 
 
 _KEY = sa.select(keys).where(keys.c.id == sa.bindparam("of"))
@@ -99,7 +99,7 @@ _KEY = sa.select(keys).where(keys.c.id == sa.bindparam("of"))
 
 def all_keys(tx: Tx) -> list[Row]:
     """Every key, the oldest first."""
-    return _rows(tx.execute(sa.select(keys).order_by(keys.c.created_at, keys.c.id)))
+    return rows_of(tx.execute(sa.select(keys).order_by(keys.c.created_at, keys.c.id)))
 
 
 def use_key(tx: Tx, id: str, at: float) -> None:
@@ -269,7 +269,7 @@ _end_call = Often(
 
 def open_calls(tx: Tx) -> list[Row]:
     """The calls that have not ended."""
-    return _rows(tx.execute(sa.select(calls).where(calls.c.ending.is_(None))))
+    return rows_of(tx.execute(sa.select(calls).where(calls.c.ending.is_(None))))
 
 
 def _count(tx: Tx, ended: Iterable[tuple[Any, ...]]) -> None:
@@ -297,69 +297,6 @@ _PRIMARY = ["day", "key_id", "model", "ending"]
 _sum_up = Often(lambda insert: _put(insert, usage, _PRIMARY, lambda name, new: usage.c[name] + new))
 
 
-def used(tx: Tx, since: str | None = None, until: str | None = None, key_id: str | None = None) -> list[Row]:
-    """What was used from day `since` to day `until`, both included: a row for each day, key, model and ending."""
-    query = sa.select(usage, keys.c.name.label("key_name")).outerjoin(keys, keys.c.id == usage.c.key_id)
-    if since is not None:
-        query = query.where(usage.c.day >= since)
-    if until is not None:
-        query = query.where(usage.c.day <= until)
-    if key_id is not None:
-        query = query.where(usage.c.key_id == key_id)
-    order = (usage.c.day, usage.c.key_id, usage.c.model, usage.c.ending)
-    return _rows(tx.execute(query.order_by(*order)))
-
-
-def used_by(
-    tx: Tx, name: str, since: str, until: str, key_id: str | None = None, model: str | None = None
-) -> list[Row]:
-    """What was used from day to day, both included, added up by the column `name`, the most called first.
-
-    Added up by the database: of a year there may be a million rows.
-    """
-    of = usage.c[name]
-    sums = [sa.func.sum(usage.c[it]).label(it) for it in ("calls", "prompt_tokens", "completion_tokens")]
-    query = sa.select(of, *sums).where(usage.c.day >= since, usage.c.day <= until)
-    if key_id is not None:
-        query = query.where(usage.c.key_id == key_id)
-    if model is not None:
-        query = query.where(usage.c.model == model)
-    found = query.group_by(of).subquery()
-    chosen = sa.select(found)
-    if name == "key_id":
-        chosen = sa.select(found, keys.c.name.label("key_name")).outerjoin(keys, keys.c.id == found.c.key_id)
-    return _ints(tx.execute(chosen.order_by(found.c.calls.desc(), found.c[name])))
-
-
-def used_by_day(tx: Tx, since: str, until: str, key_id: str | None = None, model: str | None = None) -> list[Row]:
-    """What was used from day to day, both included: for each day, of calls that were `completed` and of all others."""
-    completed = (usage.c.ending == "completed").label("completed")
-    sums = [sa.func.sum(usage.c[it]).label(it) for it in ("calls", "prompt_tokens", "completion_tokens")]
-    query = sa.select(usage.c.day, completed, *sums).where(usage.c.day >= since, usage.c.day <= until)
-    if key_id is not None:
-        query = query.where(usage.c.key_id == key_id)
-    if model is not None:
-        query = query.where(usage.c.model == model)
-    return _ints(tx.execute(query.group_by(usage.c.day, completed)))
-
-
-def _ints(found: sa.CursorResult[Any]) -> list[Row]:
-    """Rows whose sums are plain integers: PostgreSQL's are decimals."""
-    return [{name: int(it) if isinstance(it, Decimal) else it for name, it in row.items()} for row in _rows(found)]
-
-
-def tokens_used(tx: Tx, key_id: str, since: str) -> int:
-    """Tokens of the calls of a key that began on day `since` or later, and have ended."""
-    return int(next(iter(_tokens_used(tx, {"of": key_id, "since": since})))[0])
-
-
-_tokens_used = Often(
-    lambda insert: sa.select(
-        sa.func.coalesce(sa.func.sum(usage.c.prompt_tokens + usage.c.completion_tokens), sa.literal_column("0"))
-    ).where(usage.c.key_id == sa.bindparam("of"), usage.c.day >= sa.bindparam("since"))
-)
-
-
 def get_folded(tx: Tx, journal: str) -> int:
     """How many bytes of a journal are in the ledger."""
     return next((row[0] for row in _folded(tx, {"of": journal})), 0)
@@ -381,13 +318,6 @@ def drop_journals(tx: Tx, exists: Callable[[str], bool]) -> None:
     for (name,) in tx.execute(sa.select(journals.c.name)).all():
         if not exists(name):
             tx.execute(journals.delete().where(journals.c.name == name))
-
-
-def prune_usage(tx: Tx, before: str, most: int) -> int:
-    """Delete up to `most` rows of what was used before the day `before`; how many."""
-    at = sa.tuple_(usage.c.key_id, usage.c.day, usage.c.model, usage.c.ending)
-    old = sa.select(usage.c.key_id, usage.c.day, usage.c.model, usage.c.ending).where(usage.c.day < before)
-    return tx.execute(usage.delete().where(at.in_(old.limit(most)))).rowcount
 
 
 def prune(tx: Tx, before: float, most: int) -> int:

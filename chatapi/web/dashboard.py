@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from flask import Blueprint, Response, g, request
 
-from ..accounting import charts, statements
+from ..accounting import charts, sums
 from ..accounting.access import is_local
 from ..accounting.charts import Span
 from ..accounting.store import Store
@@ -126,13 +126,13 @@ def _errors(since: float, until: float, key: str | None, model: str | None) -> J
 
 def _keys(since: float, until: float, key: str | None, model: str | None) -> Json:
     days = day_of(since), day_of(until)
-    rows = components().store.read(lambda tx: statements.used_by(tx, "key_id", *days, key, model))
+    rows = components().store.read(lambda tx: sums.used_by(tx, "key_id", *days, key, model))
     return {"from": days[0], "to": days[1], "rows": [{**row, "key_id": row["key_id"] or None} for row in rows]}
 
 
 def _models(since: float, until: float, key: str | None, model: str | None) -> Json:
     days = day_of(since), day_of(until)
-    rows = components().store.read(lambda tx: statements.used_by(tx, "model", *days, key, model))
+    rows = components().store.read(lambda tx: sums.used_by(tx, "model", *days, key, model))
     return {"from": days[0], "to": days[1], "rows": [{**row, "model": row["model"] or None} for row in rows]}
 
 
@@ -170,7 +170,7 @@ def _near_their_limits() -> list[Json]:
     for key_id, count, tokens in read(lambda tx: charts.used_since(tx, now - 60)):
         used |= {(key_id, "rpm"): count, (key_id, "tpm"): tokens}
     for name, first in (("tpd", today), ("tpmonth", today[:8] + "01")):
-        for row in read(partial(statements.used_by, name="key_id", since=first, until=today)):
+        for row in read(partial(sums.used_by, name="key_id", since=first, until=today)):
             used[row["key_id"], name] = row["prompt_tokens"] + row["completion_tokens"]
     found = []
     for (key_id, name), amount in used.items():

@@ -4,7 +4,7 @@ from datetime import date
 
 from flask import Blueprint, Response, g, request
 
-from ..accounting import statements
+from ..accounting import sums
 from ..accounting.ledger import report
 from ..chat import ChatJob
 from ..errors import BadRequest, ModelNotFound
@@ -52,7 +52,7 @@ def retrieve_model(model: str) -> Response:
 def list_usage() -> Response:
     """What the caller's own key has used, by model and day; `?since=` and `?until=` take days like 2026-11-30 (UTC)."""
     since, until = _day("since"), _day("until")
-    rows = components().store.read(lambda tx: statements.used(tx, since, until, g.call.key_id or ""))
+    rows = components().store.read(lambda tx: sums.used(tx, since, until, g.call.key_id or ""))
     return json_response({"object": "list", "data": report(rows)})
 
 

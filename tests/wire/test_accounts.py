@@ -16,7 +16,7 @@ from support.heard import wait_until
 from support.servers import redis as own_redis
 from support.stores import locked, side_by_side_processes, sql
 
-from chatapi.accounting import Accounts, quotas, statements, tables
+from chatapi.accounting import Accounts, quotas, statements, sums, tables
 from chatapi.accounting import redis as redis_limits
 from chatapi.accounting import store as stores
 from chatapi.accounting.ledger import LimitState
@@ -72,7 +72,7 @@ class Place:
         return [row["ending"] for row in self.rows()]
 
     def used(self):
-        return {(row["model"], row["ending"]): row["calls"] for row in self.store.read(statements.used)}
+        return {(row["model"], row["ending"]): row["calls"] for row in self.store.read(sums.used)}
 
     def close(self):
         for store, accounts in self.opened:

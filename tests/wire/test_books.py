@@ -19,7 +19,7 @@ from support.heard import BLUEPRINTS, DIALECTS, all_at_once, hear, wait_until
 from support.stores import locked, restartable
 from support.upstream import PIECES, TEXT, say, script
 
-from chatapi.accounting import statements, tables
+from chatapi.accounting import statements, sums, tables
 from chatapi.accounting.keys import Keys
 from chatapi.accounting.redis import AWAY_S
 from chatapi.accounting.store import Store
@@ -58,7 +58,7 @@ class Kept:
         return row
 
     def used(self, key_id=None):
-        return self.store.read(lambda tx: statements.used(tx, None, None, key_id))
+        return self.store.read(lambda tx: sums.used(tx, None, None, key_id))
 
     def metric(self, name, **labels):
         """The sum of a metric's samples with these labels."""

@@ -21,7 +21,7 @@ from support.gateways import clean_environment
 from support.heard import wait_until
 from support.stores import locked, path_of, restartable, side_by_side_processes, sql
 
-from chatapi.accounting import Accounts, statements, tables
+from chatapi.accounting import Accounts, statements, sums, tables
 from chatapi.accounting import store as stores
 from chatapi.accounting.store import Store
 from chatapi.accounting.tables import Step
@@ -81,7 +81,7 @@ def ledger(store):
 
 
 def used(store, *args):
-    return store.read(lambda tx: statements.used(tx, *args))
+    return store.read(lambda tx: sums.used(tx, *args))
 
 
 def numbers(store):
@@ -620,12 +620,12 @@ one = Store(sys.argv[1])
 one._make_engine()
 if os.geteuid() == 0:  # root may write anywhere
     os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
-assert len(one.read(statements.used)) == 1
+assert len(one.read(sums.used)) == 1
 try:
     one.write(lambda tx: statements.put_meta(tx, "a", "b"))
 except StoreUnavailable as error:
     assert "readonly" in error.cause, error.cause
-    assert len(one.read(statements.used)) == 1
+    assert len(one.read(sums.used)) == 1
     print("told")
 """
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ...accounting import statements
+from ...accounting import statements, sums
 from ...accounting.ledger import report
 from ...languages import N_, _
 from .groups import Group, as_json, components
@@ -32,7 +32,7 @@ def report_usage(
     by: Sequence[str], since: datetime | None, until: datetime | None, key_id: str | None, as_csv: bool, as_json: bool
 ) -> None:
     days = [day.date().isoformat() if day else None for day in (since, until)]
-    used = components().store.read(lambda tx: statements.used(tx, days[0], days[1], key_id))
+    used = components().store.read(lambda tx: sums.used(tx, days[0], days[1], key_id))
     rows = report(used, by or ("key", "model", "day"))
     if as_json:
         print_json(rows)
@@ -54,9 +54,9 @@ def report_usage(
 )
 @click.option("--before", type=click.DateTime(["%Y-%m-%d"]), help=N_("Delete the calls from before this day (UTC)."))
 @click.option("--keep-days", type=click.IntRange(1, 36_500), help=N_("Or: keep so many days."))
-@click.option("--usage", "sums", is_flag=True, help=N_("Delete what was used, too: reports forget those days."))
+@click.option("--usage", "with_sums", is_flag=True, help=N_("Delete what was used, too: reports forget those days."))
 @as_json
-def prune(before: datetime | None, keep_days: int | None, sums: bool, as_json: bool) -> None:
+def prune(before: datetime | None, keep_days: int | None, with_sums: bool, as_json: bool) -> None:
     if (before is None) == (keep_days is None):
         raise click.UsageError(_("Say either --before DATE or --keep-days N."))
     at = before.replace(tzinfo=UTC) if before else datetime.now(UTC) - timedelta(days=keep_days or 0)
@@ -69,12 +69,12 @@ def prune(before: datetime | None, keep_days: int | None, sums: bool, as_json: b
             bar.update(count)
     told: dict[str, Any] = {"deleted": deleted, "before": at.isoformat()}
     day = f"{at:%Y-%m-%d}"
-    while sums and (count := store.write(lambda tx: statements.prune_usage(tx, day, PRUNE_AT_ONCE))):
+    while with_sums and (count := store.write(lambda tx: sums.prune_usage(tx, day, PRUNE_AT_ONCE))):
         told["usage_deleted"] = told.get("usage_deleted", 0) + count
     if as_json:
         print_json(told)
         return
     click.echo(_("Deleted {count} calls from before {at:%Y-%m-%d %H:%M} UTC.", count=deleted, at=at))
-    if sums:
+    if with_sums:
         rows = told.get("usage_deleted", 0)
         click.echo(_("Deleted {count} rows of what was used before {day}.", count=rows, day=day))

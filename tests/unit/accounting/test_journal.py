@@ -16,7 +16,7 @@ from support.heard import wait_until
 from support.stores import locked, sql
 
 from chatapi.accounting import journal as journals
-from chatapi.accounting import statements, tables
+from chatapi.accounting import statements, sums, tables
 from chatapi.accounting.journal import BEGUN, COLUMNS, ENDED, Journal
 from chatapi.accounting.processes import Own, Seats
 from chatapi.accounting.store import Store
@@ -63,7 +63,7 @@ def endings(store):
 
 
 def used(store):
-    return {u["ending"]: (u["calls"], u["prompt_tokens"], u["completion_tokens"]) for u in store.read(statements.used)}
+    return {u["ending"]: (u["calls"], u["prompt_tokens"], u["completion_tokens"]) for u in store.read(sums.used)}
 
 
 def files(store):
