@@ -95,8 +95,17 @@ FORWARDING = (
     "True-Client-IP",
     "CF-Connecting-IP",
     "Fastly-Client-IP",
+    "Fly-Client-IP",
+    "X-Azure-ClientIP",
+    "X-Azure-SocketIP",
+    "X-Envoy-External-Address",
+    "X-ProxyUser-IP",
+    "X-Appengine-User-IP",
+    "X-Amzn-Trace-Id",
+    "CDN-Loop",
     "X-Original-For",
     "X-Original-Host",
+    "X-Original-Forwarded-For",
 )
 _FORWARDING = tuple("HTTP_" + name.upper().replace("-", "_") for name in FORWARDING)
 _WITH_PORT = re.compile(r"\[(.+)\](?::\d+)?|([0-9.]+):\d+")
@@ -119,7 +128,7 @@ def is_local(address: str | None, environ: Environ) -> bool:
     """Whether a request comes from a program on this machine, and not through a proxy or a foreign web page."""
     if not _is_loopback(address or "") or any(name in environ for name in _FORWARDING):
         return False
-    if any(name.startswith("HTTP_X_FORWARDED_") for name in environ):
+    if any(name.startswith("HTTP_X_FORWARDED") for name in environ):
         return False
     # A page elsewhere can point its own name at 127.0.0.1 (DNS rebinding), or post across sites.
     if environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("none", "same-origin"):

@@ -178,7 +178,9 @@ def test_local_is_a_loopback_origin(origin, local):
 
 
 MARKS = ["Forwarded", "Via", "X-Real-IP", "X-Client-IP", "X-Cluster-Client-IP", "True-Client-IP", "CF-Connecting-IP"]
-MARKS += ["Fastly-Client-IP", "X-Original-For", "X-Original-Host"]
+MARKS += ["Fastly-Client-IP", "Fly-Client-IP", "X-Azure-ClientIP", "X-Azure-SocketIP", "X-Envoy-External-Address"]
+MARKS += ["X-ProxyUser-IP", "X-Appengine-User-IP", "X-Amzn-Trace-Id", "CDN-Loop", "X-Forwarded"]
+MARKS += ["X-Original-For", "X-Original-Host", "X-Original-Forwarded-For"]
 MARKS += [f"X-Forwarded-{what}" for what in ("For", "Host", "Proto", "Port", "Server", "Prefix", "By")]
 
 
