@@ -64,7 +64,7 @@ class Place:
 
     def rows(self, **where):
         rows = self.store.read(
-            lambda tx: statements._rows(tx.execute(sa.select(tables.calls).order_by(tables.calls.c.id)))
+            lambda tx: statements.rows_of(tx.execute(sa.select(tables.calls).order_by(tables.calls.c.id)))
         )
         return [row for row in rows if all(row[name] == value for name, value in where.items())]
 

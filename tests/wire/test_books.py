@@ -48,7 +48,7 @@ class Kept:
         return row["id"], {"Authorization": f"Bearer {text}"}
 
     def rows(self, **where):
-        rows = self.store.read(lambda tx: statements._rows(tx.execute(tables.calls.select())))
+        rows = self.store.read(lambda tx: statements.rows_of(tx.execute(tables.calls.select())))
         return [row for row in rows if all(row[name] == value for name, value in where.items())]
 
     def row(self, **where):

@@ -76,7 +76,7 @@ def key(id, at=DAY, **fields):
 
 def ledger(store):
     return {
-        row["id"]: dict(row) for row in store.read(lambda tx: statements._rows(tx.execute(sa.select(tables.calls))))
+        row["id"]: dict(row) for row in store.read(lambda tx: statements.rows_of(tx.execute(sa.select(tables.calls))))
     }
 
 
