@@ -109,6 +109,11 @@ def check_usage(running, key_id=""):
 
 
 def test_four_workers_answer_exactly_as_many_calls_as_a_minute_allows(upstream, four):
+    # A worker that is quick may take all connections: then nothing was tried.
+    assert any(len(workers_that_answered_a_minutes_calls(four)) > 1 for _attempt in range(8))
+
+
+def workers_that_answered_a_minutes_calls(four):
     key_id, headers = four.new_key("rpm=12")
     cases = list(range(48))
     found = all_at_once(lambda n: hear(four.gateway, NEW, "test/ok", headers=headers, stream=n % 2 == 0), cases, 24)
@@ -126,13 +131,13 @@ def test_four_workers_answer_exactly_as_many_calls_as_a_minute_allows(upstream, 
         assert 1 <= int(heard.headers["Retry-After"]) <= 60
         assert heard.headers["Retry-After"] in heard.error["message"]
     rows = four.rows(key_id=key_id)
-    assert len({row["owner"] for row in rows}) > 1, "one worker had all of them: nothing was tried"
     assert sorted(row["request_id"] for row in rows) == sorted(h.headers["X-Request-Id"] for h in found.values())
     assert [row["ending"] for row in rows].count("completed") == 12
     check_usage(four, key_id)
     usage = four.gateway.request("GET", "/v1/usage", headers=headers).json()["data"]
     assert sum(row["calls"] for row in usage) == 48
     assert {row["key_id"] for row in usage} == {key_id}
+    return {row["owner"] for row in rows}
 
 
 def test_four_workers_have_no_more_calls_open_than_is_allowed(upstream, four):
