@@ -613,7 +613,7 @@ def sqlite(sqlite_url):
 
 READ_ONLY = """
 import os, sqlite3, sys  # sqlite3 now: who we become may not read Python's own files
-from chatapi.accounting import statements
+from chatapi.accounting import statements, sums
 from chatapi.accounting.store import Store
 from chatapi.errors import StoreUnavailable
 one = Store(sys.argv[1])
