@@ -45,7 +45,7 @@ def _whole(call: Call, job: ChatJob, reply: Reply, dialect: Dialect) -> Response
     call.served = reply.model
     call.count(reply.usage)
     response = json_response(dialect.dump(reply, job))
-    response.headers["X-Usage-Source"] = reply.usage.source
+    response.told = [("X-Usage-Source", reply.usage.source)]
     name_differences(response, job, reply.model, reply.ignored)
     return response
 

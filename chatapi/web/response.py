@@ -72,7 +72,7 @@ class _Written:
         self._call.end("client_left")
 
 
-def json_response(body: Any, status: int = 200) -> Response:
+def json_response(body: Any, status: int = 200) -> Answer:
     """`body` as JSON."""
     data = dumps(body)
     answer = Answer(data, status)
@@ -113,7 +113,7 @@ def complete(response: Response) -> Response:
     told.append(("Server-Timing", timings(call)))
     if isinstance(response, Answer):
         told.append(("Cache-Control", response.keep))
-        response.told = told
+        response.told = [*response.told, *told]
     else:
         response.headers.setdefault("Cache-Control", "no-store")
         response.headers.extend(told)
