@@ -85,7 +85,8 @@ def _bearer(field: str) -> str:
 
 # --- callers without a key
 
-# Who adds one of these, or any X-Forwarded-…, is a proxy: the connection's own address is not the caller's.
+# Who adds one of these, or any X-Forwarded-…, is a proxy: the connection's own address is not the caller's. Not
+# X-Amzn-Trace-Id: huggingface_hub sends one of its own.
 FORWARDING = (
     "Forwarded",
     "Via",
@@ -101,7 +102,6 @@ FORWARDING = (
     "X-Envoy-External-Address",
     "X-ProxyUser-IP",
     "X-Appengine-User-IP",
-    "X-Amzn-Trace-Id",
     "CDN-Loop",
     "X-Original-For",
     "X-Original-Host",
