@@ -19,10 +19,10 @@ from ..call import Call
 from ..chat import ChatJob
 from ..errors import StoreError, StoreUnavailable
 from ..telemetry import metrics
-from . import bounds, quotas, sums
+from . import bounds, quotas
 from .journal import COLUMNS
 from .late import RETRY_S, Late, apart
-from .ledger import Books, DatabaseBooks, LocalBooks, first_day
+from .ledger import Books, DatabaseBooks, LocalBooks, used_in_period
 from .processes import Own
 from .quotas import Decision, Reservation
 from .redis import RedisLimits
@@ -181,10 +181,7 @@ class Accounts:
         return "in Redis"
 
     def _used(self, key_id: str | None, limit: str, now: float) -> int:
-        """Tokens of a key in a limit's period, from the ledger; the sums of callers without a key begin at 0."""
-        if key_id is None:
-            return 0
-        return self._store.read(lambda tx: sums.tokens_used(tx, key_id, first_day(limit, now)))
+        return self._store.read(lambda tx: used_in_period(tx, key_id, limit, now)) if key_id else 0
 
 
 _facts = attrgetter(*COLUMNS[:-2])  # of a call, as its row has them

@@ -91,9 +91,7 @@ class LocalBooks:
         self._journal.close()
 
     def _used(self, key_id: str | None, limit: str, now: float) -> int:
-        if key_id is None:
-            return 0
-        return self._store.read(lambda tx: sums.tokens_used(tx, key_id, first_day(limit, now)))
+        return self._store.read(lambda tx: used_in_period(tx, key_id, limit, now)) if key_id else 0
 
 
 class DatabaseBooks:
@@ -190,8 +188,7 @@ class LimitState:
     def hold(self, tx: Tx, of: Reservation, tokens: int, now: float) -> Decision:
         """Hold back `tokens`, if no limit refuses them."""
         for name in quotas.unknown(self.cells, of.limits, now):
-            used = sums.tokens_used(tx, of.key_id, first_day(name, now)) if of.key_id else 0
-            PERIODS[name].begin(self.cells, used, now)
+            PERIODS[name].begin(self.cells, used_in_period(tx, of.key_id, name, now), now)
         decision = quotas.hold(self.cells, of.limits, tokens, now)
         if decision.refused is None:
             self.open[str(of.call)] = of.until + LEASE_S, tokens
@@ -253,9 +250,11 @@ def as_row(values: Sequence[Any]) -> Row:
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def first_day(limit: str, now: float) -> str:
-    """The day on which the period of a limit began."""
-    return day_of(now) if limit == "tpd" else f"{day_of(now)[:7]}-01"
+def used_in_period(tx: Tx, key_id: str | None, limit: str, now: float) -> int:
+    """Tokens of a key in a limit's period, from the ledger; the sums of callers without a key begin at 0."""
+    if key_id is None:
+        return 0
+    return sums.tokens_used(tx, key_id, day_of(now) if limit == "tpd" else f"{day_of(now)[:7]}-01")
 
 
 def close_lost(store: Store) -> list[Row]:

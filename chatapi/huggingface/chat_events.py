@@ -44,7 +44,6 @@ class _StreamedChoice:
         "calls",
         "extra",
         "finish",
-        "length",
         "mute",
         "place",
         "refused",

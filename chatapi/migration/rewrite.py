@@ -8,6 +8,7 @@ from ..schemas import envelope, openai
 from ..schemas.envelope import LEGACY_FIELDS, LEGACY_SPELLINGS, legacy_fields
 from .snippets import snippets
 
+MOST = 1024 * 1024  # bytes of a body that is translated: the answer has it twelve times
 COMPLETIONS, OPENAI = "/api/chat/completions", "/v1/chat/completions"
 
 

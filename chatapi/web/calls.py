@@ -24,11 +24,11 @@ def answer(job: ChatJob, dialect: Dialect) -> Response:
         if connection is not None:
             connection.watch(call.leave)
             connection.write_deadline = call.deadline + LATE_S
-        began = time.perf_counter()
+        engine, began = components().engine, time.perf_counter()
         try:
             if job.stream:
-                return EventStream(call, job, dialect, components().engine.stream(job, call), connection).response()
-            reply = components().engine.reply(job, call)
+                return EventStream(call, job, dialect, engine.stream(job, call), connection).response()
+            reply = engine.reply(job, call)
         finally:
             call.upstream_ms = ms_since(began)
             if connection is not None and not job.stream:

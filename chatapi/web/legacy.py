@@ -9,10 +9,9 @@ from ..call import Call
 from ..chat import Json
 from ..errors import BadRequest, RateLimited, RouteRetired
 from ..languages import N_, _
-from ..migration.rewrite import Rewritten, described, rewrite
+from ..migration.rewrite import MOST, Rewritten, described, rewrite
 from ..migration.schedule import Stage
 from ..schemas import LEGACY
-from . import migrate
 from .calls import answer
 from .request import authenticate, components, current_environ, read_json
 
@@ -39,7 +38,7 @@ def chat() -> Response:
     stage = parts.legacy.stage(call.key_id)
     refused, rewritten = stage.name != "announced", None
     try:
-        rewritten = rewrite(read_json(migrate.MOST if refused else None), parts.settings.default_model)
+        rewritten = rewrite(read_json(MOST if refused else None), parts.settings.default_model)
     except BadRequest:
         if not refused:
             raise

@@ -9,8 +9,6 @@ from .response import json_response
 
 blueprint = Blueprint("migrate", __name__)
 
-MOST = 1024 * 1024  # bytes of a body that is translated: the answer has it twelve times
-
 
 @blueprint.post("/api/migrate/preview")
 def preview() -> Response:
@@ -20,7 +18,7 @@ def preview() -> Response:
     `data.changes` names each field that reads differently.
     """
     authenticate(g.call, recorded=False)
-    data = rewrite.preview(read_json(MOST), components().settings.default_model, request.host_url.rstrip("/"))
+    data = rewrite.preview(read_json(rewrite.MOST), components().settings.default_model, request.host_url.rstrip("/"))
     response = json_response({"success": True, "data": data})
     response.headers["Content-Language"] = current()
     return response

@@ -154,6 +154,16 @@ def side_by_side(function: Callable[..., T], cases: Sequence[tuple[Any, ...]]) -
         return dict(zip(cases, pool.map(lambda case: function(*case), cases), strict=True))
 
 
+# A gateway that gives up soon, for the matrices of faults.
+MAX_TIME_S, IDLE_S = 5.0, 0.5
+LIMITS = {
+    "CHATAPI_MAX_TIME": f"{MAX_TIME_S:g}",
+    "CHATAPI_IDLE_TIMEOUT": f"{IDLE_S:g}",
+    "CHATAPI_FIRST_TOKEN_TIMEOUT": "0.4",
+    "CHATAPI_REPLY_TIMEOUT": "0.6",
+    "CHATAPI_HEARTBEAT": "30",  # the status waits for the first event, or the failure
+}
+
 EVERY_BEHAVIOUR = sorted(id.removeprefix("test/") for id in BEHAVIOURS)
 
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import stores as shared
+from support.accounts import JOB, PROMPT, V1, begun, caller_of, end, job_of
 from support.heard import wait_until
 from support.servers import redis as own_redis
 from support.stores import locked, side_by_side_processes, sql
@@ -27,7 +28,7 @@ from chatapi.accounting.store import Store
 from chatapi.call import Call
 from chatapi.caller import NAMES, NO_LIMITS, Caller, Limits
 from chatapi.chat import ChatJob
-from chatapi.errors import RateLimited, StoreUnavailable
+from chatapi.errors import StoreUnavailable
 
 # Fixtures, under the names that tests ask for them by.
 database, sqlite_url = shared.database, shared.sqlite_url
@@ -35,9 +36,6 @@ postgres_url, postgres_server = shared.postgres_url, shared.postgres_server
 redis_server, redis_url = shared.redis_server, shared.redis_url
 
 NOON = 1_795_348_800.0  # 2026-11-22T12:00:00Z
-V1 = "/v1/chat/completions"
-JOB = ChatJob(model="a/b", messages=[{"role": "user", "content": "hi"}], options={"max_tokens": 40})
-PROMPT = 6  # what "hi" is taken to be: a message costs four more
 
 
 @dataclass
@@ -89,37 +87,11 @@ def place(request):
     place.close()
 
 
-def job_of(max_tokens):
-    return ChatJob(model="a/b", messages=JOB.messages, options={"max_tokens": max_tokens})
-
-
-def caller_of(words="", key_id="k", subject=None):
-    return Caller(key_id, subject or f"key:{key_id}", Limits.parse(words))
-
-
 def arrived(accounts, caller, number=0, seconds=60):
     call = Call(f"r{number}", V1, "openai", seconds)
     call.caller, call.key_id, call.observers = caller, caller.key_id, (accounts.end,)
     accounts.admit(call)
     return call
-
-
-def begun(accounts, caller, job=JOB, number=0, seconds=60):
-    """A call that is about to be made; who is refused ends."""
-    call = Call(f"r{number}", V1, "openai", seconds)
-    call.caller, call.key_id, call.observers, call.model = caller, caller.key_id, (accounts.end,), job.model
-    try:
-        accounts.admit(call)
-        accounts.begin(call, job)
-    except (RateLimited, StoreUnavailable) as error:
-        call.fail(error)
-        call.end()
-    return call
-
-
-def end(call, prompt=PROMPT, completion=40, ending="completed"):
-    call.served, call.prompt_tokens, call.completion_tokens = "a/b", prompt, completion
-    call.end(ending)
 
 
 def refused(call):

@@ -71,6 +71,11 @@ def outcome(hub, model, stream=False, seconds=5.0):
         return error
 
 
+def test_a_redirect_is_the_upstreams_failure(upstream, hub):
+    assert outcome(hub, "test/redirect").code == "upstream_unavailable"
+    assert not [call for call in upstream.calls if call.path == "/redirected"]
+
+
 def own(upstream, model):
     """A model on its own server; nothing but the call itself is sent there."""
     return ModelCard(id=model, url=f"{upstream.url}/at/{model}")

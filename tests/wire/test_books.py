@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 from support import stores as shared
+from support.books import check_usage, kept
 from support.callers import Caller
 from support.dialects import NEW, V1
 from support.gateways import serve
@@ -19,11 +20,7 @@ from support.heard import BLUEPRINTS, DIALECTS, all_at_once, hear, wait_until
 from support.stores import locked, restartable
 from support.upstream import PIECES, TEXT, say, script
 
-from chatapi.accounting import statements, sums, tables
-from chatapi.accounting.keys import Keys
 from chatapi.accounting.redis import AWAY_S
-from chatapi.accounting.store import Store
-from chatapi.caller import Limits
 
 # Fixtures, under the names that tests ask for them by.
 database, sqlite_url = shared.database, shared.sqlite_url
@@ -36,47 +33,6 @@ ANSWERED_S = 15  # an upper bound where hanging is the failure
 # ---------------------------------------------------------------- real gunicorn
 
 
-class Kept:
-    """A running gateway, and its database."""
-
-    def __init__(self, gateway, url):
-        self.gateway, self.url, self.store = gateway, url, Store(url)
-        self.keys = Keys(self.store)
-
-    def new_key(self, words="", models=()):
-        row, text = self.keys.create("a caller", Limits.parse(words), models, None)
-        return row["id"], {"Authorization": f"Bearer {text}"}
-
-    def rows(self, **where):
-        rows = self.store.read(lambda tx: statements.rows_of(tx.execute(tables.calls.select())))
-        return [row for row in rows if all(row[name] == value for name, value in where.items())]
-
-    def row(self, **where):
-        """The one row, when it has ended."""
-        assert wait_until(lambda: [r for r in self.rows(**where) if r["ending"]]), self.rows(**where)
-        [row] = self.rows(**where)
-        return row
-
-    def used(self, key_id=None):
-        return self.store.read(lambda tx: sums.used(tx, None, None, key_id))
-
-    def metric(self, name, **labels):
-        """The sum of a metric's samples with these labels."""
-        text = self.gateway.request("GET", "/metrics").text
-        found = re.findall(rf"^{name}(?:{{(.*)}})? (\S+)$", text, re.MULTILINE)
-        return sum(float(v) for of, v in found if all(f'{n}="{w}"' in of for n, w in labels.items()))
-
-
-@contextmanager
-def kept(env, url, *arguments, **settings):
-    with serve({**env, "DATABASE_URL": url, **settings}, *arguments) as gateway:
-        running = Kept(gateway, url)
-        try:
-            yield running
-        finally:
-            running.store.close()
-
-
 @pytest.fixture(scope="module")
 def env(gateway_env):
     return {**gateway_env, "CHATAPI_MAX_TIME": "30", "CHATAPI_IDLE_TIMEOUT": "20"}
@@ -87,25 +43,6 @@ def four(env, tmp_path_factory):
     """Four workers over SQLite."""
     with kept(env, f"sqlite:///{tmp_path_factory.mktemp('four')}/chatapi.db", "-w", "4") as running:
         yield running
-
-
-def added_up(rows):
-    sums = {}
-    for row in rows:
-        model = row["served"] or ("" if row["ending"] == "refused" else row["model"] or "")
-        name = (tables.day_of(row["started_at"]), row["key_id"] or "", model)
-        of = sums.setdefault((*name, row["ending"]), [0, 0, 0])
-        of[0] += 1
-        of[1] += row["prompt_tokens"] or 0
-        of[2] += row["completion_tokens"] or 0
-    return sums
-
-
-def check_usage(running, key_id=""):
-    """What is reported of a key is what its rows add up to."""
-    names, counts = ("day", "key_id", "model", "ending"), ("calls", "prompt_tokens", "completion_tokens")
-    told = {tuple(row[n] for n in names): [row[c] for c in counts] for row in running.used(key_id)}
-    assert told == added_up(running.rows(key_id=key_id or None))
 
 
 def test_four_workers_answer_exactly_as_many_calls_as_a_minute_allows(upstream, four):

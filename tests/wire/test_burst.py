@@ -11,12 +11,12 @@ from contextlib import contextmanager
 
 import pytest
 from support import stores as shared
+from support.accounts import PROMPT, begun, caller_of, end, job_of
+from support.books import check_usage, kept
 from support.heard import wait_until
 from support.servers import redis as own_redis
 from support.stores import restartable
 from support.upstream import PIECES, say
-from test_accounts import begun, caller_of, end, job_of
-from test_books import check_usage, kept
 
 from chatapi.accounting import Accounts
 
@@ -26,7 +26,6 @@ postgres_url, postgres_server = shared.postgres_url, shared.postgres_server
 redis_server, redis_url = shared.redis_server, shared.redis_url
 
 CALLS = 1000
-PROMPT = 6  # what "hi" is taken to be: a message costs four more
 LIMITS = {"rpm": 5000, "tpm": 10_000_000, "concurrency": 3000}
 WORDS = " ".join(f"{name}={limit}" for name, limit in LIMITS.items())
 PATIENCE_S = 90  # an upper bound where hanging is the failure

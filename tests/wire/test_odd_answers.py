@@ -6,11 +6,10 @@ import pytest
 from support.callers import choices, take_apart
 from support.dialects import asking
 from support.faults import CODES, QUIRKS
-from support.gateways import serve
+from support.gateways import LIMITS, serve
 from support.heard import DIALECTS, ON_V1, all_at_once, check_failed_stream, hear
 from support.openai_schema import COMPLETION, check, check_stream
 from support.responses_schema import RESPONSE, check_events, events_of
-from test_reliability import LIMITS
 
 ENVELOPE = ("legacy", "s1")
 TAKES_N = ("s1", "v1")  # the others know no `n`, and so nothing of what one brings about

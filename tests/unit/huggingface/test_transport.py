@@ -12,11 +12,7 @@ import requests
 from support.upstream import text_fault
 
 from chatapi.call import Call
-from chatapi.catalogue import Catalogue, ModelCard
-from chatapi.chat import ChatJob
-from chatapi.engine.circuit import Board, Circuit
-from chatapi.engine.engine import Engine, TimeLimits
-from chatapi.errors import ChatError, UpstreamError
+from chatapi.errors import UpstreamError
 from chatapi.huggingface import HuggingFace, Transport
 from chatapi.huggingface.exchange import MAX_REPLY
 from chatapi.huggingface.transport import Request
@@ -223,41 +219,3 @@ def test_netrc_is_not_used_without_a_token_either(upstream, tmp_path, monkeypatc
     monkeypatch.setenv("NETRC", str(tmp_path / "named"))
     fetch(Transport(None, "chatapi/test"), f"{upstream.url}/v1/chat/completions", {"model": "test/ok"})
     assert "Authorization" not in upstream.calls_for("test/ok")[0].headers
-
-
-def test_a_redirect_is_the_upstreams_failure(upstream, hub):
-    assert outcome(hub, "test/redirect").code == "upstream_unavailable"
-    assert not [call for call in upstream.calls if call.path == "/redirected"]
-
-
-# ---------------------------------------------------------------- one call to one model
-
-
-def job_for(model):
-    return ChatJob(model=model, messages=MESSAGES)
-
-
-def asked(hub, model, stream=False, seconds=5.0, card=None):
-    """The text of the answer. Raises what the client raises."""
-    card = card or ModelCard(id=model)
-    engine = Engine(Catalogue({card.id: card}), hub, TimeLimits(seconds), Circuit(Board()))
-    call, job = Call("-"), job_for(card.id)
-    engine.begin(job, call)
-    if not stream:
-        return engine.reply(job, call).text
-    return "".join(map(said, engine.stream(job, call)))
-
-
-def said(item):
-    """The text of an item of a stream."""
-    if isinstance(item, list):
-        return json.loads(b'"' + b"".join(item) + b'"')
-    return "".join(choice["delta"].get("content") or "" for choice in item.choices)
-
-
-def outcome(hub, model, stream=False, seconds=5.0):
-    """The text of the answer, or the error."""
-    try:
-        return asked(hub, model, stream, seconds)
-    except ChatError as error:
-        return error
