@@ -16,6 +16,7 @@ from .errors import (
     ChatError,
     ClientLeft,
     InternalError,
+    ModelNotFound,
     UpstreamRejected,
     UpstreamTimeout,
     WorkerStopped,
@@ -173,7 +174,7 @@ class Call:
     def fail(self, error: ChatError) -> None:
         """It ends with `error`; the first one counts, and none of a call that is only read on for the ledger."""
         if self.ending is None and not (self.left and not isinstance(error, ClientLeft)):
-            self.code, self.ending = error.code, _ending(error)
+            self.code, self.ending = error.code, _ending(error, self.attempts)
 
     def end(self, ending: str = "completed") -> None:
         """It is over: those who keep account of calls hear of it, once."""
@@ -185,8 +186,9 @@ class Call:
             observe(self)
 
 
-def _ending(error: ChatError) -> str:
-    if isinstance(error, BadRequest | AccessError | UpstreamRejected):
+def _ending(error: ChatError, attempts: int) -> str:
+    ours = isinstance(error, ModelNotFound) and not attempts  # no upstream has said so
+    if ours or isinstance(error, BadRequest | AccessError | UpstreamRejected):
         return "refused"
     if isinstance(error, ClientLeft):
         return "client_left"

@@ -13,6 +13,7 @@ from chatapi.errors import (
     ClientLeft,
     InternalError,
     MissingApiKey,
+    ModelNotFound,
     UpstreamRejected,
     UpstreamTimeout,
     UpstreamUnavailable,
@@ -109,6 +110,7 @@ def test_a_caller_who_left_is_read_on_for_where_the_model_says_so(call):
         (BadRequest("no"), "refused"),
         (MissingApiKey("no"), "refused"),
         (UpstreamRejected("no"), "refused"),
+        (ModelNotFound("no"), "refused"),
         (ClientLeft("gone"), "client_left"),
         (UpstreamTimeout("late"), "deadline"),
         (UpstreamUnavailable("cut"), "upstream_cut"),
@@ -121,6 +123,12 @@ def test_a_calls_ending(call, error, ending):
         call.fail(error)
     call.end("completed")
     assert (call.ending, call.code) == (ending, error.code if error else None)
+
+
+def test_a_model_that_an_upstream_does_not_know_is_its_failure(call):
+    call.asked.append("nobody/knows-it")
+    call.fail(ModelNotFound("no"))
+    assert call.ending == "upstream_cut"
 
 
 def test_those_who_keep_account_hear_of_the_end_once_and_the_first_failure_counts(call):

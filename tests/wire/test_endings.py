@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing, contextmanager
 
 import psutil
 import pytest
+from support.books import kept
 from support.callers import Caller, body_of, endless, take_apart
 from support.dialects import NEW, V1
 from support.gateways import entry, serve
@@ -209,6 +210,7 @@ ENDINGS = {  # behaviour, max_time → ending, code
     "reset": ("reset", None, "upstream_cut", "upstream_unavailable"),
     "refused": ("err-validation", None, "refused", "upstream_rejected"),
     "filtered": ("content-filter", None, "refused", "content_filter"),
+    "not-served": ("err-not-found", None, "upstream_cut", "model_not_found"),
     "deadline": ("silent", 1, "deadline", "upstream_timeout"),
     "deadline-amid-headers": ("header-dribble", 1, "deadline", "upstream_timeout"),
     "deadline-after-headers": ("headers-only", 1, "deadline", "upstream_timeout"),
@@ -259,6 +261,18 @@ def test_every_ending_is_told_once(gateway, others, name, row, stream, dialect):
     if ending == "deadline":
         assert wait_until(lambda: all(call.client_closed_at for call in calls))
         assert calls[-1].client_closed_at - ended_at < PROMPTLY_S
+
+
+def test_a_model_that_no_upstream_is_asked_for_is_a_refused_call(env, upstream, tmp_path):
+    # Where a model of this machine answers, the gateway itself knows which ones there are.
+    with kept(env, f"sqlite:///{tmp_path}/chatapi.db", CHATAPI_EMBEDDED_URL=upstream.url) as running:
+        heard = hear(running.gateway, V1, "nobody/knows-it")
+        assert (heard.status, heard.code) == (404, "model_not_found")
+        record = the_record(running.gateway, "nobody/knows-it")
+        for told in (record, running.row(model="nobody/knows-it")):
+            assert (told["ending"], told["code"], told["status"]) == ("refused", "model_not_found", 404)
+            assert told["attempts"] == 0
+    assert upstream.calls_for("nobody/knows-it") == []
 
 
 # ---------------------------------------------------------------- limits are kept to the moment
