@@ -39,7 +39,7 @@ class ChatError(Exception):
     status = 500
     api_status = 500
     retryable = False
-    cause = cure = ""  # for the reference: when a caller meets it, and what to do
+    meaning = cure = ""  # for the reference: when a caller meets it, and what to do
     quoted = ""  # an upstream's own words within the message
 
     def __init__(
@@ -74,7 +74,7 @@ class ChatError(Exception):
 class InternalError(ChatError):
     """A fault of ours; its message never carries the cause, the log does."""
 
-    cause = N_("A fault of the gateway's own.")
+    meaning = N_("A fault of the gateway's own.")
     cure = N_("Report it with the request id; the operator finds the place in the log.")
 
 
@@ -97,11 +97,10 @@ class StoreError(Exception):
 class StoreUnavailable(InternalError, StoreError):
     """The database is away, locked, full or read-only: no call can begin that could not be written down."""
 
-    cause = N_("The gateway's database does not answer, so no call can begin.")
-    cure = N_("Wait for `Retry-After` and try again.")
-
     code, status, api_status, retryable = "store_unavailable", 503, 503, True
     RETRY_AFTER_S = 2.0
+    meaning = N_("The gateway's database does not answer, so no call can begin.")
+    cure = N_("Wait for `Retry-After` and try again.")
 
     def __init__(self, cause: str, database: str) -> None:
         super().__init__(
@@ -121,57 +120,39 @@ class SchemaError(StoreError):
 
 
 class BadRequest(ChatError):
-    """A body that fails validation."""
-
-    cause = N_("The body breaks a rule; `details` names every field.")
-    cure = N_("Correct the fields that the message names.")
-
     code, type, status, api_status = "invalid_request", "invalid_request_error", 400, 400
+    meaning = N_("The body breaks a rule; `details` names every field.")
+    cure = N_("Correct the fields that the message names.")
 
 
 class InvalidJSON(BadRequest):
-    """A body that is not JSON (RFC 8259)."""
-
-    cause = N_("The body is not JSON (RFC 8259): empty, cut, not UTF-8, a name twice, NaN, too deep.")
-    cure = N_("Serialise the body with a JSON library.")
-
     code = "invalid_json"
+    meaning = N_("The body is not JSON (RFC 8259): empty, cut, not UTF-8, a name twice, NaN, too deep.")
+    cure = N_("Serialise the body with a JSON library.")
 
 
 class UnsupportedMediaType(BadRequest):
-    """A body that does not say it is JSON, or is compressed."""
-
-    cause = N_("The body does not say that it is JSON, or is compressed.")
-    cure = N_("Send `Content-Type: application/json`, without `Content-Encoding`.")
-
     code, status, api_status = "unsupported_media_type", 415, 415
+    meaning = N_("The body does not say that it is JSON, or is compressed.")
+    cure = N_("Send `Content-Type: application/json`, without `Content-Encoding`.")
 
 
 class PayloadTooLarge(BadRequest):
-    """A body above `CHATAPI_MAX_BODY`."""
-
-    cause = N_("The body is larger than `CHATAPI_MAX_BODY`.")
-    cure = N_("Shorten the messages, or send smaller images.")
-
     code, status, api_status = "payload_too_large", 413, 413
+    meaning = N_("The body is larger than `CHATAPI_MAX_BODY`.")
+    cure = N_("Shorten the messages, or send smaller images.")
 
 
 class NotFound(BadRequest):
-    """No such route."""
-
-    cause = N_("There is no such route.")
-    cure = N_("Check the path; the base URL of OpenAI SDKs ends in `/v1`.")
-
     code, status, api_status = "not_found", 404, 404
+    meaning = N_("There is no such route.")
+    cure = N_("Check the path; the base URL of OpenAI SDKs ends in `/v1`.")
 
 
 class MethodNotAllowed(BadRequest):
-    """The route exists, the method does not."""
-
-    cause = N_("The route exists, the method does not.")
-    cure = N_("Use a method that `Allow` names.")
-
     code, status, api_status = "method_not_allowed", 405, 405
+    meaning = N_("The route exists, the method does not.")
+    cure = N_("Use a method that `Allow` names.")
 
 
 class RouteRetired(BadRequest):
@@ -180,10 +161,9 @@ class RouteRetired(BadRequest):
     `migration` leads to the routes that take its place: the guide, and the same request for them.
     """
 
-    cause = N_("The legacy route is in a brownout, or retired for good.")
-    cure = N_("Move to the request in `error.migration`; during a brownout, `Retry-After` says when the route is back.")
-
     code, status, api_status = "route_retired", 410, 410
+    meaning = N_("The legacy route is in a brownout, or retired for good.")
+    cure = N_("Move to the request in `error.migration`; during a brownout, `Retry-After` says when the route is back.")
 
     def __init__(self, message: str, migration: Mapping[str, Any], retry_after_s: float | None = None) -> None:
         super().__init__(message, retry_after_s=retry_after_s)
@@ -198,48 +178,35 @@ class AccessError(ChatError):
 
 
 class MissingApiKey(AccessError):
-    """No key came, and one is needed."""
-
-    cause = N_("No key came, and one is needed.")
-    cure = N_("Send `Authorization: Bearer YOUR_KEY`.")
-
     code, status, api_status = "missing_api_key", 401, 401
+    meaning = N_("No key came, and one is needed.")
+    cure = N_("Send `Authorization: Bearer YOUR_KEY`.")
 
 
 class InvalidApiKey(AccessError):
-    """A key came that we do not know."""
-
-    cause = N_("The key is not known here: mistyped, expired or revoked.")
-    cure = N_("Check the key, or ask the operator for a new one.")
-
     code, status, api_status = "invalid_api_key", 401, 401
+    meaning = N_("The key is not known here: mistyped, expired or revoked.")
+    cure = N_("Check the key, or ask the operator for a new one.")
 
 
 class ForbiddenModel(AccessError):
-    """The key may not use this model."""
-
-    cause = N_("The key may not use this model.")
-    cure = N_("Ask one of the models that the message names.")
-
     code, type, status, api_status = "forbidden_model", "permission_error", 403, 403
+    meaning = N_("The key may not use this model.")
+    cure = N_("Ask one of the models that the message names.")
 
 
 class AdminRequired(AccessError):
-    """The key is not an administrator's."""
-
-    cause = N_("The key may not see what all keys do.")
-    cure = N_("Use a key made with `flask keys create --admin`.")
-
     code, type, status, api_status = "admin_required", "permission_error", 403, 403
+    meaning = N_("The key may not see what all keys do.")
+    cure = N_("Use a key made with `flask keys create --admin`.")
 
 
 class RateLimited(AccessError):
     """Our own limits; `retry_after_s` says when to come back, and None that such a call can never be made."""
 
-    cause = N_("The key has reached one of its limits.")
-    cure = N_("Wait for `Retry-After`; `RateLimit-*` tells what is left.")
-
     code, type, status, api_status, retryable = "rate_limited", "rate_limit_error", 429, 429, True
+    meaning = N_("The key has reached one of its limits.")
+    cure = N_("Wait for `Retry-After`; `RateLimit-*` tells what is left.")
 
 
 class UpstreamError(ChatError):
@@ -257,97 +224,67 @@ class UpstreamError(ChatError):
 
 
 class ModelNotFound(UpstreamError):
-    """The model is not served."""
-
-    cause = N_("Nobody serves this model: mistyped, retired, or not at this upstream.")
-    cure = N_("Check the id; `GET /v1/models` lists what is served.")
-
     code, type, status, fallback = "model_not_found", "invalid_request_error", 404, True
+    meaning = N_("Nobody serves this model: mistyped, retired, or not at this upstream.")
+    cure = N_("Check the id; `GET /v1/models` lists what is served.")
 
 
 class UpstreamAuth(UpstreamError):
-    """The upstream refused our token."""
-
-    cause = N_("The upstream refused the gateway's own token.")
-    cure = N_("The operator checks `HUGGINGFACE_API_KEY` and its permissions.")
-
     code = "upstream_auth"
+    meaning = N_("The upstream refused the gateway's own token.")
+    cure = N_("The operator checks `HUGGINGFACE_API_KEY` and its permissions.")
 
 
 class UpstreamQuota(UpstreamError):
-    """The account behind our token has no credit left."""
-
-    cause = N_("The Hugging Face account has no credit left.")
-    cure = N_("The operator adds credit, or waits for the next month.")
-
     code, fallback = "upstream_quota", True
+    meaning = N_("The Hugging Face account has no credit left.")
+    cure = N_("The operator adds credit, or waits for the next month.")
 
 
 class UpstreamRejected(UpstreamError):
-    """The upstream refused what the caller sent."""
-
-    cause = N_("The upstream refused what was sent; its words are in the message.")
-    cure = N_("Change what it names.")
-
     code, type, status, api_status = "upstream_rejected", "invalid_request_error", 400, 400
+    meaning = N_("The upstream refused what was sent; its words are in the message.")
+    cure = N_("Change what it names.")
 
 
 class ContextLengthExceeded(UpstreamRejected):
-    """The prompt, or prompt and answer together, do not fit the model; only a larger one can help."""
-
-    cause = N_("Prompt and answer together do not fit the model.")
-    cure = N_("Shorten the messages, lower `max_tokens`, or ask a larger model.")
-
     code, fallback = "context_length_exceeded", True
+    meaning = N_("Prompt and answer together do not fit the model.")
+    cure = N_("Shorten the messages, lower `max_tokens`, or ask a larger model.")
 
 
 class ContentFiltered(UpstreamRejected):
-    """The upstream's content filter refused; its verdict is final."""
-
-    cause = N_("The upstream's content filter refused the text.")
-    cure = N_("Change the text; the verdict is final.")
-
     code = "content_filter"
+    meaning = N_("The upstream's content filter refused the text.")
+    cure = N_("Change the text; the verdict is final.")
 
 
 class UpstreamRateLimited(UpstreamError):
-    """The upstream limits us (429)."""
-
-    cause = N_("The upstream limits how often the gateway asks it.")
-    cure = N_("Wait for `Retry-After`, or name `fallbacks`.")
-
     code, type, status = "upstream_rate_limited", "rate_limit_error", 429
     retryable = transient = fallback = True
+    meaning = N_("The upstream limits how often the gateway asks it.")
+    cure = N_("Wait for `Retry-After`, or name `fallbacks`.")
 
 
 class ModelLoading(UpstreamError):
-    """The model is asleep and being woken; `retry_after_s` is when to come back."""
-
-    cause = N_("The model was asleep and is being loaded.")
-    cure = N_("Come back after `Retry-After`.")
-
     code, status = "model_loading", 503
     retryable = transient = fallback = True
+    meaning = N_("The model was asleep and is being loaded.")
+    cure = N_("Come back after `Retry-After`.")
 
 
 class UpstreamUnavailable(UpstreamError):
-    """5xx, a reset, a cut, an unreadable answer."""
-
-    cause = N_("The upstream failed: 5xx, a reset, a cut or an unreadable answer.")
-    cure = N_("Try again in a moment, or name `fallbacks`.")
-
     retryable = fallback = blames_upstream = True
     failed = ""  # what of the connection failed, in a word of huggingface/connect.py's
+    meaning = N_("The upstream failed: 5xx, a reset, a cut or an unreadable answer.")
+    cure = N_("Try again in a moment, or name `fallbacks`.")
 
 
 class UpstreamTimeout(UpstreamError):
-    """A limit of ours passed while the upstream was silent."""
-
-    cause = N_("The upstream did not answer in time.")
-    cure = N_("Try again, or allow more time with `max_time`.")
-
     code, status = "upstream_timeout", 504
     retryable = fallback = blames_upstream = True
+    meaning = N_("The upstream did not answer in time.")
+    cure = N_("Try again, or allow more time with `max_time`.")
 
 
 class WorkerStopped(ChatError):

@@ -138,7 +138,7 @@ def error_classes() -> list[type[ChatError]]:
     """Every error that a caller may be answered with, one for each code, in the order of the tree."""
     found: dict[str, type[ChatError]] = {}
     for kind in vars(errors).values():
-        if isinstance(kind, type) and issubclass(kind, ChatError) and kind.cause:
+        if isinstance(kind, type) and issubclass(kind, ChatError) and kind.meaning:
             found.setdefault(kind.code, kind)
     return list(found.values())
 

@@ -93,7 +93,7 @@ def test_the_document_refuses_of_responses_what_the_gateway_refuses(client, upst
 
 def test_every_code_says_when_it_is_met_and_what_to_do():
     for kind in error_classes():
-        assert kind.cause.endswith(".") and kind.cure.endswith("."), kind.code
+        assert kind.meaning.endswith(".") and kind.cure.endswith("."), kind.code
     codes = [kind.code for kind in error_classes()]
     assert len(codes) == len(set(codes)) == 24
 
