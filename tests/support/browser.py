@@ -16,12 +16,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from support.servers import needs
 
 LAUNCH = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
 ]
 WAIT_MS = 10_000
 # What Chromium itself says of any response with such a status; the page cannot help it.

@@ -6,13 +6,7 @@ from typing import Any, NamedTuple
 from support.mutations import ODD, chunked, mutated_bytes, mutated_tree, to_json
 
 MODELS = (
-    "test/ok",
-    "own/ok",
-    "tgi/ok",
-    "classic/any",
-    "conversation/gpt2",
-    "own/no-images",
-    "old/retired",
+    *("test/ok", "own/ok", "tgi/ok", "classic/any", "conversation/gpt2", "own/no-images", "old/retired"),
     "nobody/knows",
 )
 TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}
@@ -97,42 +91,13 @@ PATHS = (
     *("/v1/responses/resp_1", "/v1/embeddings", "/v1/v1/models", "/favicon.ico", "http://example.com/v1/models", "*"),
 )
 ODD_PATHS = (
-    "%00",
-    "%ff%fe",
-    "/../../etc/passwd",
-    "%2e%2e/",
-    "//",
-    "?",
-    "#x",
-    "%",
-    ";a=b",
-    "é",
-    "\\",
-    "?from=1e999",
+    *("%00", "%ff%fe", "/../../etc/passwd", "%2e%2e/", "//", "?", "#x", "%", ";a=b", "é", "\\", "?from=1e999"),
     "?a=%F0%28",
-)
-ODD_PATHS += (
-    "?from=9" + "9" * 400,
-    "?every_s=nan",
-    "?events=-1",
-    "a" * 5000,
-    "?language=pt",
-    "%0d%0aX:%20y",
+    *("?from=9" + "9" * 400, "?every_s=nan", "?events=-1", "a" * 5000, "?language=pt", "%0d%0aX:%20y"),
     "?" + "a&" * 3000,
 )
 METHODS = (
-    "GET",
-    "HEAD",
-    "POST",
-    "PUT",
-    "DELETE",
-    "OPTIONS",
-    "PATCH",
-    "TRACE",
-    "CONNECT",
-    "get",
-    "PRI",
-    "A" * 300,
+    *("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "CONNECT", "get", "PRI", "A" * 300),
     "G\0T",
 )
 HEADERS: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -151,12 +116,7 @@ HEADERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "Content-Type",
         (
-            "application/json",
-            "application/json; charset=utf-7",
-            "text/plain",
-            "a/b+json",
-            "\xff",
-            "",
+            *("application/json", "application/json; charset=utf-7", "text/plain", "a/b+json", "\xff", ""),
             "multipart/form-data",
         ),
     ),
@@ -180,21 +140,8 @@ HEADERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Transfer-Encoding", ("chunked", "Chunked", "gzip, chunked", "chunked, chunked", "identity", "x", "chunked;a=b")),
 )
 ODD_LINES = (
-    b" folded: x",
-    b"no colon",
-    b": no name",
-    b"na me: x",
-    b"Na\0me: x",
-    b"Under_Score: x",
-    b"A" * 9000 + b": b",
-)
-ODD_LINES += (
-    b"X: a\rb",
-    b"X: a\nY: b",
-    b"Content_Length: 5",
-    b"X: \0",
-    b"\xff: \xff",
-    b"HTTP/1.1 200 OK",
+    *(b" folded: x", b"no colon", b": no name", b"na me: x", b"Na\0me: x", b"Under_Score: x", b"A" * 9000 + b": b"),
+    *(b"X: a\rb", b"X: a\nY: b", b"Content_Length: 5", b"X: \0", b"\xff: \xff", b"HTTP/1.1 200 OK"),
     b"X:" + b"y" * 7000,
 )
 VERSIONS = (b"HTTP/1.0", b"HTTP/2.0", b"HTTP/0.9", b"HTTP/1.", b"http/1.1", b"", b"HTTP/1.1 x", b"HTTP/11.1")

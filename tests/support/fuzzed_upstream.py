@@ -16,22 +16,12 @@ from support.mutations import ODD, chunked, mutated_bytes, mutated_tree, pieces,
 USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8, "prompt_tokens_details": {"cached_tokens": 1}}
 CALL = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
 LOGPROBS = {"content": [{"token": "Hi", "logprob": -0.1, "bytes": [72], "top_logprobs": []}], "refusal": None}
-MESSAGE = {
-    "role": "assistant",
-    "content": "Hello there.",
-    "refusal": None,
-    "reasoning_content": "Hm.",
-    "tool_calls": [CALL],
-}
+MESSAGE = {"role": "assistant", "content": "Hello there.", "refusal": None, "reasoning_content": "Hm."}
+MESSAGE |= {"tool_calls": [CALL]}
 CHOICE = {"index": 0, "message": MESSAGE, "finish_reason": "stop", "logprobs": LOGPROBS}
 BODY = {"id": "c1", "object": "chat.completion", "created": 1, "model": "m", "system_fingerprint": "fp", "usage": USAGE}
-DETAILS = {
-    "finish_reason": "eos_token",
-    "generated_tokens": 3,
-    "prefill": [{"id": 1, "text": "a"}],
-    "seed": 1,
-    "tokens": [],
-}
+DETAILS = {"finish_reason": "eos_token", "generated_tokens": 3, "prefill": [{"id": 1, "text": "a"}], "seed": 1}
+DETAILS |= {"tokens": []}
 ERRORS: tuple[Any, ...] = (
     {"error": {"message": "Too many requests", "type": "rate_limit", "code": 429, "param": "messages"}},
     {"error": "Model x is currently loading", "estimated_time": 20.0, "warnings": ["w"]},
@@ -46,28 +36,7 @@ ERRORS: tuple[Any, ...] = (
 )
 STATUSES = (
     *(200,) * 40,
-    201,
-    204,
-    206,
-    304,
-    301,
-    307,
-    400,
-    401,
-    402,
-    403,
-    404,
-    408,
-    410,
-    413,
-    422,
-    424,
-    429,
-    500,
-    502,
-    503,
-    504,
-    599,
+    *(201, 204, 206, 304, 301, 307, 400, 401, 402, 403, 404, 408, 410, 413, 422, 424, 429, 500, 502, 503, 504, 599),
 )
 HEADERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
@@ -92,32 +61,13 @@ HEADERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Transfer-Encoding", ("chunked", "gzip, chunked", "identity", "chunked, chunked", "x")),
 )
 LINES = (
-    b" folded",
-    b"no colon",
-    b": v",
-    b"na me: v",
-    b"X: a\rb",
-    b"X: a\nY: b",
-    b"X:" + b"y" * 70_000,
-    b"\0: \0",
+    *(b" folded", b"no colon", b": v", b"na me: v", b"X: a\rb", b"X: a\nY: b", b"X:" + b"y" * 70_000, b"\0: \0"),
     b"A" * 9000,
 )
 STARTS = (
-    b"HTTP/1.0 200 OK",
-    b"HTTP/2 200",
-    b"HTTP/1.1 20 OK",
-    b"HTTP/1.1 99999 X",
-    b"ICY 200 OK",
-    b"",
-    b"HTTP/1.1 200",
-    b"\xff" * 80,
-)
-STARTS += (
-    b"HTTP/1.1 101 Switching Protocols",
-    b"HTTP/1.1 000 X",
-    b"HTTP/1.1 2\xb200 OK",
-    b"HTTP/1.1  200 OK",
-    b"HTTP/1.1 600 X",
+    *(b"HTTP/1.0 200 OK", b"HTTP/2 200", b"HTTP/1.1 20 OK", b"HTTP/1.1 99999 X", b"ICY 200 OK", b""),
+    *(b"HTTP/1.1 200", b"\xff" * 80, b"HTTP/1.1 101 Switching Protocols", b"HTTP/1.1 000 X"),
+    *(b"HTTP/1.1 2\xb200 OK", b"HTTP/1.1  200 OK", b"HTTP/1.1 600 X"),
 )
 INTERIM = (
     b"HTTP/1.1 100 Continue\r\n\r\n",
@@ -125,20 +75,9 @@ INTERIM = (
     b"HTTP/1.1 102 P\r\n\r\n" * 30,
 )
 FILLERS = (
-    b": comment\n\n",
-    b"event: ping\ndata: {}\n\n",
-    b"id: 5\nretry: 9\n\n",
-    b"\n\n\n",
-    b"data: zz\n\n",
-    b"data:\n\n",
-)
-FILLERS += (
-    b"event: error\ndata: boom\n\n",
-    b"data: [DONE]\n\n",
-    b"data: null\n\n",
-    b"data: " + b"x" * 3000 + b"\n\n",
-    b"\xef\xbb\xbf",
-    b"data",
+    *(b": comment\n\n", b"event: ping\ndata: {}\n\n", b"id: 5\nretry: 9\n\n", b"\n\n\n", b"data: zz\n\n"),
+    *(b"data:\n\n", b"event: error\ndata: boom\n\n", b"data: [DONE]\n\n", b"data: null\n\n"),
+    *(b"data: " + b"x" * 3000 + b"\n\n", b"\xef\xbb\xbf", b"data"),
 )
 
 

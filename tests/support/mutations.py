@@ -101,30 +101,9 @@ _CHANGES: Sequence[Callable[[Random, Any, Any, Places], None]] = (
 )
 
 _TOKENS = (
-    b"\0",
-    b"\r\n",
-    b"\n",
-    b"\r",
-    b"\xff",
-    b"\xc3",
-    b"\xef\xbb\xbf",
-    b'"',
-    b"\\",
-    b"{",
-    b"]",
-    b",",
-    b":",
+    *(b"\0", b"\r\n", b"\n", b"\r", b"\xff", b"\xc3", b"\xef\xbb\xbf", b'"', b"\\", b"{", b"]", b",", b":"),
     b" " * 50,
-)
-_TOKENS += (
-    b"\\u0000",
-    b"\\ud800",
-    b"1e999",
-    b"NaN",
-    b"data:",
-    b"\n\n",
-    b"\r\n\r\n",
-    b"HTTP/1.1 200 OK\r\n",
+    *(b"\\u0000", b"\\ud800", b"1e999", b"NaN", b"data:", b"\n\n", b"\r\n\r\n", b"HTTP/1.1 200 OK\r\n"),
     b"\x80\x00",
 )
 
@@ -171,16 +150,7 @@ def chunked(dice: Random, body: bytes, oddly: bool) -> bytes:
 
 
 _SIZES = (
-    b"-1",
-    b"0x5",
-    b"",
-    b" 5",
-    b"g",
-    b"ffffffffffffffff",
-    b"1" * 2000,
-    b"5\0",
-    b"5;" + b"e" * 70_000,
-    b"1_0",
+    *(b"-1", b"0x5", b"", b" 5", b"g", b"ffffffffffffffff", b"1" * 2000, b"5\0", b"5;" + b"e" * 70_000, b"1_0"),
     b"+5",
 )
 

@@ -5,6 +5,7 @@ from contextvars import copy_context
 
 import gevent
 import pytest
+from support.tables import rows
 
 from chatapi.call import Call, call_id
 from chatapi.chat import Usage
@@ -48,13 +49,7 @@ def test_an_interruption_ends_what_waits(call):
     assert time.monotonic() - began < 0.5
 
 
-def test_an_interruption_that_comes_earlier_is_raised_at_the_next_wait(call):
-    call.interrupt(LEFT)
-    with pytest.raises(ClientLeft):
-        call.pause(0)
-
-
-def test_the_first_interruption_counts(call):
+def test_the_first_interruption_counts_and_is_raised_at_the_next_wait(call):
     call.interrupt(WorkerStopped("stop"))
     call.interrupt(LEFT)
     with pytest.raises(WorkerStopped):
@@ -103,21 +98,18 @@ def test_a_caller_who_left_is_read_on_for_where_the_model_says_so(call):
     assert call.deadline <= began + 0.06
 
 
-@pytest.mark.parametrize(
-    "error, ending",
-    [
-        (None, "completed"),
-        (BadRequest("no"), "refused"),
-        (MissingApiKey("no"), "refused"),
-        (UpstreamRejected("no"), "refused"),
-        (ModelNotFound("no"), "refused"),
-        (ClientLeft("gone"), "client_left"),
-        (UpstreamTimeout("late"), "deadline"),
-        (UpstreamUnavailable("cut"), "upstream_cut"),
-        (WorkerStopped("stop"), "worker_lost"),
-        (InternalError("ours"), "failed"),
-    ],
-)
+ENDINGS = {
+    "completed": [None],
+    "refused": [BadRequest("no"), MissingApiKey("no"), UpstreamRejected("no"), ModelNotFound("no")],
+    "client_left": [ClientLeft("gone")],
+    "deadline": [UpstreamTimeout("late")],
+    "upstream_cut": [UpstreamUnavailable("cut")],
+    "worker_lost": [WorkerStopped("stop")],
+    "failed": [InternalError("ours")],
+}
+
+
+@pytest.mark.parametrize("error, ending", rows(ENDINGS))
 def test_a_calls_ending(call, error, ending):
     if error:
         call.fail(error)

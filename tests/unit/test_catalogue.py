@@ -47,18 +47,8 @@ def mistakes_in(overlaid):
 @pytest.mark.parametrize(
     "text",
     [
-        "gpt2",
-        "a",
-        "0/1",
-        "a/b",
-        "a/b:c",
-        "gpt2:cheapest",
-        "microsoft/DialoGPT-medium",
-        "EleutherAI/gpt-neo-2.7B",
-        "meta-llama/Llama-3.1-8B-Instruct:fireworks-ai",
-        "_a/-b",
-        "A-1_b.c/D-2_e.f:g-3",
-        "a/" + "b" * 96,
+        *("gpt2", "a", "0/1", "a/b", "a/b:c", "gpt2:cheapest", "microsoft/DialoGPT-medium", "EleutherAI/gpt-neo-2.7B"),
+        *("meta-llama/Llama-3.1-8B-Instruct:fireworks-ai", "_a/-b", "A-1_b.c/D-2_e.f:g-3", "a/" + "b" * 96),
     ],
 )
 def test_model_ids(text):
@@ -68,59 +58,11 @@ def test_model_ids(text):
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        " ",
-        ".",
-        "..",
-        "...",
-        "a/..",
-        "../a",
-        "a/.",
-        "./a",
-        "a/../b",
-        "a..b/c",
-        "a/b:..",
-        "a/b/c",
-        "/a",
-        "a/",
-        "/",
-        "//",
-        "a//b",
-        "a/b:",
-        ":a",
-        "a:b:c",
-        "a:b/c",
-        "a/b:c/d",
-        "a/b\n",
-        "a\n",
-        "\na",
-        "a\nb",
-        "a/b\r",
-        "a/b\0",
-        "a/b\t",
-        " a/b",
-        "a/b ",
-        "a b",
-        "a%2fb",
-        "a/%2e%2e",
-        "%2e%2e/a",
-        "a/b?c=d",
-        "a/b#c",
-        "a@b",
-        "user:word@host",
-        "http://a/b",
-        "a\\b",
-        "a/*",
-        "a/b;c",
-        "a/b,c",
-        "a/\u0663",
-        "a/\uff11",
-        "a/\u00e9",
-        "a/\u212a",
-        "a\u2024\u2024/b",
-        "a/\ud800",
-        "a" * 10_000,
-        "a/" * 10_000,
+        *("", " ", ".", "..", "...", "a/..", "../a", "a/.", "./a", "a/../b", "a..b/c", "a/b:..", "a/b/c", "/a"),
+        *("a/", "/", "//", "a//b", "a/b:", ":a", "a:b:c", "a:b/c", "a/b:c/d", "a/b\n", "a\n", "\na", "a\nb"),
+        *("a/b\r", "a/b\0", "a/b\t", " a/b", "a/b ", "a b", "a%2fb", "a/%2e%2e", "%2e%2e/a", "a/b?c=d", "a/b#c"),
+        *("a@b", "user:word@host", "http://a/b", "a\\b", "a/*", "a/b;c", "a/b,c", "a/\u0663", "a/\uff11"),
+        *("a/\u00e9", "a/\u212a", "a\u2024\u2024/b", "a/\ud800", "a" * 10_000, "a/" * 10_000),
     ],
     ids=lambda text: ascii(text)[:24],
 )
@@ -173,18 +115,9 @@ def test_an_overlay_adds_entries_with_every_key(overlaid):
         drain_s = 30
         shutdown_date = 2027-06-30
     """)
-    assert catalogue.find("org/own") == ModelCard(
-        id="org/own",
-        task="text-generation",
-        url="https://x.test",
-        fallbacks=("a/b", "c:d"),
-        context="conversation",
-        images=False,
-        prefill=True,
-        context_tokens=4096,
-        drain_s=30,
-        shutdown_date="2027-06-30",
-    )
+    more = {"images": False, "prefill": True, "context_tokens": 4096, "drain_s": 30, "shutdown_date": "2027-06-30"}
+    of_text = {"task": "text-generation", "context": "conversation", "fallbacks": ("a/b", "c:d")}
+    assert catalogue.find("org/own") == ModelCard(id="org/own", url="https://x.test", **of_text, **more)
     assert set(catalogue.cards) == {*Catalogue.load().cards, "org/own"}
 
 
@@ -230,62 +163,45 @@ def test_serve_as_may_not_go_round(mistakes_in, circle):
 # --- mistakes
 
 ENTRY = '[models."org/name"]\ntask = "text-generation"\n'
-
-
-@pytest.mark.parametrize(
-    "text, words",
-    [
-        ("[models", ["mine.toml"]),
-        ("task = ", ["mine.toml"]),
-        (b'[models."a/b"]\ntask = "chat-completion" # configura\xe7\xe3o', ["mine.toml"]),
-        ('[model."a/b"]\ntask = "chat-completion"', ["model"]),
-        ('[models."a/../b"]\ntask = "chat-completion"', ["a/../b", "model id"]),
-        ('[models."a b"]\ntask = "chat-completion"', ["a b", "model id"]),
-        ('[models]\n"a/b" = 5', ["a/b", "table"]),
-        ('[models]\n"a/b" = "text-generation"', ["a/b", "table"]),
-        ("models = 5", ["models"]),
-        ('[[models]]\nid = "a/b"', ["models"]),
-        ('[models."a/b"]\nurl = "http://x.test"', ["a/b", "task"]),
-        ('[models."a/b"]', ["a/b", "task"]),
-        (ENTRY + 'colour = "red"', ["org/name", "colour", "context_tokens"]),
-        (ENTRY + 'id = "x"', ["org/name", "'id'"]),
-        (ENTRY + "renames = {}", ["org/name", "renames"]),
-        ('[models."a/b"]\ntask = "chat"', ["a/b", "task", "chat-completion"]),
-        ('[models."a/b"]\ntask = ["chat-completion"]', ["a/b", "task"]),
-        (ENTRY + 'url = "x.test"', ["url"]),
-        (ENTRY + 'url = "ftp://x.test"', ["url"]),
-        (ENTRY + 'url = "http://user:word@x.test"', ["url"]),
-        (ENTRY + 'url = "http://x.test?a=1"', ["url"]),
-        (ENTRY + 'url = "http://x.test#a"', ["url"]),
-        (ENTRY + 'url = "http://[::1"', ["url"]),
-        (ENTRY + 'url = "http://x.test:port"', ["url"]),
-        (ENTRY + "url = 5", ["url"]),
-        (ENTRY + 'serve_as = ".."', ["serve_as"]),
-        (ENTRY + "serve_as = 5", ["serve_as"]),
-        (ENTRY + 'fallbacks = "a/b"', ["fallbacks"]),
-        (ENTRY + 'fallbacks = ["a/b", "../c"]', ["fallbacks"]),
-        (ENTRY + "fallbacks = [5]", ["fallbacks"]),
-        (ENTRY + 'context = "last-user"', ["context", "first-user", "conversation"]),
-        (ENTRY + 'images = "no"', ["images"]),
-        (ENTRY + "prefill = 1", ["prefill"]),
-        (ENTRY + "context_tokens = 0", ["context_tokens"]),
-        (ENTRY + "context_tokens = -5", ["context_tokens"]),
-        (ENTRY + "context_tokens = 1024.0", ["context_tokens"]),
-        (ENTRY + 'context_tokens = "1024"', ["context_tokens"]),
-        (ENTRY + "context_tokens = true", ["context_tokens"]),
-        (ENTRY + "drain_s = -1", ["drain_s"]),
-        (ENTRY + 'shutdown_date = "2027-06-30"', ["shutdown_date"]),
-        (ENTRY + "shutdown_date = 2027-06-30T12:00:00", ["shutdown_date"]),
-        (ENTRY + "drain_s = 601", ["drain_s"]),
-        (ENTRY + "drain_s = 1.5", ["drain_s"]),
-        (ENTRY + "drain_s = true", ["drain_s"]),
+WRONG_KEYS = {  # the key that is named → how it is wrong
+    "url": [
+        *('"x.test"', '"ftp://x.test"', '"http://user:word@x.test"', '"http://x.test?a=1"', '"http://x.test#a"'),
+        *('"http://[::1"', '"http://x.test:port"', "5"),
     ],
-    ids=lambda value: value[-24:] if isinstance(value, str | bytes) else "",
-)
-def test_a_mistake_is_named(mistakes_in, text, words):
-    found = mistakes_in(text)
-    assert len(found) == 1
-    assert [word for word in words if word not in found[0]] == []
+    "serve_as": ['".."', "5"],
+    "fallbacks": ['"a/b"', '["a/b", "../c"]', "[5]"],
+    "context": ['"last-user"'],
+    "images": ['"no"'],
+    "prefill": ["1"],
+    "context_tokens": ["0", "-5", "1024.0", '"1024"', "true"],
+    "drain_s": ["-1", "601", "1.5", "true"],
+    "shutdown_date": ['"2027-06-30"', "2027-06-30T12:00:00"],
+    "renames": ["{}"],
+    "id": ['"x"'],
+    "colour": ['"red"'],
+}
+MISTAKES = {  # the words that name it → what is wrong
+    ("mine.toml",): ["[models", "task = ", b'[models."a/b"]\ntask = "chat-completion" # configura\xe7\xe3o'],
+    ("model",): ['[model."a/b"]\ntask = "chat-completion"', "models = 5", '[[models]]\nid = "a/b"'],
+    ("a/../b", "model id"): ['[models."a/../b"]\ntask = "chat-completion"'],
+    ("a b", "model id"): ['[models."a b"]\ntask = "chat-completion"'],
+    ("a/b", "table"): ['[models]\n"a/b" = 5', '[models]\n"a/b" = "text-generation"'],
+    ("a/b", "task"): [
+        *('[models."a/b"]\nurl = "http://x.test"', '[models."a/b"]', '[models."a/b"]\ntask = ["chat-completion"]'),
+    ],
+    ("a/b", "task", "chat-completion"): ['[models."a/b"]\ntask = "chat"'],
+    ("org/name", "colour", "context_tokens"): [ENTRY + 'colour = "red"'],
+    ("org/name", "'id'"): [ENTRY + 'id = "x"'],
+    ("context", "first-user", "conversation"): [ENTRY + 'context = "last-user"'],
+}
+MISTAKES |= {("org/name", key): [f"{ENTRY}{key} = {text}" for text in texts] for key, texts in WRONG_KEYS.items()}
+
+
+@pytest.mark.parametrize("words, texts", MISTAKES.items(), ids=[" ".join(words) for words in MISTAKES])
+def test_a_mistake_is_named(mistakes_in, words, texts):
+    for text in texts:
+        (found,) = mistakes_in(text)
+        assert [word for word in words if word not in found] == [], text
 
 
 def test_all_mistakes_are_reported_together(mistakes_in):
@@ -324,19 +240,13 @@ def test_embedded_answers_for_every_id_of_the_catalogue(model):
     assert Catalogue.load(embedded=EMBEDDED).find(model) is EMBEDDED
 
 
-def test_embedded_answers_for_the_operators_ids_too(overlaid):
-    catalogue = overlaid(
-        '[models."org/mine"]\ntask = "chat-completion"\n[models."org/old"]\nserve_as = "org/elsewhere"', EMBEDDED
-    )
-    assert catalogue.find("org/mine") is EMBEDDED
-    assert catalogue.find("org/old") is EMBEDDED
-
-
-def test_an_entry_with_its_own_url_keeps_its_server(overlaid):
-    catalogue = overlaid(ENTRY + 'url = "http://x.test"\n[models."org/old"]\nserve_as = "org/name"', EMBEDDED)
+def test_embedded_answers_for_the_operators_ids_too_but_for_those_with_a_server_of_their_own(overlaid):
+    given = '[models."org/mine"]\ntask = "chat-completion"\n[models."org/gone"]\nserve_as = "org/elsewhere"\n'
+    catalogue = overlaid(f'{given}{ENTRY}url = "http://x.test"\n[models."org/old"]\nserve_as = "org/name"', EMBEDDED)
+    for model in ("org/mine", "org/gone", "google/flan-t5-base"):
+        assert catalogue.find(model) is EMBEDDED
     assert catalogue.find("org/name").url == "http://x.test"
     assert catalogue.find("org/old").id == "org/name"
-    assert catalogue.find("google/flan-t5-base") is EMBEDDED
 
 
 @pytest.mark.parametrize("model", ["org/unknown", "gpt2", "microsoft/DialoGPT-small"])

@@ -13,6 +13,7 @@ import pytest
 from support import keys as shared
 from support.heard import wait_until
 from support.keys import DIGEST, KEY, NOT_QUITE, RIGHT, WRONG, away, closing, flood, made, nobody
+from support.tables import rows
 
 from chatapi.accounting import keys as keys_module
 from chatapi.accounting import tables
@@ -41,31 +42,19 @@ def request_of(authorization, host="localhost:8000", **headers):
 # --- the rule
 
 
-@pytest.mark.parametrize(
-    "auth, local, authorization, outcome",
-    [
-        ("auto", True, None, nobody(HERE)),
-        ("auto", True, WRONG, nobody(HERE)),
-        ("auto", True, "Basic dXNlcjp3b3Jk", nobody(HERE)),
-        ("auto", True, RIGHT, KNOWN),
-        ("auto", False, None, MissingApiKey),
-        ("auto", False, "Basic dXNlcjp3b3Jk", MissingApiKey),
-        ("auto", False, WRONG, InvalidApiKey),
-        ("auto", False, RIGHT, KNOWN),
-        ("required", True, None, MissingApiKey),
-        ("required", True, WRONG, InvalidApiKey),
-        ("required", True, RIGHT, KNOWN),
-        ("required", False, None, MissingApiKey),
-        ("required", False, RIGHT, KNOWN),
-        ("off", True, None, nobody(HERE)),
-        ("off", False, None, nobody(THERE)),
-        ("off", False, WRONG, nobody(THERE)),
-        ("off", False, RIGHT, KNOWN),
-    ],
-)
-def test_who_is_let_in(untouched, auth, local, authorization, outcome):
-    access = Access(auth, frozenset({DIGEST}), Keys(untouched), NO_LIMITS)
-    asked, address = request_of(authorization), HERE if local else THERE
+BASIC = "Basic dXNlcjp3b3Jk"
+LET_IN = {  # who calls, or the refusal → CHATAPI_AUTH, from where, with what
+    KNOWN: [*((auth, address, RIGHT) for auth in ("auto", "required", "off") for address in (HERE, THERE))],
+    nobody(HERE): [("auto", HERE, None), ("auto", HERE, WRONG), ("auto", HERE, BASIC), ("off", HERE, None)],
+    nobody(THERE): [("off", THERE, None), ("off", THERE, WRONG)],
+    MissingApiKey: [("required", HERE, None), ("required", THERE, None), ("auto", THERE, None), ("auto", THERE, BASIC)],
+    InvalidApiKey: [("auto", THERE, WRONG), ("required", HERE, WRONG)],
+}
+
+
+@pytest.mark.parametrize("auth, address, authorization, outcome", rows(LET_IN))
+def test_who_is_let_in(untouched, auth, address, authorization, outcome):
+    access, asked = Access(auth, frozenset({DIGEST}), Keys(untouched), NO_LIMITS), request_of(authorization)
     if isinstance(outcome, Caller):
         assert access.authenticate(asked, address) == outcome
     else:
@@ -86,11 +75,16 @@ def test_the_scheme_has_any_case_and_spaces_do_not_count(required, authorization
 
 
 @pytest.mark.parametrize(
-    "authorization", [f"Bearer {KEY.upper()}", f"Bearer {KEY}x", f"Bearer {KEY} {KEY}", f"Bearer {KEY},"]
+    "headers",
+    [
+        *({"HTTP_AUTHORIZATION": f"Bearer {text}"} for text in (KEY.upper(), f"{KEY}x", f"{KEY} {KEY}", f"{KEY},")),
+        *({"HTTP_X_API_KEY": "sk-another"}, {"HTTP_API_KEY": DIGEST}),
+        {"HTTP_AUTHORIZATION": WRONG, "HTTP_X_API_KEY": KEY},
+    ],
 )
-def test_a_key_is_compared_exactly(required, authorization):
+def test_a_key_is_compared_exactly_and_authorization_first(required, headers):
     with pytest.raises(InvalidApiKey):
-        required.authenticate(request_of(authorization), THERE)
+        required.authenticate(headers, THERE)
 
 
 @pytest.mark.parametrize("error", [MissingApiKey, InvalidApiKey])
@@ -106,73 +100,46 @@ def test_refusals_name_the_scheme_and_are_401_in_every_dialect(untouched, error)
 # --- who is local
 
 
-@pytest.mark.parametrize(
-    "address, local",
-    [
-        ("127.0.0.1", True),
-        ("127.8.9.10", True),
-        ("::1", True),
-        ("::ffff:127.0.0.1", True),  # a loopback client of a server that listens on [::]
-        ("10.0.0.5", False),
-        ("192.168.1.2", False),
-        ("203.0.113.9", False),
-        ("::ffff:10.0.0.5", False),
-        ("fe80::1", False),
-        ("0.0.0.0", False),
-        ("", False),
-        (None, False),
-        ("unix:", False),
-        ("localhost", False),
-        ("127.0.0.1, 10.0.0.5", False),
+ADDRESSES = {
+    True: ["127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.1"],  # the last: of a server that listens on [::]
+    False: [
+        *("10.0.0.5", "192.168.1.2", "203.0.113.9", "::ffff:10.0.0.5", "fe80::1", "0.0.0.0", "", None, "unix:"),
+        *("localhost", "127.0.0.1, 10.0.0.5"),
     ],
-)
+}
+
+
+@pytest.mark.parametrize("address, local", rows(ADDRESSES))
 def test_local_is_a_loopback_address(address, local):
     assert is_local(address, request_of(None)) is local
 
 
-@pytest.mark.parametrize(
-    "host, local",
-    [
-        ("localhost", True),
-        ("localhost:8000", True),
-        ("LocalHost:8000", True),
-        ("127.0.0.1:8000", True),
-        ("[::1]:8000", True),
-        ("chat.example", False),
-        ("chat.example:8000", False),
-        ("localhost.evil.example", False),
-        ("evil.example/localhost", False),
-        ("evil.example#@localhost", False),
-        ("127.0.0.1.evil.example", False),
-        ("10.0.0.5:8000", False),
-        ("0.0.0.0:8000", False),
-        ("", False),
-        ("x@127.0.0.1", False),
-        ("evil.example@localhost:8000", False),
-        ("[::1", False),
-        ("[", False),
+HOSTS = {
+    True: ["localhost", "localhost:8000", "LocalHost:8000", "127.0.0.1:8000", "[::1]:8000"],
+    False: [
+        *("chat.example", "chat.example:8000", "localhost.evil.example", "evil.example/localhost", "10.0.0.5:8000"),
+        *("evil.example#@localhost", "127.0.0.1.evil.example", "0.0.0.0:8000", "", "x@127.0.0.1", "[::1", "["),
+        "evil.example@localhost:8000",
     ],
-)
+}
+
+
+@pytest.mark.parametrize("host, local", rows(HOSTS))
 def test_local_is_a_loopback_host(host, local):
     """Or a page could have its own name point at 127.0.0.1."""
     assert is_local("127.0.0.1", {"HTTP_HOST": host}) is local
 
 
-@pytest.mark.parametrize(
-    "origin, local",
-    [
-        ("http://localhost:3000", True),
-        ("http://127.0.0.1:8000", True),
-        ("https://[::1]", True),
-        ("https://evil.example", False),
-        ("http://localhost.evil.example", False),
-        ("https://evil.example:8000/localhost", False),
-        ("http://evil.example@127.0.0.1", False),
-        ("null", False),
-        ("", False),
-        ("http://[", False),
+ORIGINS = {
+    True: ["http://localhost:3000", "http://127.0.0.1:8000", "https://[::1]"],
+    False: [
+        *("https://evil.example", "http://localhost.evil.example", "https://evil.example:8000/localhost"),
+        *("http://evil.example@127.0.0.1", "null", "", "http://["),
     ],
-)
+}
+
+
+@pytest.mark.parametrize("origin, local", rows(ORIGINS))
 def test_local_is_a_loopback_origin(origin, local):
     assert is_local("127.0.0.1", request_of(None, HTTP_ORIGIN=origin)) is local
 
@@ -204,47 +171,32 @@ def test_a_page_of_another_site_is_not_local(site, local):
 
 
 @pytest.mark.parametrize(
-    "headers, key",
+    "headers",
     [
-        ({"HTTP_X_API_KEY": KEY}, True),
-        ({"HTTP_API_KEY": KEY}, True),
-        ({"HTTP_X_API_KEY": f" {KEY} "}, True),
-        ({"HTTP_AUTHORIZATION": "Basic dXNlcjp3b3Jk", "HTTP_X_API_KEY": KEY}, True),
-        ({"HTTP_AUTHORIZATION": WRONG, "HTTP_X_API_KEY": KEY}, False),
-        ({"HTTP_X_API_KEY": "sk-another"}, False),
-        ({"HTTP_API_KEY": DIGEST}, False),
+        *({"HTTP_X_API_KEY": KEY}, {"HTTP_API_KEY": KEY}, {"HTTP_X_API_KEY": f" {KEY} "}),
+        {"HTTP_AUTHORIZATION": BASIC, "HTTP_X_API_KEY": KEY},
     ],
 )
-def test_a_key_may_come_in_any_of_three_headers(required, headers, key):
-    if key:
-        assert required.authenticate(headers, THERE) == KNOWN
-    else:
-        with pytest.raises(InvalidApiKey):
-            required.authenticate(headers, THERE)
+def test_a_key_may_come_in_any_of_three_headers(required, headers):
+    assert required.authenticate(headers, THERE) == KNOWN
 
 
 # --- whom an address stands for
 
 
-@pytest.mark.parametrize(
-    "address, stands_for",
-    [
-        ("203.0.113.9", "203.0.113.9"),
-        ("::ffff:203.0.113.9", "203.0.113.9"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("2001:DB8:1:2::", "2001:db8:1:2::/64"),
-        ("2001:db8:1:3::", "2001:db8:1:3::/64"),
-        ("::1", "::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("", "-"),
-        (None, "-"),
-        ("unix:", "-"),
-        ("203.0.113.9:443", "203.0.113.9"),
-        ("' OR 1=1 --", "-"),
-    ],
-)
-def test_whom_an_address_stands_for(address, stands_for):
-    assert network(address) == stands_for
+STANDS_FOR = {
+    "203.0.113.9": ["203.0.113.9", "::ffff:203.0.113.9", "203.0.113.9:443"],
+    "2001:db8:1:2::/64": ["2001:db8:1:2:3:4:5:6", "2001:DB8:1:2::"],
+    "2001:db8:1:3::/64": ["2001:db8:1:3::"],
+    "::/64": ["::1"],
+    "fe80::/64": ["fe80::1%eth0"],
+    "-": ["", None, "unix:", "' OR 1=1 --"],
+}
+
+
+@pytest.mark.parametrize("address, network_of_it", rows(STANDS_FOR))
+def test_whom_an_address_stands_for(address, network_of_it):
+    assert network(address) == network_of_it
 
 
 # --- keys from the database

@@ -5,6 +5,7 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.tables import rows
 
 from chatapi.accounting.bounds import MOST, MOST_UNSAID, TEMPLATE, UNSAID, bounded, most, most_of_prompt
 from chatapi.caller import NO_LIMITS, Limits
@@ -22,26 +23,26 @@ def job(messages=HI, extra=None, **options):
 # ---------------------------------------------------------------- what is held back
 
 
-@pytest.mark.parametrize(
-    "options, answer",
-    [
-        ({"max_tokens": 40}, 40),
-        ({"max_completion_tokens": 40}, 40),
-        ({"max_completion_tokens": 1, "max_tokens": 4000}, 4000),
-        ({"max_tokens": 1, "max_completion_tokens": 4000}, 4000),
-        ({"max_tokens": 40, "n": 4}, 160),
-        ({"max_tokens": 40, "n": None}, 40),
-        ({"max_tokens": None}, 1024),
-        ({}, 1024),
-        ({"n": 3}, 3 * 1024),
-        ({"max_tokens": 0}, 0),
-        ({"max_tokens": -(10**9)}, 0),
-        ({"max_tokens": 40, "max_completion_tokens": -(10**9)}, 40),
-        ({"max_tokens": 40, "n": -5}, 40),
-        ({"max_tokens": 10**400}, MOST - PROMPT),
-        ({"max_tokens": 10**200, "n": 10**200}, MOST - PROMPT),
+HELD_BACK = {  # the longest answers → how they are asked for
+    40: [
+        *(
+            {"max_tokens": 40},
+            {"max_completion_tokens": 40},
+            {"max_tokens": 40, "n": None},
+            {"max_tokens": 40, "n": -5},
+        ),
+        {"max_tokens": 40, "max_completion_tokens": -(10**9)},
     ],
-)
+    4000: [{"max_completion_tokens": 1, "max_tokens": 4000}, {"max_tokens": 1, "max_completion_tokens": 4000}],
+    160: [{"max_tokens": 40, "n": 4}],
+    1024: [{"max_tokens": None}, {}],
+    3 * 1024: [{"n": 3}],
+    0: [{"max_tokens": 0}, {"max_tokens": -(10**9)}],
+    MOST - PROMPT: [{"max_tokens": 10**400}, {"max_tokens": 10**200, "n": 10**200}],
+}
+
+
+@pytest.mark.parametrize("options, answer", rows(HELD_BACK), ids=lambda value: str(value)[:40])
 def test_the_longest_answers_that_any_spelling_allows_are_held_back(options, answer):
     assert most(job(**options), TOKENS).held == PROMPT + answer
     assert most(job(**options), NO_LIMITS).held == 0
@@ -78,30 +79,18 @@ def test_no_number_adds_room_or_breaks_anything(a, b, n, limit):
 # ---------------------------------------------------------------- what goes on to the model
 
 MORE = {
-    "n_predict": 4000,
-    "num_predict": 4000,
-    "max_new_tokens": 4000,
-    "max_length": 4000,
-    "min_tokens": 5000,
-    "min_length": 5000,
+    **dict.fromkeys(("n_predict", "num_predict", "max_new_tokens", "max_length", "max_tokens_to_sample"), 4000),
+    **dict.fromkeys(("maxOutputTokens", "MAX_NEW_TOKENS", "max_gen_len", "min_tokens", "min_length"), 4000),
+    **dict.fromkeys(("best_of", "num_beams", "num_return_sequences", "candidateCount", "n_completions"), 8),
     "min_new_tokens": "5000",
-    "max_tokens_to_sample": 4000,
-    "maxOutputTokens": 4000,
     "max-output-tokens": 4000.0,
-    "MAX_NEW_TOKENS": 4000,
-    "max_gen_len": 4000,
-    "best_of": 50,
-    "num_beams": 8,
-    "num_return_sequences": 50,
-    "candidateCount": 8,
-    "n_completions": 9,
     "ignore_eos": True,
+    "thinking_budget": 9000,
     "options": {"num_predict": 4000},
     "parameters": {"max_new_tokens": 4000},
+    "reasoning": {"max_tokens": 9000},
     "generation_config": {"inner": [{"maxOutputTokens": 4000}]},
     "thinking": {"type": "enabled", "budget_tokens": 9000},
-    "reasoning": {"max_tokens": 9000},
-    "thinking_budget": 9000,
 }
 NOT_MORE = {
     "top_k": 5,
@@ -109,20 +98,20 @@ NOT_MORE = {
     "repetition_penalty": 1.1,
     "length_penalty": 2,
     "repeat_last_n": 64,
+    "seed_offset": 7,
     "stop_token_ids": [1, 2],
     "skip_special_tokens": True,
     "return_tokens_as_token_ids": True,
+    "user_token": "abc",
     "truncate_prompt_tokens": 100,
     "prompt_logprobs": 3,
+    "metadata": {"token": "5"},
+    "reasoning": {"effort": "high"},
     "guided_json": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 5, "minLength": 1}}},
     "structured_outputs": {"json": {"maxLength": 5}},
     "prediction": {"type": "content", "content": "length 5"},
-    "metadata": {"token": "5"},
     "chat_template_kwargs": {"enable_thinking": False},
-    "reasoning": {"effort": "high"},
     "provider": {"order": ["a", "b"]},
-    "user_token": "abc",
-    "seed_offset": 7,
 }
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from datetime import UTC, date, datetime
 
 import pytest
+from support.tables import rows
 
 from chatapi.errors import StoreUnavailable
 from chatapi.migration.callers import CLIENTS, Callers, Count, Place, client_name, count_of, refused_at, report
@@ -13,28 +14,22 @@ DEFAULT = "test/default"
 NAMES = {"k1": "billing", "k2": "search"}
 
 
-@pytest.mark.parametrize(
-    "user_agent, name",
-    [
-        (None, "-"),
-        ("", "-"),
-        ("curl/8.5.0", "curl"),
-        ("curl", "curl"),
-        ("python-requests/2.32.3", "python-requests"),
-        ("OpenAI/Python 1.51.0", "OpenAI"),
-        ("Mozilla/5.0 (X11; Linux x86_64) Gecko/20100101 Firefox/128.0", "Mozilla"),
-        ("okhttp (a comment)", "okhttp"),
-        ("billing-app(beta)", "billing-app"),
-        ("a" * 64 + "/1", "a" * 64),
-        ("a" * 65 + "/1", "other"),
-        ("(comment) curl/8", "other"),
-        ("/1.0", "other"),
-        ("naïve/1", "other"),
-        ("my;client/1", "other"),
-        ('"quoted"', "other"),
-        ("=cmd|' /C calc'!A0", "other"),
+CLIENT_NAMES = {
+    "-": [None, ""],
+    "curl": ["curl/8.5.0", "curl"],
+    "python-requests": ["python-requests/2.32.3"],
+    "OpenAI": ["OpenAI/Python 1.51.0"],
+    "Mozilla": ["Mozilla/5.0 (X11; Linux x86_64) Gecko/20100101 Firefox/128.0"],
+    "okhttp": ["okhttp (a comment)"],
+    "billing-app": ["billing-app(beta)"],
+    "a" * 64: ["a" * 64 + "/1"],
+    "other": [
+        *("a" * 65 + "/1", "(comment) curl/8", "/1.0", "naïve/1", "my;client/1", '"quoted"', "=cmd|' /C calc'!A0"),
     ],
-)
+}
+
+
+@pytest.mark.parametrize("user_agent, name", rows(CLIENT_NAMES))
 def test_a_client_is_the_first_product_of_its_user_agent(user_agent, name):
     assert client_name(user_agent) == name
 
@@ -104,7 +99,7 @@ def test_what_the_store_does_not_take_is_kept():
     assert [count.calls for count in taken.values()] == [2]
 
 
-def rows(*given):
+def stored(*given):
     """(day, key, client, calls, refused) as the store has them."""
     return [
         (Place(day, key, client), Count(calls, refused, calls, 0, at(day), Counter({"message": calls})))
@@ -112,7 +107,7 @@ def rows(*given):
     ]
 
 
-ROWS = rows(
+ROWS = stored(
     ("2027-04-01", "k1", "curl", 100, 0),
     ("2027-06-10", "k1", "curl", 7, 0),  # fourteen days before
     ("2027-06-11", "k1", "curl", 5, 0),
