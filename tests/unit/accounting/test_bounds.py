@@ -25,13 +25,8 @@ def job(messages=HI, extra=None, **options):
 
 HELD_BACK = {  # the longest answers → how they are asked for
     40: [
-        *(
-            {"max_tokens": 40},
-            {"max_completion_tokens": 40},
-            {"max_tokens": 40, "n": None},
-            {"max_tokens": 40, "n": -5},
-        ),
-        {"max_tokens": 40, "max_completion_tokens": -(10**9)},
+        *({"max_tokens": 40}, {"max_completion_tokens": 40}, {"max_tokens": 40, "max_completion_tokens": -(10**9)}),
+        *({"max_tokens": 40, "n": None}, {"max_tokens": 40, "n": -5}),
     ],
     4000: [{"max_completion_tokens": 1, "max_tokens": 4000}, {"max_tokens": 1, "max_completion_tokens": 4000}],
     160: [{"max_tokens": 40, "n": 4}],

@@ -247,10 +247,10 @@ def test_estimated_time(estimate, code, seconds):
     assert (error.code, error.retry_after_s) == (code, seconds)
 
 
-def test_waking_says_when_to_come_back():
-    error = judged(REFUSALS["waking"], OWN_CARD)
-    assert error.retry_after_s == 20
+def test_waking_says_when_to_come_back_where_a_server_may_sleep():
+    assert judged(REFUSALS["waking"], OWN_CARD).retry_after_s == 20
     assert other(503, "", {"Retry-After": "9"}, OWN_CARD, code="SERVICE_UNAVAILABLE").retry_after_s == 9
+    assert judged(REFUSALS["waking"], ROUTED).code == "upstream_unavailable"
 
 
 # ---------------------------------------------------------------- errors inside a 200
