@@ -21,7 +21,7 @@ from servers import ROOT, SERVER_CORE
 
 CHARTS = ("calls", "tokens", "first-token", "total-time", "errors", "keys", "models", "state")
 RANGES_S = {"15 min": 900, "1 h": 3600, "1 day": 86_400, "7 days": 604_800, "30 days": 2_592_000, "1 year": 31_536_000}
-FIRST_DAY = 1_767_225_600  # of chatapi.accounting.tables.call_id
+FIRST_DAY = 1_767_225_600  # of chatapi.call.call_id
 KEYS, MODELS = 100, 8
 AT_ONCE = 250_000  # rows in a transaction
 

@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from ..call import call_id
 from .statements import Often, Tx
 from .sums import used_by_day
-from .tables import call_id, calls, day_of
+from .tables import calls, day_of
 
 STEPS = 60
 SLICES = 240  # in all steps together: those of a week lie at many hours, and not all at midnight

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..call import call_id
 from ..compact_json import to_ascii
 from ..errors import StoreError, StoreUnavailable
 from ..telemetry import metrics
@@ -22,7 +23,7 @@ from . import statements
 from .late import apart
 from .processes import Own, Seats
 from .statements import Tx
-from .tables import call_id, calls
+from .tables import calls
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
+from ..call import call_id
 from ..caller import key_subject
-from .tables import call_id, calls, day_of, journals, keys, limits, meta, usage
+from .tables import calls, day_of, journals, keys, limits, meta, usage
 
 log = logging.getLogger(__name__)
 

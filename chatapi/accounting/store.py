@@ -10,7 +10,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -122,16 +122,7 @@ class Store:
             execute(connection, "BEGIN")
             execute(connection, f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
             return
-        # Waited for here and not in SQLite, whose waiting would stop every greenlet of the process.
-        until = time.monotonic() + LOCK_WAIT_S
-        while True:
-            try:
-                execute(connection, "BEGIN IMMEDIATE")
-                return
-            except connection.dialect.loaded_dbapi.OperationalError as error:
-                if "locked" not in str(error) or time.monotonic() > until:
-                    raise
-            time.sleep(random.uniform(0.0005, 0.004))
+        _once_unlocked(execute, connection, "BEGIN IMMEDIATE")
 
     # --- the schema
 
@@ -151,31 +142,18 @@ class Store:
 
     def upgrade(self) -> int:
         """Bring the schema to this version, by one process at a time; how many steps that took."""
-        with self._explained():
-            connection = self._open()
-            try:
-                with self._transaction(connection):
-                    return self._steps(connection)
-            finally:
-                connection.close()
+        with self._opened() as connection, self._transaction(connection):
+            return self._steps(connection)
 
     def foreign_tables(self) -> list[str]:
         """The tables of the database that are none of ours."""
-        with self._explained():
-            connection = self._open()
-            try:
-                return sorted(set(sa.inspect(connection).get_table_names()) - set(meta.metadata.tables))
-            finally:
-                connection.close()
+        with self._opened() as connection:
+            return sorted(set(sa.inspect(connection).get_table_names()) - set(meta.metadata.tables))
 
     def schema_version(self) -> int:
         """How many migrations the database has; 0 when it is empty."""
-        with self._explained():
-            connection = self._open()
-            try:
-                return self._version(connection)
-            finally:
-                connection.close()
+        with self._opened() as connection:
+            return self._version(connection)
 
     def _version(self, connection: Connection) -> int:
         if not sa.inspect(connection).has_table("meta"):
@@ -209,6 +187,12 @@ class Store:
             connection.close()
             raise
         return connection
+
+    @contextmanager
+    def _opened(self) -> Iterator[Connection]:
+        """A connection of its own, whatever schema there is."""
+        with self._explained(), closing(self._open()) as connection:
+            yield connection
 
     def _open(self) -> Connection:
         if self._engine is None:
@@ -262,17 +246,27 @@ def shared(tx: Tx, kind: Callable[[Tx], T], at_the_end: Callable[[T], None]) -> 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     # A process that is killed loses nothing that was committed; only a power cut may take the last moments.
     for pragma in ("journal_mode = WAL", "synchronous = NORMAL"):
-        until = time.monotonic() + LOCK_WAIT_S
-        while True:
-            try:
-                connection.execute(f"PRAGMA {pragma}").close()
-                break
-            except Exception as error:
-                if "readonly" in str(error):
-                    break  # it can still be read
-                if "locked" not in str(error) or time.monotonic() > until:
-                    raise
-            time.sleep(0.005)
+        try:
+            _once_unlocked(connection.execute, f"PRAGMA {pragma}")
+        except Exception as error:
+            if "readonly" not in str(error):  # then it can still be read
+                raise
+
+
+def _once_unlocked(do: Callable[..., object], *args: object) -> None:
+    """Call `do`, as soon as no other process holds SQLite's lock, but for LOCK_WAIT_S at most.
+
+    Waited for here and not in SQLite, whose waiting would stop every greenlet of the process.
+    """
+    until = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            do(*args)
+            return
+        except Exception as error:
+            if "locked" not in str(error) or time.monotonic() > until:
+                raise
+        time.sleep(random.uniform(0.0005, 0.004))
 
 
 def _wrong_version(store: Store, version: int) -> str:

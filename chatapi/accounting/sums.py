@@ -12,14 +12,18 @@ from .tables import keys, usage
 def used(tx: Tx, since: str | None = None, until: str | None = None, key_id: str | None = None) -> list[Row]:
     """What was used from day `since` to day `until`, both included: a row for each day, key, model and ending."""
     query = sa.select(usage, keys.c.name.label("key_name")).outerjoin(keys, keys.c.id == usage.c.key_id)
-    if since is not None:
-        query = query.where(usage.c.day >= since)
-    if until is not None:
-        query = query.where(usage.c.day <= until)
-    if key_id is not None:
-        query = query.where(usage.c.key_id == key_id)
     order = (usage.c.day, usage.c.key_id, usage.c.model, usage.c.ending)
-    return rows_of(tx.execute(query.order_by(*order)))
+    return rows_of(tx.execute(query.where(*_of(since, until, key_id)).order_by(*order)))
+
+
+def _of(since: str | None, until: str | None, key_id: str | None, model: str | None = None) -> list[Any]:
+    """What narrows a query to these days, and to one key and one model where they are given."""
+    wanted = {usage.c.key_id: key_id, usage.c.model: model}
+    days = usage.c.day.between(since or "", until or "9999-12-31")
+    return [days, *(column == value for column, value in wanted.items() if value is not None)]
+
+
+_SUMS = [sa.func.sum(usage.c[name]).label(name) for name in ("calls", "prompt_tokens", "completion_tokens")]
 
 
 def used_by(
@@ -29,14 +33,8 @@ def used_by(
 
     Added up by the database: of a year there may be a million rows.
     """
-    of = usage.c[name]
-    sums = [sa.func.sum(usage.c[it]).label(it) for it in ("calls", "prompt_tokens", "completion_tokens")]
-    query = sa.select(of, *sums).where(usage.c.day >= since, usage.c.day <= until)
-    if key_id is not None:
-        query = query.where(usage.c.key_id == key_id)
-    if model is not None:
-        query = query.where(usage.c.model == model)
-    found = query.group_by(of).subquery()
+    query = sa.select(usage.c[name], *_SUMS).where(*_of(since, until, key_id, model))
+    found = query.group_by(usage.c[name]).subquery()
     chosen = sa.select(found)
     if name == "key_id":
         chosen = sa.select(found, keys.c.name.label("key_name")).outerjoin(keys, keys.c.id == found.c.key_id)
@@ -46,12 +44,7 @@ def used_by(
 def used_by_day(tx: Tx, since: str, until: str, key_id: str | None = None, model: str | None = None) -> list[Row]:
     """What was used from day to day, both included: for each day, of calls that were `completed` and of all others."""
     completed = (usage.c.ending == "completed").label("completed")
-    sums = [sa.func.sum(usage.c[it]).label(it) for it in ("calls", "prompt_tokens", "completion_tokens")]
-    query = sa.select(usage.c.day, completed, *sums).where(usage.c.day >= since, usage.c.day <= until)
-    if key_id is not None:
-        query = query.where(usage.c.key_id == key_id)
-    if model is not None:
-        query = query.where(usage.c.model == model)
+    query = sa.select(usage.c.day, completed, *_SUMS).where(*_of(since, until, key_id, model))
     return _ints(tx.execute(query.group_by(usage.c.day, completed)))
 
 

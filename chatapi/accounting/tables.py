@@ -1,6 +1,5 @@
-"""The database's tables, the id of a call, and the steps from older schemas to this one."""
+"""The database's tables, and the steps from older schemas to this one."""
 
-import random
 import secrets
 import time
 from collections.abc import Callable
@@ -146,15 +145,6 @@ STEPS: tuple[Step, ...] = (
     Step("journals", _add_journals),
     Step("the legacy route", _add_legacy),
 )
-
-
-def call_id(at: float, salt: int | None = None) -> int:
-    """An id for a call that begins at `at` (Unix seconds); 63 bits, until the year 2097."""
-    since = min(max(0, int((at - _FIRST_DAY) * 1e6)), 2**51 - 1)
-    return since << 12 | (random.getrandbits(12) if salt is None else salt)
-
-
-_FIRST_DAY = 1_767_225_600  # 2026-01-01
 
 
 def day_of(at: float) -> str:

@@ -23,7 +23,8 @@ from support.upstream import Upstream, saying  # noqa: E402
 
 from chatapi import create_app  # noqa: E402
 from chatapi.accounting import statements  # noqa: E402
-from chatapi.accounting.tables import call_id, calls  # noqa: E402
+from chatapi.accounting.tables import calls  # noqa: E402
+from chatapi.call import call_id  # noqa: E402
 from chatapi.caller import NO_LIMITS  # noqa: E402
 from chatapi.settings import Settings  # noqa: E402
 

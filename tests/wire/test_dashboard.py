@@ -9,7 +9,8 @@ import pytest
 from chatapi import create_app
 from chatapi.accounting import statements
 from chatapi.accounting.charts import span
-from chatapi.accounting.tables import call_id, calls
+from chatapi.accounting.tables import calls
+from chatapi.call import call_id
 from chatapi.caller import NO_LIMITS
 
 ASK = {"model": "test/ok", "messages": [{"role": "user", "content": "hi"}]}

@@ -25,6 +25,7 @@ from chatapi.accounting import Accounts, statements, sums, tables
 from chatapi.accounting import store as stores
 from chatapi.accounting.store import Store
 from chatapi.accounting.tables import Step
+from chatapi.call import call_id
 from chatapi.errors import SchemaError, StoreUnavailable
 
 # Fixtures, under the names that tests ask for them by.
@@ -55,7 +56,7 @@ def other(database):
 def call(number, at=DAY, **fields):
     """A call that is open."""
     row = dict.fromkeys(column.name for column in tables.calls.columns)
-    row |= {"id": tables.call_id(at + number / 1000, 0), "request_id": f"r{number}", "started_at": at, "stream": False}
+    row |= {"id": call_id(at + number / 1000, 0), "request_id": f"r{number}", "started_at": at, "stream": False}
     row |= {"dialect": "openai", "route": "/v1/chat/completions", "attempts": 0, "owner": "h b p 1 2", "until": at + 60}
     return row | fields
 

@@ -20,7 +20,7 @@ from chatapi.accounting import statements, sums, tables
 from chatapi.accounting.journal import BEGUN, COLUMNS, ENDED, Journal
 from chatapi.accounting.processes import Own, Seats
 from chatapi.accounting.store import Store
-from chatapi.accounting.tables import call_id
+from chatapi.call import call_id
 from chatapi.errors import StoreUnavailable
 
 DAY = 1_795_305_600.0  # 2026-11-22T00:00:00Z

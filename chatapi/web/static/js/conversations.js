@@ -11,7 +11,7 @@ const LAST = "chatapi:last"; // the conversation that was shown last, in this br
 const FORMAT = "chatapi.conversation";
 const TITLE_LENGTH = 60;
 
-export const MAX_MODELS = 2;
+const MAX_MODELS = 2;
 
 export function blank({ dialect, system = "", stream = true, parameters = {}, models }) {
   const id = crypto.randomUUID?.() ?? `${Date.now().toString(36)}${Math.random().toString(36).slice(2)}`;
@@ -26,7 +26,7 @@ export function blankAnswer(model = "") {
   };
 }
 
-export function titleOf(conversation) {
+function titleOf(conversation) {
   const said = conversation.title || conversation.turns[0]?.text.trim() || _("New conversation");
   return said.length > TITLE_LENGTH ? `${said.slice(0, TITLE_LENGTH).trimEnd()}…` : said;
 }
