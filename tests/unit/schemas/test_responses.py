@@ -112,14 +112,10 @@ def test_calls_alone_are_a_message_without_text():
 
 def test_a_call_that_came_before_the_text_is_of_the_same_message():
     said = {"role": "assistant", "content": "There."}
-    assert messages(CALL, said, RESULT)[0] == {"role": "assistant", "content": "There.", "tool_calls": [nested()]}
+    assert messages(CALL, said, RESULT)[0] == {**said, "tool_calls": [nested()]}
     assert len(messages(CALL, said, said, RESULT)) == 3, "of two texts the second is another message"
-
-
-def test_calls_belong_to_no_message_of_somebody_else():
-    assert [
-        m["role"] for m in messages({"role": "assistant", "content": "A"}, {"role": "user", "content": "B"}, CALL)
-    ] == [*("assistant", "user", "assistant")]
+    others = messages({"role": "assistant", "content": "A"}, {"role": "user", "content": "B"}, CALL)
+    assert [message["role"] for message in others] == ["assistant", "user", "assistant"], "nor of somebody else's"
 
 
 def test_a_result_in_parts_is_text_or_has_its_picture():
@@ -195,16 +191,11 @@ def test_an_item_that_cannot_be_used_is_named_by_its_place(item, at):
 
 
 def test_every_fault_is_told_at_once():
-    error = refusal(
-        input=[{"role": "bot", "content": "x"}, {"type": "item_reference", "id": "x"}],
-        temperature="0.7",
-        previous_response_id="resp_1",
-        tools=[{"type": "function"}],
-    )
-    assert set(error.details) == {
-        *("input.0.role", "input.1.type", "temperature", "previous_response_id", "tools.0.name")
-    }
-    assert all(path in error.message for path in error.details)
+    items = [{"role": "bot", "content": "x"}, {"type": "item_reference", "id": "x"}]
+    error = refusal(input=items, temperature="0.7", previous_response_id="resp_1", tools=[{"type": "function"}])
+    faults = {"input.0.role", "input.1.type", "temperature", "previous_response_id", "tools.0.name"}
+    assert set(error.details) == faults
+    assert all(path in error.message for path in faults)
 
 
 def test_a_million_faults_cost_little():
@@ -255,65 +246,32 @@ def test_null_is_not_set():
 @pytest.mark.parametrize(
     "field, value",
     [
-        ("stream", 1),
-        ("max_output_tokens", 0),
-        ("max_output_tokens", 16.0),
-        ("max_output_tokens", True),
-        ("temperature", 2.1),
-        ("temperature", "0.7"),
-        ("top_p", -0.1),
-        ("top_logprobs", 21),
-        ("presence_penalty", 3),
-        ("repetition_penalty", 0),
-        ("instructions", ["x"]),
-        ("truncation", "middle"),
-        ("include", "message.output_text.logprobs"),
-        ("store", "false"),
-        ("metadata", "x"),
-        ("user", 5),
-        ("tools", {}),
-        ("text", "json"),
-        ("reasoning", "low"),
-        ("max_time", 121),
-        ("fallbacks", ["a b"]),
+        *(("stream", 1), ("max_output_tokens", 0), ("max_output_tokens", 16.0), ("max_output_tokens", True)),
+        *(("temperature", 2.1), ("temperature", "0.7"), ("top_p", -0.1), ("top_logprobs", 21), ("presence_penalty", 3)),
+        *(("repetition_penalty", 0), ("instructions", ["x"]), ("truncation", "middle"), ("store", "false")),
+        *(("include", "message.output_text.logprobs"), ("metadata", "x"), ("user", 5), ("tools", {}), ("text", "json")),
+        *(("reasoning", "low"), ("max_time", 121), ("fallbacks", ["a b"])),
     ],
 )
 def test_types_and_ranges_are_checked(field, value):
     assert param(**{field: value}).split(".")[0] == field
 
 
-def test_metadata_are_strings():
-    assert param(metadata={"run": 7}) == "metadata.run"
-
-
 # --- fields → options
 
 
 def test_fields_reach_an_upstream_under_chats_names():
-    same = {
-        "temperature": 0,
-        "top_p": 0.9,
-        "stop": ["x"],
-        "seed": 0,
-        "presence_penalty": 0.5,
-        "frequency_penalty": -0.5,
-        "logit_bias": {"42": 1},
-        "top_k": 4,
-        "repetition_penalty": 1.1,
-        "user": "alice",
-        "service_tier": "flex",
-    }
+    same = {"temperature": 0, "top_p": 0.9, "stop": ["x"], "seed": 0, "presence_penalty": 0.5, "user": "alice"}
+    same |= {"frequency_penalty": -0.5, "logit_bias": {"42": 1}, "top_k": 4, "repetition_penalty": 1.1}
+    same |= {"service_tier": "flex"}
+    unsent = {"safety_identifier": "s", "prompt_cache_key": "k", "truncation": "auto", "store": True}
+    unsent |= {"metadata": {"run": "7"}, "include": ["reasoning.encrypted_content"]}
     job = load(
         **same,
-        metadata={"run": "7"},
+        **unsent,
         max_output_tokens=100,
         reasoning={"effort": "low", "summary": "auto"},
         text={"verbosity": "high", "format": {"type": "text"}},
-        safety_identifier="s",
-        prompt_cache_key="k",
-        truncation="auto",
-        store=True,
-        include=["reasoning.encrypted_content"],
         fallbacks=["a/b"],
         max_time=30,
     )
@@ -384,24 +342,20 @@ def test_a_format_that_cannot_be_used_is_named(given, at):
     assert param(text={"format": given}) == f"text.format{at}"
 
 
-def test_settings_of_text_and_reasoning_are_strings():
-    assert param(text={"verbosity": 1}) == "text.verbosity"
-    assert param(reasoning={"effort": 1}) == "reasoning.effort"
+@pytest.mark.parametrize("group, name", [("text", "verbosity"), ("reasoning", "effort"), ("metadata", "run")])
+def test_settings_of_text_and_reasoning_and_metadata_are_strings(group, name):
+    assert param(**{group: {name: 1}}) == f"{group}.{name}"
 
 
 # --- tools
 
 
-def sent_tools(**fields):
-    return load(**fields).options
-
-
 def test_a_function_is_nested_upstream_with_what_was_given():
-    assert sent_tools(tools=[WEATHER])["tools"] == [
+    assert load(tools=[WEATHER]).options["tools"] == [
         {"type": "function", "function": {k: v for k, v in WEATHER.items() if k != "type"}}
     ]
     bare = {"type": "function", "name": "f", "description": None, "defer_loading": True}
-    assert sent_tools(tools=[bare])["tools"] == [{"type": "function", "function": {"name": "f"}}]
+    assert load(tools=[bare]).options["tools"] == [{"type": "function", "function": {"name": "f"}}]
 
 
 def test_a_function_is_echoed_with_every_key():
@@ -411,17 +365,14 @@ def test_a_function_is_echoed_with_every_key():
     ]
 
 
-@pytest.mark.parametrize("choice", ["none", "auto", "required"])
-def test_a_word_chooses_as_in_chat(choice):
-    assert sent_tools(tools=[WEATHER], tool_choice=choice)["tool_choice"] == choice
+WORDS = ("none", "auto", "required")
+BY_NAME = {"type": "function", "name": "weather"}, {"type": "function", "function": {"name": "weather"}}
 
 
-def test_a_function_is_chosen_by_its_name():
-    options = sent_tools(
-        tools=[WEATHER], tool_choice={"type": "function", "name": "weather"}, parallel_tool_calls=False
-    )
-    assert options["tool_choice"] == {"type": "function", "function": {"name": "weather"}}
-    assert options["parallel_tool_calls"] is False
+@pytest.mark.parametrize("choice, sent", [*((word, word) for word in WORDS), BY_NAME], ids=str)
+def test_a_choice_is_sent_as_chat_has_it(choice, sent):
+    options = load(tools=[WEATHER], tool_choice=choice, parallel_tool_calls=False).options
+    assert (options["tool_choice"], options["parallel_tool_calls"]) == (sent, False)
 
 
 def test_allowed_tools_are_sent_alone():
@@ -544,56 +495,50 @@ def test_details_of_usage_that_cannot_be_true_are_unknown(details):
 
 
 def test_settings_that_were_not_set_have_openais_defaults():
-    answer = dump({"content": "Oi"})
     head = ("id", "object", "created_at", "completed_at", "model", "output", "usage", "status")
-    assert {k: v for k, v in answer.items() if k not in head} == {
-        "background": False,
-        "error": None,
+    unset = ("error", "incomplete_details", "instructions", "max_output_tokens", "max_tool_calls")
+    unset += ("previous_response_id", "prompt_cache_key", "safety_identifier")
+    assert {k: v for k, v in dump({"content": "Oi"}).items() if k not in head} == {
+        **dict.fromkeys(unset),
         "frequency_penalty": 0,
-        "incomplete_details": None,
-        "instructions": None,
-        "max_output_tokens": None,
-        "max_tool_calls": None,
-        "metadata": {},
-        "parallel_tool_calls": True,
         "presence_penalty": 0,
-        "previous_response_id": None,
-        "prompt_cache_key": None,
-        "reasoning": {"effort": None, "summary": None},
-        "safety_identifier": None,
-        "service_tier": "default",
-        "store": False,
         "temperature": 1,
-        "text": {"format": {"type": "text"}},
-        "tool_choice": "auto",
-        "tools": [],
-        "top_logprobs": 0,
         "top_p": 1,
+        "top_logprobs": 0,
+        "background": False,
+        "store": False,
+        "parallel_tool_calls": True,
+        "metadata": {},
+        "tools": [],
+        "service_tier": "default",
+        "tool_choice": "auto",
         "truncation": "disabled",
+        "reasoning": {"effort": None, "summary": None},
+        "text": {"format": {"type": "text"}},
     }
 
 
 def test_every_setting_is_repeated():
     settings = {
         "frequency_penalty": 0.5,
+        "presence_penalty": -0.5,
+        "temperature": 0,
+        "top_p": 0.5,
+        "top_logprobs": 2,
         "instructions": "Be brief.",
         "max_output_tokens": 100,
         "max_tool_calls": 3,
         "metadata": {"run": "7"},
         "parallel_tool_calls": False,
-        "presence_penalty": -0.5,
         "prompt_cache_key": "k",
-        "reasoning": {"effort": "low", "summary": "auto"},
         "safety_identifier": "s",
         "service_tier": "flex",
-        "temperature": 0,
-        "text": {"format": {"type": "json_object"}, "verbosity": "low"},
         "tool_choice": "required",
         "tools": [WEATHER],
-        "top_logprobs": 2,
-        "top_p": 0.5,
         "truncation": "auto",
         "user": "alice",
+        "reasoning": {"effort": "low", "summary": "auto"},
+        "text": {"format": {"type": "json_object"}, "verbosity": "low"},
     }
     answer = dump({"content": "Oi"}, **settings, store=True)
     assert {name: answer[name] for name in settings} == settings
@@ -612,15 +557,9 @@ def test_the_deprecated_single_call_gets_an_id():
 
 def test_a_custom_tools_call_is_an_item_too():
     call = {"id": "c1", "type": "custom", "custom": {"name": "weather", "input": "Belém"}}
-    (item,) = dump({"tool_calls": [call]}, "tool_calls")["output"]
-    assert (item["type"], item["call_id"], item["name"], item["arguments"]) == (
-        "function_call",
-        "c1",
-        "weather",
-        "Belém",
-    )
-    events = Stream().delta(tool_calls=[{"index": 0, **call}]).end("tool_calls")
-    assert outputs(events) == without_ids([item])
+    whole = without_ids(dump({"tool_calls": [call]}, "tool_calls")["output"])
+    assert whole == [called(arguments="Belém")]
+    assert outputs(Stream().delta(tool_calls=[{"index": 0, **call}]).end("tool_calls")) == whole
 
 
 def test_a_refusal_is_a_part():
@@ -644,26 +583,10 @@ def test_an_incomplete_answer_says_why_and_where(finish, reason):
     assert without_ids(dump({"content": None}, finish)["output"]) == [said(text(""), status="incomplete")]
 
 
-LOGPROBS = {
-    "content": [
-        {
-            "token": "Oi",
-            "logprob": -0.5,
-            "bytes": None,
-            "top_logprobs": [{"token": "Oi", "logprob": -0.5, "bytes": [79, 105]}],
-        },
-        {"token": "é", "logprob": 0, "bytes": None, "top_logprobs": [], "extra": 1},
-    ]
-}
-TOKENS = [
-    {
-        "token": "Oi",
-        "logprob": -0.5,
-        "bytes": [79, 105],
-        "top_logprobs": [{"token": "Oi", "logprob": -0.5, "bytes": [79, 105]}],
-    },
-    {"token": "é", "logprob": 0, "bytes": [195, 169], "top_logprobs": []},
-]
+OI = {"token": "Oi", "logprob": -0.5, "bytes": [79, 105]}
+E_ACUTE = {"token": "é", "logprob": 0, "bytes": [195, 169], "top_logprobs": []}
+LOGPROBS = {"content": [{**OI, "bytes": None, "top_logprobs": [OI]}, {**E_ACUTE, "bytes": None, "extra": 1}]}
+TOKENS = [{**OI, "top_logprobs": [OI]}, E_ACUTE]
 
 
 def test_logprobs_are_there_when_they_were_asked_for():
@@ -690,6 +613,11 @@ class Stream:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         self.body += self.writer.chunk(Chunk(model=model, choices=[choice]))
         return self
+
+    def calls(self, index, arguments, id=None):
+        """A piece of a call; its first has an id."""
+        begun = {"id": id, "function": {"name": "weather", "arguments": arguments}}
+        return self.delta(tool_calls=[{"index": index, **(begun if id else {"function": {"arguments": arguments}})}])
 
     def pieces(self, *pieces):
         self.body += self.writer.pieces(list(pieces))
@@ -747,11 +675,8 @@ def test_the_last_object_of_a_stream_is_the_whole_answer():
 
 def test_items_follow_each_other():
     stream = Stream().delta(reasoning="H").delta(reasoning="m.").delta(content="Let me see.")
-    stream.delta(tool_calls=[{"index": 0, "id": "c1", "function": {"name": "weather", "arguments": ""}}])
-    stream.delta(tool_calls=[{"index": 0, "function": {"arguments": '{"city":'}}])
-    stream.delta(tool_calls=[{"index": 0, "function": {"arguments": '"Belém"}'}}])
-    second = {"index": 1, "id": "c2", "function": {"name": "weather", "arguments": '{"city":"Belém"}'}}
-    events = stream.delta(tool_calls=[second]).end("tool_calls")
+    stream.calls(0, "", "c1").calls(0, '{"city":').calls(0, '"Belém"}')
+    events = stream.calls(1, '{"city":"Belém"}', "c2").end("tool_calls")
     call = ["function_call_arguments.done", "output_item.done"]
     assert kinds(events) == [
         *BEGUN,
@@ -765,12 +690,8 @@ def test_items_follow_each_other():
 
 
 def test_a_call_that_is_not_whole_may_go_on_after_another_has_begun():
-    stream = Stream().delta(
-        tool_calls=[{"index": 0, "id": "c1", "function": {"name": "weather", "arguments": '{"city":'}}]
-    )
-    stream.delta(tool_calls=[{"index": 1, "id": "c2", "function": {"name": "weather", "arguments": "{}"}}])
-    stream.delta(tool_calls=[{"index": 0, "function": {"arguments": '"Belém"}'}}])
-    assert outputs(stream.end("tool_calls")) == [called(), called(call_id="c2", arguments="{}")]
+    events = Stream().calls(0, '{"city":', "c1").calls(1, "{}", "c2").calls(0, '"Belém"}').end("tool_calls")
+    assert outputs(events) == [called(), called(call_id="c2", arguments="{}")]
 
 
 def test_words_after_a_call_are_another_message():
@@ -785,11 +706,6 @@ def test_a_refusal_after_words_is_a_part_of_its_own():
         *(*OPENED, "output_text.delta", "output_text.done", "content_part.done"),
         *("content_part.added", "refusal.delta", "refusal.delta", "refusal.done", *CLOSED, "completed"),
     ]
-
-
-def test_a_stream_that_says_nothing_has_an_empty_message():
-    events = Stream().delta(role="assistant", content="").end()
-    assert outputs(events) == [said(text(""))]
 
 
 def test_text_is_put_together_across_pieces():
@@ -815,13 +731,13 @@ def test_what_broke_off_is_never_said_to_be_done(finish, reason):
     assert outputs(events) == [thought("Hm."), said(text("Let"), status="incomplete")]
 
 
-def test_an_answer_without_room_for_a_word_is_incomplete():
-    assert outputs(Stream().end("length")) == [said(text(""), status="incomplete")]
+@pytest.mark.parametrize("finish, status", [("stop", "completed"), ("length", "incomplete")])
+def test_a_stream_that_says_nothing_has_an_empty_message(finish, status):
+    assert outputs(Stream().delta(role="assistant", content="").end(finish)) == [said(text(""), status=status)]
 
 
 def test_a_call_that_broke_off_is_incomplete():
-    stream = Stream().delta(tool_calls=[{"index": 0, "id": "c1", "function": {"name": "weather", "arguments": '{"ci'}}])
-    assert outputs(stream.end("length")) == [called("incomplete", arguments='{"ci')]
+    assert outputs(Stream().calls(0, '{"ci', "c1").end("length")) == [called("incomplete", arguments='{"ci')]
 
 
 @pytest.mark.parametrize(
@@ -835,19 +751,10 @@ def test_a_call_that_broke_off_is_incomplete():
 def test_a_failure_is_the_last_event(error, code):
     events = Stream().delta(reasoning="Hm.").pieces(b"Let").fail(error)
     last = check_events(events)
-    assert last["error"] == {
-        "code": code,
-        "message": error.message,
-        "reason": error.code,
-        "retryable": error.retryable,
-        "request_id": "req-1",
-    }
-    assert (last["status"], last["completed_at"], last["usage"], last["incomplete_details"]) == (
-        "failed",
-        None,
-        None,
-        None,
-    )
+    ours = {"reason": error.code, "retryable": error.retryable, "request_id": "req-1"}
+    assert last["error"] == {"code": code, "message": error.message, **ours}
+    assert last["status"] == "failed"
+    assert last["completed_at"] is last["usage"] is last["incomplete_details"] is None
     assert outputs(events) == [thought("Hm."), said(text("Let"), status="incomplete")]
 
 
@@ -898,19 +805,8 @@ def test_large_requests_are_read_in_no_time():
 def test_many_calls_cost_no_more_each():
     stream, began = Stream(), time.process_time()
     for i in range(3000):
-        stream.writer.chunk(
-            Chunk(
-                model="a/b",
-                choices=[
-                    {
-                        "index": 0,
-                        "delta": {
-                            "tool_calls": [{"index": i, "id": f"c{i}", "function": {"name": "f", "arguments": "{"}}]
-                        },
-                        "finish_reason": None,
-                    }
-                ],
-            )
-        )
+        call = {"index": i, "id": f"c{i}", "function": {"name": "f", "arguments": "{"}}
+        choice = {"index": 0, "delta": {"tool_calls": [call]}, "finish_reason": None}
+        stream.writer.chunk(Chunk(model="a/b", choices=[choice]))
     stream.writer.end()
     assert time.process_time() - began < 1

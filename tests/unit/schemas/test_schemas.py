@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from support.s1 import S1_EXAMPLE_1, S1_EXAMPLE_2, S1_EXAMPLE_3, S1_FORMAT
+from support.tables import rows
 
 from chatapi.catalogue import ModelCard
 from chatapi.chat import ChatJob
@@ -18,6 +19,7 @@ from chatapi.schemas import COMPLETIONS, LEGACY, OPENAI
 from chatapi.schemas.strict_json import parse_json
 
 DEFAULT_MODEL = "default/model"
+PNG = "https://x.test/a.png"
 USER = {"role": "user", "content": "Hi"}
 BUILD = {"s1": COMPLETIONS.load, "openai": OPENAI.load, "legacy": LEGACY.load}
 MINIMAL = {
@@ -38,10 +40,19 @@ def job_of_literal(dialect, field, literal):
     return BUILD[dialect](parse_json(text.encode()), DEFAULT_MODEL)
 
 
-def refusal_of(dialect, **fields):
+def refused(load, *args, **fields):
     with pytest.raises(BadRequest) as caught:
-        job_of(dialect, **fields)
+        load(*args, **fields)
     return caught.value
+
+
+def refusal_of(dialect, **fields):
+    return refused(job_of, dialect, **fields)
+
+
+def faults_of(dialect, **fields):
+    """The paths that are named as faulty."""
+    return list(refusal_of(dialect, **fields).details)
 
 
 def value_in(job, field):
@@ -50,13 +61,16 @@ def value_in(job, field):
 
 # --- S1's fields: bounds, types
 
+TOP_P = ("top_p", 0.0, 1.0, nextafter(0, -1), nextafter(1, 2))
+TEMPERATURE = ("temperature", 0.0, 2.0, nextafter(0, -1), nextafter(2, 3))
+MAX_TIME = ("max_time", 1, 120, 0, 121)
 BOUNDS = [
-    ("temperature", 0.0, 2.0, nextafter(0, -1), nextafter(2, 3)),
-    ("max_tokens", 1, 4096, 0, 4097),
-    ("top_p", 0.0, 1.0, nextafter(0, -1), nextafter(1, 2)),
-    ("top_k", 1, 100, 0, 101),
+    *(TEMPERATURE, ("max_tokens", 1, 4096, 0, 4097), TOP_P, ("top_k", 1, 100, 0, 101), MAX_TIME),
     ("repetition_penalty", 0.1, 2.0, nextafter(0.1, 0), nextafter(2, 3)),
-    ("max_time", 1, 120, 0, 121),
+]
+ON_V1 = [
+    *(TEMPERATURE, TOP_P, MAX_TIME, ("top_logprobs", 0, 20, -1, 21)),
+    *((f"{kind}_penalty", -2, 2, nextafter(-2, -3), nextafter(2, 3)) for kind in ("presence", "frequency")),
 ]
 FIELDS = [row[0] for row in BOUNDS]
 INTEGERS = ["max_tokens", "top_k", "max_time"]
@@ -64,13 +78,15 @@ FLOATS = ["temperature", "top_p", "repetition_penalty"]
 ENVELOPES = ["s1", "legacy"]
 
 
-@pytest.mark.parametrize("dialect", ENVELOPES)
-@pytest.mark.parametrize("field, low, high, below, above", BOUNDS, ids=FIELDS)
-def test_s1_bounds_are_inclusive(dialect, field, low, high, below, above):
+BOUNDS_IN = [(dialect, *row) for dialect in ("s1", "legacy") for row in BOUNDS] + [("openai", *row) for row in ON_V1]
+
+
+@pytest.mark.parametrize("dialect, field, low, high, below, above", BOUNDS_IN)
+def test_bounds_are_inclusive(dialect, field, low, high, below, above):
     assert value_in(job_of(dialect, **{field: low}), field) == low
     assert value_in(job_of(dialect, **{field: high}), field) == high
     for value in (below, above, -(10**30), 10**30):
-        assert list(refusal_of(dialect, **{field: value}).details) == [field]
+        assert faults_of(dialect, **{field: value}) == [field]
 
 
 @pytest.mark.parametrize("dialect", ENVELOPES)
@@ -86,9 +102,7 @@ def test_s1_numbers_are_json_numbers(dialect, field, value):
 @pytest.mark.parametrize("literal", ["5.0", "5e0", "1E1", "5.5"])
 @pytest.mark.parametrize("field", INTEGERS)
 def test_a_fraction_or_exponent_is_no_integer(dialect, field, literal):
-    with pytest.raises(BadRequest) as caught:
-        job_of_literal(dialect, field, literal)
-    assert list(caught.value.details) == [field]
+    assert list(refused(job_of_literal, dialect, field, literal).details) == [field]
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -98,72 +112,37 @@ def test_an_integer_is_fine_for_a_float(dialect, field):
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-@pytest.mark.parametrize("literal", ["1e999", "-1e999", "NaN", "Infinity", "-Infinity"])
-@pytest.mark.parametrize("field", FIELDS)
-def test_no_number_is_infinite(dialect, field, literal):
-    with pytest.raises(BadRequest):
-        job_of_literal(dialect, field, literal)
-
-
-@pytest.mark.parametrize("literal", ["1e999", "-1e999", "NaN", '[1, {"a": -Infinity}]', "[1e999]"])
-def test_no_number_in_a_forwarded_unknown_field_is_infinite(literal):
-    """What goes on to the upstream has to be JSON again."""
-    with pytest.raises(BadRequest):
-        job_of_literal("openai", "unknown", literal)
-
-
-@pytest.mark.parametrize("place", ['{"logit_bias": {"50256": 1e999}}', '{"tools": [{"deep": [1e999]}]}'])
-def test_no_number_within_a_forwarded_object_is_infinite(place):
-    with pytest.raises(BadRequest):
-        OPENAI.load(parse_json(json.dumps(MINIMAL["openai"])[:-1].encode() + b"," + place[1:].encode()), "")
-
-
-@pytest.mark.parametrize("dialect", ENVELOPES)
 def test_stream_is_false_unless_asked_for(dialect):
-    assert job_of(dialect).stream is False
-    assert job_of(dialect, stream=False).stream is False
-    assert job_of(dialect, stream=True).stream is True
+    assert [job_of(dialect, **given).stream for given in ({}, {"stream": False}, {"stream": True})] == [
+        False,
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("value", ["true", 1, 0, [], {}, "yes"])
 def test_stream_is_a_json_boolean(dialect, value):
-    assert list(refusal_of(dialect, stream=value).details) == ["stream"]
+    assert faults_of(dialect, stream=value) == ["stream"]
 
 
-@pytest.mark.parametrize("dialect", ENVELOPES)
+@pytest.mark.parametrize("dialect", DIALECTS)
 def test_what_is_not_sent_is_not_in_the_job(dialect):
     job = job_of(dialect)
-    assert not job.options
-    assert not job.extra
-    assert job.ignored == ()
-    assert job.max_time_s is None
-    assert job.fallbacks is None
-    assert job.include_usage is True
-    assert job.strict is False
+    assert (job.options, job.extra, job.ignored, job.max_time_s, job.fallbacks) == ({}, {}, (), None, None)
+    assert (job.strict, job.include_usage) == ((True, False) if dialect == "openai" else (False, True))
 
 
 # --- S1's example bodies, verbatim
 
 
 @pytest.mark.parametrize("build", [COMPLETIONS.load, OPENAI.load])
-@pytest.mark.parametrize(
-    "text, options",
-    [
-        (S1_FORMAT, {"temperature": 0.7, "max_tokens": 100}),
-        (S1_EXAMPLE_1, {"temperature": 0.7}),
-        (S1_EXAMPLE_2, {"temperature": 0.5, "max_tokens": 500}),
-        (S1_EXAMPLE_3, {"temperature": 0.7, "max_tokens": 300}),
-    ],
-    ids=["format", "example 1", "example 2", "example 3"],
-)
-def test_s1s_own_bodies_load(build, text, options):
-    body = json.loads(text)
-    job = build(parse_json(text.encode()))
-    assert job.model == body["model"]
-    assert list(job.messages) == body["messages"]
-    assert job.options == options
-    assert job.stream is False
+@pytest.mark.parametrize("text", [S1_FORMAT, S1_EXAMPLE_1, S1_EXAMPLE_2, S1_EXAMPLE_3])
+def test_s1s_own_bodies_load(build, text):
+    body, job = json.loads(text), build(parse_json(text.encode()))
+    options = {name: value for name, value in body.items() if name not in ("model", "messages", "stream")}
+    assert (job.model, list(job.messages), job.options, job.stream) == (body["model"], body["messages"], options, False)
+    assert options.keys() <= {"temperature", "max_tokens"} and "temperature" in options
 
 
 # --- messages
@@ -180,7 +159,7 @@ def test_s1s_roles(dialect, role):
 def test_openais_further_roles_are_openais_only(role):
     messages = [USER, {"role": role, "content": "x", "tool_call_id": "1", "name": "f"}]
     assert list(job_of("openai", messages=messages).messages) == messages
-    assert list(refusal_of("s1", messages=messages).details) == ["messages.1.role"]
+    assert faults_of("s1", messages=messages) == ["messages.1.role"]
 
 
 @pytest.mark.parametrize("dialect", ["s1", "openai"])
@@ -190,40 +169,29 @@ def test_no_other_roles(dialect, role):
     assert list(error.details) == ["messages.1.role"]
 
 
+def user(content):
+    return [USER, {"role": "user", "content": content}]
+
+
+def part(**fields):
+    return user([{"type": "text", **fields}])
+
+
+FAULTY_MESSAGES = {
+    "messages": [None, "Hi", {}, USER, []],
+    "messages.1": [[USER, item] for item in (None, "Hi", [], [USER])],
+    "messages.1.role": [[USER, {"content": "x"}]],
+    "messages.1.content": [[USER, {"role": "user"}], user(None), user(5), user({"type": "text", "text": "x"})],
+    "messages.1.content.0": [user(["x"])],
+    "messages.1.content.0.type": [user([{"text": "x"}]), part(type="", text="x"), part(type=["text"], text="x")],
+    "messages.1.content.0.text": [part(), part(text=5)],
+    "messages.1.content.0.image_url": [part(type="image_url")],
+    "messages.1.content.1.image_url": [user([{"type": "text", "text": "x"}, {"type": "image_url", "image_url": {}}])],
+}
+
+
 @pytest.mark.parametrize("dialect", ["s1", "openai"])
-@pytest.mark.parametrize(
-    "messages, path",
-    [
-        (None, "messages"),
-        ("Hi", "messages"),
-        ({}, "messages"),
-        (USER, "messages"),
-        ([], "messages"),
-        ([USER, None], "messages.1"),
-        ([USER, "Hi"], "messages.1"),
-        ([USER, []], "messages.1"),
-        ([USER, [USER]], "messages.1"),
-        ([USER, {"content": "x"}], "messages.1.role"),
-        ([USER, {"role": "user"}], "messages.1.content"),
-        ([USER, {"role": "user", "content": None}], "messages.1.content"),
-        ([USER, {"role": "user", "content": 5}], "messages.1.content"),
-        ([USER, {"role": "user", "content": {"type": "text", "text": "x"}}], "messages.1.content"),
-        ([USER, {"role": "user", "content": ["x"]}], "messages.1.content.0"),
-        ([USER, {"role": "user", "content": [{"text": "x"}]}], "messages.1.content.0.type"),
-        ([USER, {"role": "user", "content": [{"type": "", "text": "x"}]}], "messages.1.content.0.type"),
-        ([USER, {"role": "user", "content": [{"type": ["text"], "text": "x"}]}], "messages.1.content.0.type"),
-        ([USER, {"role": "user", "content": [{"type": "text"}]}], "messages.1.content.0.text"),
-        ([USER, {"role": "user", "content": [{"type": "text", "text": 5}]}], "messages.1.content.0.text"),
-        ([USER, {"role": "user", "content": [{"type": "image_url"}]}], "messages.1.content.0.image_url"),
-        (
-            [
-                USER,
-                {"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "image_url", "image_url": {}}]},
-            ],
-            "messages.1.content.1.image_url",
-        ),
-    ],
-)
+@pytest.mark.parametrize("messages, path", rows(FAULTY_MESSAGES), ids=str)
 def test_a_faulty_message_is_named_by_its_path(dialect, messages, path):
     error = refusal_of(dialect, messages=messages)
     assert list(error.details) == [path]
@@ -235,25 +203,17 @@ def test_a_faulty_message_is_named_by_its_path(dialect, messages, path):
 @pytest.mark.parametrize("field", ["messages", "model"])
 def test_messages_and_model_are_required(dialect, field):
     body = {name: value for name, value in MINIMAL[dialect].items() if name != field}
-    with pytest.raises(BadRequest) as caught:
-        BUILD[dialect](body, DEFAULT_MODEL)
-    assert list(caught.value.details) == [field]
+    assert list(refused(BUILD[dialect], body, DEFAULT_MODEL).details) == [field]
 
 
 @pytest.mark.parametrize("dialect", ["s1", "openai"])
 @pytest.mark.parametrize(
-    "part",
-    [
-        {"type": "image_url", "image_url": {"url": "https://x.test/a.png"}},
-        {"type": "image_url", "image_url": "https://x.test/a.png"},
-        {"type": "image_url", "text": "https://x.test/a.png"},
-    ],
-    ids=["object", "string", "S1's text"],
+    "spelling", [{"image_url": {"url": PNG}}, {"image_url": PNG}, {"text": PNG}], ids=["object", "string", "S1's text"]
 )
-def test_an_image_has_three_spellings_and_one_shape(dialect, part):
+def test_an_image_has_three_spellings_and_one_shape(dialect, spelling):
     text = {"type": "text", "text": "What is this?"}
-    job = job_of(dialect, messages=[{"role": "user", "content": [text, part]}])
-    assert job.messages[0]["content"] == [text, {"type": "image_url", "image_url": {"url": "https://x.test/a.png"}}]
+    job = job_of(dialect, messages=[{"role": "user", "content": [text, {"type": "image_url", **spelling}]}])
+    assert job.messages[0]["content"] == [text, {"type": "image_url", "image_url": {"url": PNG}}]
 
 
 @pytest.mark.parametrize("image", ["", " ", None, 5, [], {"url": ""}, {"url": 5}, {"href": "https://x.test"}])
@@ -288,10 +248,7 @@ def test_some_user_message_has_text_or_an_image(messages):
 @pytest.mark.parametrize("messages", [[SYSTEM], [SYSTEM, ASSISTANT], [{"role": "user", "content": " "}]])
 def test_a_text_model_on_v1_needs_a_user_message_too(task, url, messages):
     card = ModelCard(id="org/name", task=task, url=url)
-    job = job_of("openai", messages=messages)
-    with pytest.raises(BadRequest) as caught:
-        check(card, job)
-    assert caught.value.param == "messages"
+    assert refused(check, card, job_of("openai", messages=messages)).param == "messages"
 
 
 @pytest.mark.parametrize(
@@ -337,9 +294,7 @@ FAULTY = {
     "messages": [
         USER,
         {"role": "robot", "content": [{"type": 5, "text": "x"}, {"type": "text"}, 5]},
-        5,
-        {"role": "user"},
-        {"role": "user", "content": 7},
+        *(5, {"role": "user"}, {"role": "user", "content": 7}),
     ],
     "model": "no model",
     "stream": "yes",
@@ -353,32 +308,15 @@ FAULTY = {
     "fallbacks": ["a/b", "../c"],
 }
 FAULTS = {
-    "messages.1.role",
-    "messages.1.content.0.type",
-    "messages.1.content.1.text",
-    "messages.1.content.2",
-    "messages.2",
-    "messages.3.content",
-    "messages.4.content",
-    "model",
-    "stream",
-    "temperature",
-    "max_tokens",
-    "top_p",
-    "top_k",
-    "repetition_penalty",
-    "max_time",
-    "stop.0",
-    "stop.2",
-    "fallbacks.1",
+    *("messages.1.role", "messages.1.content.0.type", "messages.1.content.1.text", "messages.1.content.2"),
+    *("messages.2", "messages.3.content", "messages.4.content", "model", "stream", "temperature", "max_tokens"),
+    *("top_p", "top_k", "repetition_penalty", "max_time", "stop.0", "stop.2", "fallbacks.1"),
 }
 
 
 @pytest.mark.parametrize("dialect", ["s1", "openai"])
 def test_all_faults_are_reported_in_one_answer(dialect):
-    with pytest.raises(BadRequest) as caught:
-        BUILD[dialect](FAULTY, DEFAULT_MODEL)
-    error = caught.value
+    error = refused(BUILD[dialect], FAULTY, DEFAULT_MODEL)
     assert error.code == "invalid_request"
     assert set(error.details) == FAULTS
     assert all(said and all(isinstance(words, str) for words in said) for said in error.details.values())
@@ -407,7 +345,7 @@ BAD_IDS = ["..", "a/../b", "a/b\r\nX: y", "", "a%2fb", "http://a/b", "a" * 5000]
 @pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("model", [*BAD_IDS, None, 5, True, [], {}, ["a/b"]], ids=lambda m: ascii(m)[:24])
 def test_what_is_no_model_id_never_reaches_an_upstream(dialect, model):
-    assert list(refusal_of(dialect, model=model).details) == ["model"]
+    assert faults_of(dialect, model=model) == ["model"]
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -422,9 +360,9 @@ def test_fallbacks_are_model_ids(dialect):
     assert job_of(dialect, fallbacks=[]).fallbacks == ()
     assert job_of(dialect, fallbacks=None).fallbacks is None
     assert len(job_of(dialect, fallbacks=["a/b"] * 16).fallbacks) == 16
-    assert list(refusal_of(dialect, fallbacks=["a/b"] * 17).details) == ["fallbacks"]
-    assert list(refusal_of(dialect, fallbacks="a/b").details) == ["fallbacks"]
-    assert list(refusal_of(dialect, fallbacks=["a/b", "a/..", 5, None]).details) == [
+    assert faults_of(dialect, fallbacks=["a/b"] * 17) == ["fallbacks"]
+    assert faults_of(dialect, fallbacks="a/b") == ["fallbacks"]
+    assert faults_of(dialect, fallbacks=["a/b", "a/..", 5, None]) == [
         "fallbacks.1",
         "fallbacks.2",
         "fallbacks.3",
@@ -445,18 +383,16 @@ def test_s1_ignores_unknown_fields_and_names_them():
 @pytest.mark.parametrize(
     "fields, ignored",
     [
-        ({"colour": "red"}, ["colour"]),
-        ({"options": {"wait_for_model": True}}, ["options"]),
-        ({"parameters": {"return_full_text": False}}, ["parameters.return_full_text"]),
-        ({"messages": [USER]}, ["messages"]),
+        *(({"colour": "red"}, "colour"), ({"options": {"wait_for_model": True}}, "options")),
+        *(
+            ({"parameters": {"return_full_text": False}}, "parameters.return_full_text"),
+            ({"messages": [USER]}, "messages"),
+        ),
     ],
 )
 def test_legacy_ignores_unknown_fields_and_names_them(fields, ignored):
     job = job_of("legacy", **fields)
-    assert sorted(job.ignored) == ignored
-    assert not job.extra
-    assert not job.options
-    assert list(job.messages) == [USER]
+    assert (job.ignored, job.extra, job.options, list(job.messages)) == ((ignored,), {}, {}, [USER])
 
 
 def test_v1_forwards_unknown_fields():
@@ -477,26 +413,13 @@ def test_unknown_fields_keep_the_order_in_which_they_came(dialect):
 
 # --- the OpenAI dialect
 
+FUNCTION = {"type": "function", "function": {"name": "f"}}
 OPENAI_FIELDS = [
-    ("max_completion_tokens", 100),
-    ("n", 2),
-    ("seed", -7),
-    ("presence_penalty", 0.5),
-    ("frequency_penalty", -0.5),
-    ("logprobs", True),
-    ("top_logprobs", 5),
-    ("logit_bias", {"50256": -100}),
-    ("tools", [{"type": "function", "function": {"name": "f", "parameters": {}}}]),
-    ("tool_choice", "auto"),
-    ("tool_choice", {"type": "function", "function": {"name": "f"}}),
-    ("parallel_tool_calls", False),
-    ("response_format", {"type": "json_object"}),
-    ("user", "ana"),
-    ("reasoning_effort", "low"),
-    ("metadata", {"a": "b"}),
-    ("functions", [{"name": "f"}]),
-    ("function_call", "none"),
-    ("function_call", {"name": "f"}),
+    *(("max_completion_tokens", 100), ("n", 2), ("seed", -7), ("presence_penalty", 0.5), ("frequency_penalty", -0.5)),
+    *(("logprobs", True), ("top_logprobs", 5), ("logit_bias", {"50256": -100}), ("tools", [FUNCTION])),
+    *(("tool_choice", "auto"), ("tool_choice", FUNCTION), ("parallel_tool_calls", False), ("user", "ana")),
+    *(("response_format", {"type": "json_object"}), ("reasoning_effort", "low"), ("metadata", {"a": "b"})),
+    *(("functions", [{"name": "f"}]), ("function_call", "none"), ("function_call", {"name": "f"})),
 ]
 
 
@@ -510,29 +433,11 @@ def test_openais_fields_are_accepted_and_forwarded(dialect, field, value):
 
 
 WRONG_KINDS = [
-    ("max_completion_tokens", "100"),
-    ("max_completion_tokens", 1.5),
-    ("n", "2"),
-    ("n", True),
-    ("seed", 1.5),
-    ("seed", "7"),
-    ("presence_penalty", "0.5"),
-    ("frequency_penalty", True),
-    ("logprobs", 1),
-    ("top_logprobs", "5"),
-    ("logit_bias", []),
-    ("tools", {}),
-    ("tool_choice", []),
-    ("parallel_tool_calls", "no"),
-    ("response_format", "json"),
-    ("stream_options", True),
-    ("user", 5),
-    ("reasoning_effort", 5),
-    ("metadata", "x"),
-    ("functions", {}),
-    ("function_call", 5),
-    ("stop", 5),
-    ("stop", {}),
+    *(("max_completion_tokens", "100"), ("max_completion_tokens", 1.5), ("n", "2"), ("n", True), ("seed", 1.5)),
+    *(("seed", "7"), ("presence_penalty", "0.5"), ("frequency_penalty", True), ("logprobs", 1), ("top_logprobs", "5")),
+    *(("logit_bias", []), ("tools", {}), ("tool_choice", []), ("parallel_tool_calls", "no"), ("metadata", "x")),
+    *(("response_format", "json"), ("stream_options", True), ("user", 5), ("reasoning_effort", 5), ("functions", {})),
+    *(("function_call", 5), ("stop", 5), ("stop", {})),
 ]
 
 
@@ -548,7 +453,7 @@ def test_openais_fields_are_typed_in_every_dialect_that_uses_them(dialect, field
         else:
             assert field in job.ignored and field not in job.options
     else:
-        assert list(refusal_of(dialect, **{field: value}).details) == [field]
+        assert faults_of(dialect, **{field: value}) == [field]
 
 
 @pytest.mark.parametrize("dialect", ENVELOPES)
@@ -571,25 +476,7 @@ def test_the_legacy_route_does_not_both_use_a_field_and_call_it_ignored(field, v
 
 @pytest.mark.parametrize("field", ["tools", "functions"])
 def test_faulty_tools_are_named_one_by_one(field):
-    assert list(refusal_of("openai", **{field: [{}, 5, "x"]}).details) == [f"{field}.1", f"{field}.2"]
-
-
-@pytest.mark.parametrize(
-    "field, low, high, below, above",
-    [
-        ("temperature", 0, 2, nextafter(0, -1), nextafter(2, 3)),
-        ("top_p", 0, 1, nextafter(0, -1), nextafter(1, 2)),
-        ("presence_penalty", -2, 2, nextafter(-2, -3), nextafter(2, 3)),
-        ("frequency_penalty", -2, 2, nextafter(-2, -3), nextafter(2, 3)),
-        ("top_logprobs", 0, 20, -1, 21),
-        ("max_time", 1, 120, 0, 121),
-    ],
-)
-def test_openais_printed_ranges(field, low, high, below, above):
-    assert value_in(job_of("openai", **{field: low}), field) == low
-    assert value_in(job_of("openai", **{field: high}), field) == high
-    for value in (below, above):
-        assert list(refusal_of("openai", **{field: value}).details) == [field]
+    assert faults_of("openai", **{field: [{}, 5, "x"]}) == [f"{field}.1", f"{field}.2"]
 
 
 @pytest.mark.parametrize(
@@ -599,13 +486,13 @@ def test_openais_printed_ranges(field, low, high, below, above):
 def test_s2s_fields_have_a_lower_bound_only(field, least, below):
     assert job_of("openai", **{field: least}).options == {field: least}
     assert job_of("openai", **{field: 10**6}).options == {field: 10**6}
-    assert list(refusal_of("openai", **{field: below}).details) == [field]
+    assert faults_of("openai", **{field: below}) == [field]
 
 
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
 def test_on_v1_token_limits_above_zero_are_for_the_model_to_judge(field):
     assert [job_of("openai", **{field: value}).options[field] for value in (1, 4097, 10**9)] == [1, 4097, 10**9]
-    assert [list(refusal_of("openai", **{field: value}).details) for value in (0, -1, -(10**400))] == [[field]] * 3
+    assert [faults_of("openai", **{field: value}) for value in (0, -1, -(10**400))] == [[field]] * 3
 
 
 @pytest.mark.parametrize("field", sorted({f for f, _ in OPENAI_FIELDS} | {*FIELDS, "stop", "stream", "fallbacks"}))
@@ -619,12 +506,6 @@ def test_on_v1_null_means_not_set(field):
 )
 def test_stop_becomes_a_list(dialect, stop, sent):
     assert job_of(dialect, stop=stop).options == {"stop": sent}
-
-
-def test_max_tokens_goes_by_either_name():
-    assert job_of("openai", max_tokens=5).max_tokens == 5
-    assert job_of("openai", max_completion_tokens=6).max_tokens == 6
-    assert job_of("openai").max_tokens is None
 
 
 @pytest.mark.parametrize(
@@ -643,17 +524,12 @@ def test_usage_is_always_on_api_streams(dialect):
     assert job_of(dialect, stream=True, stream_options={"include_usage": False}).include_usage is True
 
 
-def test_v1_jobs_are_strict():
-    assert job_of("openai").strict is True
-
-
 # --- the legacy dialect
 
 
 def test_a_legacy_message_becomes_a_user_turn():
     job = LEGACY.load({"message": "Olá"}, DEFAULT_MODEL)
-    assert list(job.messages) == [{"role": "user", "content": "Olá"}]
-    assert job.model == DEFAULT_MODEL
+    assert (list(job.messages), job.model) == ([{"role": "user", "content": "Olá"}], DEFAULT_MODEL)
     assert LEGACY.load({"message": "Olá", "model": "a/b"}, DEFAULT_MODEL).model == "a/b"
 
 
@@ -661,24 +537,21 @@ def test_a_legacy_message_becomes_a_user_turn():
 def test_legacy_spellings_of_message(name):
     assert list(LEGACY.load({name: "Hi"}, DEFAULT_MODEL).messages) == [USER]
     for wrong in (None, 5, True, "", "  ", ["Hi"], {"text": "Hi"}):
-        with pytest.raises(BadRequest) as caught:
-            LEGACY.load({name: wrong}, DEFAULT_MODEL)
-        assert list(caught.value.details) == [name]
-        assert name in caught.value.message
+        error = refused(LEGACY.load, {name: wrong}, DEFAULT_MODEL)
+        assert list(error.details) == [name]
+        assert name in error.message
 
 
 def test_a_legacy_message_is_required_under_its_documented_name():
-    with pytest.raises(BadRequest) as caught:
-        LEGACY.load({}, DEFAULT_MODEL)
-    assert list(caught.value.details) == ["message"]
+    assert list(refused(LEGACY.load, {}, DEFAULT_MODEL).details) == ["message"]
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_new_tokens", "max_length"])
 def test_legacy_spellings_of_max_tokens(name):
     assert job_of("legacy", **{name: 7}).options == {"max_tokens": 7}
     assert job_of("legacy", parameters={name: 7}).options == {"max_tokens": 7}
-    assert list(refusal_of("legacy", **{name: 0}).details) == [name]
-    assert list(refusal_of("legacy", parameters={name: 4097}).details) == [f"parameters.{name}"]
+    assert faults_of("legacy", **{name: 0}) == [name]
+    assert faults_of("legacy", parameters={name: 4097}) == [f"parameters.{name}"]
 
 
 @pytest.mark.parametrize("field, low, high, below, above", BOUNDS, ids=FIELDS)
@@ -703,11 +576,9 @@ def test_parameters_is_an_object_and_other_faults_are_reported_with_it(parameter
 
 
 def test_legacy_faults_are_reported_together_under_the_paths_the_caller_wrote():
-    with pytest.raises(BadRequest) as caught:
-        LEGACY.load(
-            {"inputs": 5, "model": "..", "top_k": 0, "parameters": {"max_length": 0, "top_p": 2}}, DEFAULT_MODEL
-        )
-    assert set(caught.value.details) == {"inputs", "model", "top_k", "parameters.max_length", "parameters.top_p"}
+    body = {"inputs": 5, "model": "..", "top_k": 0, "parameters": {"max_length": 0, "top_p": 2}}
+    faults = {"inputs", "model", "top_k", "parameters.max_length", "parameters.top_p"}
+    assert set(refused(LEGACY.load, body, DEFAULT_MODEL).details) == faults
 
 
 # --- any body at all
@@ -792,17 +663,6 @@ def check_payload(card, job):
         json.dumps(payload, ensure_ascii=False, allow_nan=False).encode()
 
 
-@given(body=bodies, at=st.integers(0, 400), junk=st.binary(max_size=3))
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
-def test_damaged_json_is_an_object_or_an_error_of_ours(body, at, junk):
-    raw = json.dumps(body).encode()
-    assert parse_json(raw) == body
-    try:
-        assert isinstance(parse_json(raw[:at] + junk + raw[at:]), dict)
-    except ChatError as error:
-        assert error.status == 400
-
-
 def test_on_v1_parts_of_a_type_we_do_not_know_go_on_as_they_are():
     parts = [{"type": "video_url", "video_url": {"url": "x"}, "uuid": 1}]
     assert job_of("openai", messages=[{"role": "user", "content": parts}]).messages[0]["content"] == parts
@@ -819,7 +679,7 @@ def test_a_tools_result_may_have_no_content_but_names_its_call():
     silent = {"role": "tool", "tool_call_id": "a1", "content": None}
     assert job_of("openai", messages=[USER, silent]).messages[1] == silent
     for wrong in ({"role": "tool", "content": "x"}, {"role": "tool", "tool_call_id": "", "content": "x"}):
-        assert list(refusal_of("openai", messages=[USER, wrong]).details) == ["messages.1.tool_call_id"]
+        assert faults_of("openai", messages=[USER, wrong]) == ["messages.1.tool_call_id"]
 
 
 @pytest.mark.parametrize("field", ["messages", "tools", "stop", "functions", "fallbacks"])

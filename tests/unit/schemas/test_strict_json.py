@@ -74,6 +74,8 @@ def test_values_and_depth_are_counted_outside_of_strings(body, ascii_only, at_on
         b'{"a": NaN}',
         b'{"a": Infinity}',
         b'{"a": [-Infinity]}',
+        b'{"a": 1e999}',
+        b'{"a": [{"b": -1e999}]}',
         b'{"a": 1, "a": 2}',
         b'{"a": {"b": 1, "c": 2, "b": 1}}',
         b'{"a": "\\ud800"}',
