@@ -8,6 +8,8 @@
 
 import json
 import os
+import resource
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -16,7 +18,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from signal import SIGINT, SIGQUIT
 from typing import Any
 
 import psutil
@@ -94,6 +95,18 @@ def locked(url: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file of this process can grow beyond `size` bytes."""
+    was, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, was[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, was)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
 def path_of(url: str) -> Path:
     return Path(sa.make_url(url).database or "")
 
@@ -109,9 +122,9 @@ class Restartable:
 
     def stop(self):
         pid = int(self._data.joinpath("postmaster.pid").read_text().split()[0])
-        os.kill(pid, SIGINT)
+        os.kill(pid, signal.SIGINT)
         if self._server:
-            self._server.stop(SIGINT)
+            self._server.stop(signal.SIGINT)
         deadline = time.monotonic() + 15
         while alive(pid) or listens(self._port):
             assert time.monotonic() < deadline
@@ -122,7 +135,7 @@ class Restartable:
         home, isready = self._data.parent, needs("pg_isready")
         command += ["-k", str(home)]
         user = home.owner() if os.geteuid() == 0 else None
-        self._server = Server(command, home, lambda: answers(isready, self._port), user, SIGQUIT)
+        self._server = Server(command, home, lambda: answers(isready, self._port), user, signal.SIGQUIT)
         self._server.start()
 
 
@@ -141,7 +154,7 @@ def restartable():
             yield server
         finally:
             if server._server:
-                server._server.stop(SIGINT)
+                server._server.stop(signal.SIGINT)
 
 
 PROCESSES = """

@@ -61,14 +61,10 @@ def test_a_megabyte_is_estimated_at_once():
 @pytest.mark.parametrize(
     "content, text",
     [
-        ("Hi", "Hi"),
-        ("", ""),
-        (None, ""),
-        ([], ""),
+        *(("Hi", "Hi"), ("", ""), (None, ""), ([], ""), ([IMAGE], "")),
         ([{"type": "text", "text": "Hi"}], "Hi"),
         ([{"type": "text", "text": "a"}, IMAGE, {"type": "text", "text": "b"}], "a\nb"),
         ([{"type": "text", "text": ""}, {"type": "text", "text": "b"}], "b"),
-        ([IMAGE], ""),
         ([{"type": "image_url", "text": "https://x.test"}], ""),
         ([{"type": "refusal", "refusal": "No."}], ""),
     ],
@@ -77,9 +73,8 @@ def test_the_text_of_a_message(content, text):
     assert text_of({"role": "user", "content": content}) == text
 
 
-def test_a_message_without_content_has_no_text():
-    assert text_of({"role": "assistant"}) == ""
-    assert not has_image({"role": "assistant"})
+def test_a_message_without_content_has_neither_text_nor_image():
+    assert (text_of({"role": "assistant"}), has_image({"role": "assistant"})) == ("", False)
 
 
 @pytest.mark.parametrize(
@@ -93,25 +88,17 @@ def test_whether_a_message_has_an_image(content, found):
 # --- jobs, replies, usage
 
 
-def test_usage_adds_up():
+def test_usage_adds_up_and_its_counts_are_three_keys_whatever_else_the_upstream_said():
     usage = Usage(25, 50)
-    assert usage.total_tokens == 75
-    assert usage.counts() == {"prompt_tokens": 25, "completion_tokens": 50, "total_tokens": 75}
-    assert usage.source == "upstream"
-    assert usage.details == {}
-
-
-def test_counts_are_the_three_keys_whatever_else_the_upstream_said():
-    usage = Usage(1, 2, source="estimate", details={"prompt_tokens_details": None})
-    assert list(usage.counts()) == ["prompt_tokens", "completion_tokens", "total_tokens"]
+    assert (usage.total_tokens, usage.source, usage.details) == (75, "upstream", {})
+    counts = {"prompt_tokens": 25, "completion_tokens": 50, "total_tokens": 75}
+    assert usage.counts() == Usage(25, 50, details={"prompt_tokens_details": None}).counts() == counts
 
 
 @pytest.mark.parametrize(
     "options, limit",
     [
-        ({}, None),
-        ({"max_tokens": 5}, 5),
-        ({"max_completion_tokens": 6}, 6),
+        *(({}, None), ({"max_tokens": 5}, 5), ({"max_completion_tokens": 6}, 6)),
         ({"max_tokens": 5, "max_completion_tokens": 6}, 6),
     ],
 )

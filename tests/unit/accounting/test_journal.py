@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 import sqlalchemy as sa
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.gateways import clean_environment
 from support.heard import wait_until
-from support.stores import locked, sql
+from support.stores import full_disk, locked, sql
 
 from chatapi.accounting import journal as journals
 from chatapi.accounting import statements, sums, tables
@@ -32,20 +33,27 @@ def url(tmp_path):
 
 
 @pytest.fixture
-def store(url):
-    store = Store(url)
-    yield store
-    store.journal.close()
-    store.close()
+def opened(url):
+    """Stores of this database, each as another process would have it."""
+    with ExitStack() as stack:
+
+        def open_one():
+            store = Store(url)
+            stack.callback(store.close)
+            stack.callback(store.journal.close)
+            return store
+
+        yield open_one
 
 
 @pytest.fixture
-def other(url):
-    """Another process's store, as it were."""
-    other = Store(url)
-    yield other
-    other.journal.close()
-    other.close()
+def store(opened):
+    return opened()
+
+
+@pytest.fixture
+def other(opened):
+    return opened()
 
 
 def row(number, ending=None, at=DAY, **fields):
@@ -117,8 +125,8 @@ def test_each_call_is_one_row_and_counts_once_whoever_reads_when(store, other, e
     assert used(store) == ({"completed": (len(ended), 3 * len(ended), 4 * len(ended))} if ended else {})
 
 
-def test_many_who_read_at_once_count_each_call_once(store, url):
-    readers = [Store(url) for _ in range(4)]
+def test_many_who_read_at_once_count_each_call_once(store, opened):
+    readers = [opened() for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         reading = [pool.submit(lambda r=reader: [endings(r) for _ in range(30)]) for reader in readers]
         for number in range(300):
@@ -127,8 +135,6 @@ def test_many_who_read_at_once_count_each_call_once(store, url):
         for one in reading:
             one.result()
     assert used(store) == {"completed": (300, 900, 1200)}
-    for reader in readers:
-        reader.close()
 
 
 def test_two_calls_that_have_one_id_by_chance_stop_nothing(store):
@@ -234,19 +240,10 @@ def test_a_locked_database_costs_no_call_and_nothing_is_lost(store, url):
 
 def test_a_disk_without_room_refuses_a_call_and_keeps_what_was_written(store):
     store.journal.append(row(1), BEGUN)
-    limit = store.journal._size + 100  # less than a line
-    import resource
-    import signal
-
-    was, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, was[1]))
-    try:
+    with full_disk(store.journal._size + 100):  # less than a line
         for _ in range(3):
             with pytest.raises(StoreUnavailable):
                 store.journal.append(row(2), BEGUN)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, was)
-        signal.signal(signal.SIGXFSZ, handler)
     store.journal.append(row(3), BEGUN)
     assert endings(store) == [None, None]
     assert store.read(lambda tx: list(tx.execute(sa.select(tables.calls.c.request_id)).scalars())) == ["r1", "r3"]

@@ -4,12 +4,14 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from itertools import count
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.gateways import clean_environment
+from support.stores import full_disk
 
 from chatapi.accounting import slots as slots_module
 from chatapi.accounting.processes import Seats
@@ -22,8 +24,18 @@ NOW = time.time()
 LIMITS = Limits.parse("rpm=100 concurrency=10 tpm=1000")
 
 
-def opened(folder, used=None):
-    return Slots(Seats(folder), used or (lambda key_id, limit, now: 0))
+@pytest.fixture
+def opened(folder):
+    """Slots, each as another process would have them."""
+    with ExitStack() as stack:
+
+        def open_some(at=folder):
+            slots = Slots(Seats(at), lambda key_id, limit, now: 0)
+            stack.callback(slots._seats.give_up)
+            stack.callback(slots.close)
+            return slots
+
+        yield open_some
 
 
 @pytest.fixture
@@ -32,20 +44,13 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def slots(folder):
-    slots = opened(folder)
-    yield slots
-    slots.close()
-    slots._seats.give_up()
+def slots(opened):
+    return opened()
 
 
 @pytest.fixture
-def other(folder):
-    """Another process's, as it were."""
-    other = opened(folder)
-    yield other
-    other.close()
-    other._seats.give_up()
+def other(opened):
+    return opened()
 
 
 def asked(call=1, subject="key:k", limits=LIMITS, key_id="k", until=NOW + 60):
@@ -84,9 +89,8 @@ def test_to_settle_twice_is_to_settle_once_and_gives_back_no_other_calls_place(s
     assert left(slots) == {"rpm": 97, "concurrency": 8, "tpm": 950}
 
 
-def test_a_process_that_is_gone_gives_back_its_places_to_whoever_comes_next(slots, folder):
-    gone = opened(folder)
-    of = asked()
+def test_a_process_that_is_gone_gives_back_its_places_to_whoever_comes_next(slots, opened):
+    gone, of = opened(), asked()
     gone.admit(of, NOW)
     gone.hold(of, 900, NOW)
     slots.sweep(NOW)
@@ -94,17 +98,13 @@ def test_a_process_that_is_gone_gives_back_its_places_to_whoever_comes_next(slot
     gone._seats.give_up()  # what its end does
     slots.sweep(NOW)
     assert left(slots) == {"rpm": 97, "concurrency": 9, "tpm": 1000}
-    gone.close()
 
 
-def test_who_takes_the_number_of_a_process_that_is_gone_gives_back_its_places(folder):
-    gone = opened(folder)
+def test_who_takes_the_number_of_a_process_that_is_gone_gives_back_its_places(opened):
+    gone = opened()
     gone.admit(asked(), NOW)
     gone._seats.give_up()
-    heir = opened(folder)
-    assert left(heir)["concurrency"] == 9
-    for slots in (gone, heir):
-        slots.close()
+    assert left(opened())["concurrency"] == 9
 
 
 def test_a_fork_has_places_of_its_own(slots):
@@ -213,11 +213,10 @@ def test_callers_do_not_count_for_each_other(slots, other, calls):
         assert left(other, subject=subject)["rpm"] == 100 - calls - 1
 
 
-def test_more_callers_than_there_is_room_for_forget_who_came_longest_ago_and_no_open_call(tmp_path, monkeypatch):
+def test_more_callers_than_there_is_room_for_forget_who_came_longest_ago_and_no_open_call(opened, monkeypatch):
     monkeypatch.setattr(slots_module, "CALLERS", 64)
-    slots = opened(tmp_path / "few")
-    held = asked(1, "key:open")
-    slots.admit(held, NOW)
+    slots = opened()
+    slots.admit(asked(1, "key:open"), NOW)
     for number in range(500):
         of = asked(number + 2, f"key:{number}")
         slots.admit(of, NOW + number / 100)
@@ -225,7 +224,6 @@ def test_more_callers_than_there_is_room_for_forget_who_came_longest_ago_and_no_
     assert left(slots, subject="key:open")["concurrency"] == 8
     assert left(slots, subject="key:499")["rpm"] == 98
     assert left(slots, subject="key:0")["rpm"] == 99, "forgotten"
-    slots.close()
 
 
 def test_a_file_takes_no_more_room_than_its_callers_need(slots, folder):
@@ -234,20 +232,11 @@ def test_a_file_takes_no_more_room_than_its_callers_need(slots, folder):
     assert taken < 300_000
 
 
-def test_a_disk_without_room_refuses_and_ends_nobody(tmp_path):
-    import resource
-    import signal
-
+def test_a_disk_without_room_refuses_and_ends_nobody(opened, tmp_path):
     slots = opened(tmp_path / "small")
     left(slots)
-    was, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, was[1]))
-    try:
+    with full_disk(4096):
         for number in range(3):
             with pytest.raises(StoreUnavailable):
                 slots.admit(asked(number, f"key:new-{number}"), NOW)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, was)
-        signal.signal(signal.SIGXFSZ, handler)
     assert left(slots)["concurrency"] == 9
-    slots.close()

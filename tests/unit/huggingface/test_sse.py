@@ -6,6 +6,7 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.tables import rows
 
 from chatapi.huggingface.sse import MAX_EVENT, ErrorEvent, Events, EventTooLarge, are_events, listed_events
 
@@ -64,36 +65,20 @@ def test_the_last_event_may_lack_its_end(tail):
     assert read(b"data: x\n\n", tail) == [b"x", b"a"]
 
 
-def test_an_event_waits_for_its_end():
+def test_an_event_waits_for_its_end_and_for_no_lf_after_a_cr():
     events = Events()
-    assert list(events.feed(events.lines(b"data: a\n"))) == []
-    assert list(events.feed(events.lines(b"\n"))) == [b"a"]
+    for packet, data in [
+        *((b"data: a\n", []), (b"\n", [b"a"])),
+        *((b"data: a\r\r", [b"a"]), (b"\ndata: b\r", []), (b"\n\r", [b"b"]), (b"\n\n", [])),
+    ]:
+        assert list(events.feed(events.lines(packet))) == data
     assert list(events.end()) == []
-
-
-def test_crlf_may_be_cut_between_packets():
-    assert read(b"data: a\r", b"\n\r", b"\ndata: b\r", b"\n", b"\r", b"\n") == [b"a", b"b"]
-
-
-def test_an_event_goes_out_at_its_cr():
-    """The LF that may belong to it is not waited for."""
-    events = Events()
-    assert list(events.feed(events.lines(b"data: a\r\r"))) == [b"a"]
-    assert list(events.feed(events.lines(b"\ndata: b\r"))) == []
-    assert list(events.feed(events.lines(b"\n\r"))) == [b"b"]
-    assert list(events.feed(events.lines(b"\n\n"))) == []
 
 
 def test_errors_are_known_by_their_name():
     events = Events()
     found = list(events.feed(events.lines(b"event: error\ndata: no\n\ndata: a\n\nevent:error\n\ndata: b\n\n")))
     assert [(data, isinstance(data, ErrorEvent)) for data in found] == [(b"no", True), (b"a", False), (b"b", False)]
-
-
-def test_a_character_may_be_cut_between_packets():
-    text = "data: ação 😀\n\n".encode()
-    for at in range(len(text)):
-        assert read(text[:at], text[at:]) == ["ação 😀".encode()]
 
 
 @given(
@@ -136,29 +121,38 @@ def test_a_large_event_is_fine():
     assert read(b"data: " + data + b"\n\n") == [data]
 
 
-def test_a_line_that_does_not_end_is_refused():
-    packet = b"x" * (1024 * 1024)
-    with pytest.raises(EventTooLarge):
-        read(b"data: ", *[packet] * (MAX_EVENT // len(packet) + 1))
+MEGABYTE = 1024 * 1024
 
 
-@pytest.mark.parametrize("line", [b"data: " + b"x" * (1024 * 1024), b"data: x", b"data:"], ids=lambda line: line[:8])
-def test_an_event_that_does_not_end_is_refused(line):
+@pytest.mark.parametrize(
+    "first, packet",
+    [
+        (b"data: ", b"x" * MEGABYTE),
+        *(
+            (b"", (line + b"\n") * max(1, MEGABYTE // len(line)))
+            for line in (b"data: " + b"x" * MEGABYTE, b"data: x", b"data:")
+        ),
+    ],
+    ids=["one line", "large lines", "small lines", "empty lines"],
+)
+def test_an_event_that_does_not_end_is_refused(first, packet):
     """Many lines and never a blank one: each is kept, and costs memory even when there is nothing in it."""
-    packet = (line + b"\n") * max(1, 1024 * 1024 // len(line))
     with pytest.raises(EventTooLarge):
-        read(*[packet] * (MAX_EVENT // len(packet) + 2))
+        read(first, *[packet] * (MAX_EVENT // len(packet) + 2))
 
 
-def test_many_events_may_be_more_than_one_may():
-    packet = b"data: " + b"x" * (1024 * 1024) + b"\n\n"
-    assert len(read(*[packet] * (MAX_EVENT // len(packet) + 2))) == MAX_EVENT // len(packet) + 2
-
-
-def test_finished_events_do_not_add_up_wherever_the_packets_are_cut():
-    """Each packet ends one event and begins the next: the limit is an event's, not the stream's."""
-    packet = b"x" * (1024 * 1024) + b"\n\ndata: begun\ndata: "
-    assert len(read(b"data: ", *[packet] * (MAX_EVENT // len(packet) + 2))) == MAX_EVENT // len(packet) + 3
+@pytest.mark.parametrize(
+    "first, packet, more",
+    [
+        (b"", b"data: " + b"x" * MEGABYTE + b"\n\n", 0),
+        (b"data: ", b"x" * MEGABYTE + b"\n\ndata: begun\ndata: ", 1),  # each ends one event and begins the next
+    ],
+    ids=["whole", "cut anywhere"],
+)
+def test_many_events_may_be_more_than_one_may(first, packet, more):
+    """The limit is an event's, not the stream's."""
+    packets = [packet] * (MAX_EVENT // len(packet) + 2)
+    assert len(read(first, *packets)) == len(packets) + more
 
 
 @pytest.mark.parametrize("packet", [b"x" * 1400, b"data: x\n" * 175], ids=["one line", "many lines"])
@@ -168,23 +162,20 @@ def test_a_long_event_in_small_packets_is_not_quadratic(packet):
     assert time.perf_counter() - began < 1
 
 
-@pytest.mark.parametrize(
-    "begun, labelled, events",
-    [
-        (b"", False, None),
-        (b"\xef\xbb", False, None),
-        (b"dat", False, None),
-        (b"\xef\xbb\xbfdata: a", False, True),
-        (b": hello", False, True),
-        (b"retry: 10\n", False, True),
-        (b"x-stream: 1\ndata: a", True, True),
-        (b"x-stream: 1\ndata: a", False, False),
-        (b"Error: busy", False, False),
-        (b'{"data": 1}', True, False),
-        (b"<html>", True, False),
-        (b'"text"', True, False),
+FIRST_BYTES = {
+    None: [(b"", False), (b"\xef\xbb", False), (b"dat", False)],
+    True: [
+        *((b"\xef\xbb\xbfdata: a", False), (b": hello", False), (b"retry: 10\n", False)),
+        (b"x-stream: 1\ndata: a", True),
     ],
-)
+    False: [
+        *((b"x-stream: 1\ndata: a", False), (b"Error: busy", False)),
+        *((b'{"data": 1}', True), (b"<html>", True), (b'"text"', True)),
+    ],
+}
+
+
+@pytest.mark.parametrize("begun, labelled, events", rows(FIRST_BYTES))
 def test_the_first_bytes_say_whether_a_body_is_events(begun, labelled, events):
     assert are_events(begun, labelled) is events
 

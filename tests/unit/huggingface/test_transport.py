@@ -2,18 +2,18 @@
 
 import gzip
 import json
-import socket
-import threading
 import zlib
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 
 import pytest
 import requests
+from support.sockets import sending, serving
+from support.tables import rows
 from support.upstream import text_fault
 
 from chatapi.call import Call
 from chatapi.errors import UpstreamError
-from chatapi.huggingface import HuggingFace, Transport
+from chatapi.huggingface import Transport
 from chatapi.huggingface.exchange import MAX_REPLY
 from chatapi.huggingface.transport import Request
 
@@ -33,11 +33,6 @@ def transport():
         yield made
 
 
-@pytest.fixture
-def hub(upstream, transport):
-    return HuggingFace(transport, upstream.url, idle_timeout_s=0.5)
-
-
 # ---------------------------------------------------------------- what goes out
 
 
@@ -48,24 +43,21 @@ def sent(upstream, transport, **how):
 
 def test_headers(upstream, transport):
     headers = sent(upstream, transport).headers
-    assert headers["Authorization"] == "Bearer hf_right"
-    assert headers["Content-Type"] == "application/json"
-    assert headers["User-Agent"] == "chatapi/test"
-    assert headers["Host"] == upstream.url.removeprefix("http://")
-    assert headers["Accept-Encoding"] == "identity"
     assert "X-Request-Id" not in headers
-
-
-def test_without_a_token_there_is_no_authorization(upstream):
+    for name, value in {
+        "Authorization": "Bearer hf_right",
+        "Content-Type": "application/json",
+        "User-Agent": "chatapi/test",
+        "Host": upstream.url.removeprefix("http://"),
+        "Accept-Encoding": "identity",
+    }.items():
+        assert headers[name] == value
     assert "Authorization" not in sent(upstream, Transport(None, user_agent="chatapi/test")).headers
 
 
-def test_what_goes_along_with_a_call(upstream, transport):
+def test_what_goes_along_with_a_call_and_no_header_is_two(upstream, transport):
     headers = sent(upstream, transport, headers={"X-Request-Id": "req-7", "tracestate": "a=\u00e9"}).headers
     assert (headers["X-Request-Id"], headers["tracestate"]) == ("req-7", "a=\u00e9")
-
-
-def test_no_header_is_two(upstream, transport):
     headers = sent(upstream, transport, headers={"tracestate": "a=1\r\nX-Smuggled: yes", "X-Request-Id": "r"}).headers
     assert "X-Smuggled" not in headers
     assert headers["X-Request-Id"] == "r"
@@ -95,20 +87,8 @@ def test_every_status_is_handed_on(upstream, transport, status):
 @contextmanager
 def answering(*parts):
     """The url of a server that answers each connection with `parts`, as they are, and closes it."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve():
-            with suppress(OSError):
-                while True:
-                    connection, _ = listener.accept()
-                    with connection:
-                        connection.recv(65536)
-                        for part in parts:
-                            connection.sendall(part)
-
-        threading.Thread(target=serve, daemon=True).start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        listener.shutdown(socket.SHUT_RDWR)
+    with serving(sending(*parts)) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def failure(transport, url, seconds=5):
@@ -118,30 +98,23 @@ def failure(transport, url, seconds=5):
 
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 ODD = {  # what is sent → words of the message, and whether another attempt may help
-    "nothing": ((), "closed the connection", True),
-    "half-a-head": ((HEAD,), "cut", False),
-    "half-a-body": ((HEAD + b"Content-Length: 9\r\n\r\n{",), "cut", False),
-    "half-a-chunk": ((HEAD + b"Transfer-Encoding: chunked\r\n\r\n9\r\n{",), "cut", False),
-    "no-last-chunk": ((HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n",), "cut", False),
-    "no-http": ((b"220 smtp.test ESMTP\r\n\r\n",), "could not be read", False),
-    "no-size": ((HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",), "could not be read", False),
-    "no-length": ((HEAD + b"Content-Length: -1\r\n\r\n",), "could not be read", False),
-    "two-lengths": ((HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n{}",), "could not be read", False),
-    "endless-interim": ((b"HTTP/1.1 100 Continue\r\n\r\n" * 5000,), "could not be read", False),
-    "endless-head": ((HEAD + b"X: y\r\n" * 50_000,), "could not be read", False),
-    "a-byte-to-a-chunk": (
-        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\ny\r\n" * 300_000,),
-        "could not be read",
-        False,
-    ),
-    "unknown-encoding": ((HEAD + b"Content-Encoding: br\r\n\r\nxx",), "could not be read", False),
+    ("closed the connection", True): [b""],
+    ("cut", False): [HEAD, HEAD + b"Content-Length: 9\r\n\r\n{", CHUNKED + b"9\r\n{", CHUNKED + b"2\r\n{}\r\n"],
+    ("could not be read", False): [
+        *(b"220 smtp.test ESMTP\r\n\r\n", CHUNKED + b"zz\r\n", HEAD + b"Content-Length: -1\r\n\r\n"),
+        *(HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n{}", HEAD + b"Content-Encoding: br\r\n\r\nxx"),
+        *(b"HTTP/1.1 100 Continue\r\n\r\n" * 5000, HEAD + b"X: y\r\n" * 50_000, CHUNKED + b"1\r\ny\r\n" * 300_000),
+    ],
 }
 
 
-@pytest.mark.parametrize("parts, words, transient", ODD.values(), ids=ODD)
-def test_what_is_no_answer(transport, parts, words, transient):
-    with answering(*parts) as url:
+@pytest.mark.parametrize(
+    "sent, words, transient", rows(ODD), ids=lambda value: ascii(value[-30:]) if isinstance(value, bytes) else ""
+)
+def test_what_is_no_answer(transport, sent, words, transient):
+    with answering(sent) as url:
         error = failure(transport, url)
     assert (error.code, error.upstream_status) == ("upstream_unavailable", None)
     assert words in error.message
@@ -149,21 +122,19 @@ def test_what_is_no_answer(transport, parts, words, transient):
     assert error.blames_upstream
 
 
-def test_names_that_cannot_be_resolved(transport):
-    error = failure(transport, "http://nobody.invalid/")
-    assert "cannot be resolved" in error.message
-    assert not error.transient
-
-
-def test_a_refused_connection(transport):
-    error = failure(transport, "http://127.0.0.1:9/")
-    assert "refused" in error.message
-    assert error.transient
+@pytest.mark.parametrize(
+    "url, words, transient",
+    [("http://nobody.invalid/", "cannot be resolved", False), ("http://127.0.0.1:9/", "refused", True)],
+)
+def test_who_is_not_there(transport, url, words, transient):
+    error = failure(transport, url)
+    assert words in error.message
+    assert error.transient is transient
 
 
 def test_a_server_without_tls(transport):
-    with answering(b"HTTP/1.1 400 Bad Request\r\n\r\n") as url:
-        error = failure(transport, url.replace("http://", "https://"))
+    with serving(lambda sock: sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as port:
+        error = failure(transport, f"https://127.0.0.1:{port}")
     assert "TLS" in error.message
     assert not error.transient
 
@@ -189,33 +160,30 @@ def test_how_a_response_may_come(transport, parts, bytewise):
         assert fetch(transport, url).body == b"{}"
 
 
-def test_an_answer_larger_than_any(transport):
-    with answering(HEAD + b"\r\n", *[b"[]," * 350_000] * 40) as url:
+PACKED = gzip.compress(b"x" * (MAX_REPLY + 1))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [(HEAD + b"\r\n", *[b"[]," * 350_000] * 40), (HEAD + b"Content-Encoding: gzip\r\n\r\n" + PACKED,)],
+    ids=["as it is sent", "unpacked"],
+)
+def test_an_answer_larger_than_any(transport, parts):
+    with answering(*parts) as url:
         assert "larger" in failure(transport, url).message
 
 
-def test_a_small_body_that_is_large(transport):
-    packed = gzip.compress(b"x" * (MAX_REPLY + 1))
-    with answering(HEAD + b"Content-Encoding: gzip\r\n\r\n" + packed) as url:
-        assert "larger" in failure(transport, url).message
-
-
-def test_netrc_never_replaces_our_token(upstream, transport, tmp_path, monkeypatch):
-    lines = "machine 127.0.0.1 login other password secret\ndefault login other password secret\n"
+@pytest.mark.parametrize("token", [TOKEN, None])
+def test_netrc_neither_replaces_our_token_nor_stands_in_for_one(upstream, tmp_path, monkeypatch, token):
     for name in (".netrc", "_netrc", "named"):
-        (tmp_path / name).write_text(lines)
+        (tmp_path / name).write_text(
+            "machine 127.0.0.1 login other password secret\ndefault login other password secret\n"
+        )
         (tmp_path / name).chmod(0o600)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "named"))
     assert requests.utils.get_netrc_auth(upstream.url) == ("other", "secret"), "the trap is set"
-    upstream.token = TOKEN
-    answer = fetch(transport, f"{upstream.url}/v1/chat/completions", {"model": "test/ok", "messages": MESSAGES})
-    assert answer.status == 200
-    assert upstream.calls_for("test/ok")[0].headers["Authorization"] == f"Bearer {TOKEN}"
-
-
-def test_netrc_is_not_used_without_a_token_either(upstream, tmp_path, monkeypatch):
-    (tmp_path / "named").write_text("default login other password secret\n")
-    monkeypatch.setenv("NETRC", str(tmp_path / "named"))
-    fetch(Transport(None, "chatapi/test"), f"{upstream.url}/v1/chat/completions", {"model": "test/ok"})
-    assert "Authorization" not in upstream.calls_for("test/ok")[0].headers
+    upstream.token = token
+    with closing(Transport(token, user_agent="chatapi/test")) as transport:
+        assert fetch(transport, upstream.url + PATH).status == 200
+    assert upstream.calls[-1].headers.get("Authorization") == (token and f"Bearer {token}")

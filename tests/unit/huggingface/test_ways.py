@@ -1,14 +1,15 @@
 """How a host is reached: TLS sessions resumed, names looked up once for a while, and proxies."""
 
 import base64
+import re
 import select
 import socket
 import ssl
-import threading
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 
 import pytest
 from support.fronts import certificate_in
+from support.sockets import head_of, sending, serving
 
 from chatapi.call import Call
 from chatapi.errors import UpstreamUnavailable
@@ -18,6 +19,10 @@ from chatapi.huggingface.transport import Request
 BODY = b'{"ok": true}'
 KEPT = b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n" + BODY
 CLOSED = KEPT.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+
+
+answering = sending(CLOSED)
+refusing = sending(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 
 
 def fetch(transport, url):
@@ -31,66 +36,38 @@ def transport():
         yield made
 
 
-@contextmanager
-def serving(handle):
-    """A port where `handle(socket)` has each connection; all is closed at the end."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    threads = []
-
-    def accept():
-        with suppress(OSError):
-            while True:
-                sock, _ = listener.accept()
-                threads.append(threading.Thread(target=attend, args=(sock,)))
-                threads[-1].start()
-
-    def attend(sock):
-        with closing(sock), suppress(OSError, ssl.SSLError):
-            handle(sock)
-
-    accepting = threading.Thread(target=accept)
-    accepting.start()
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        with suppress(OSError):
-            listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        for thread in (accepting, *threads):
-            thread.join(10)
-
-
-def head_of(sock):
-    """A request's head; what follows of its body is left out of account."""
-    received = b""
-    while b"\r\n\r\n" not in received:
-        if not (data := sock.recv(65_536)):
-            raise OSError("closed")
-        received += data
-    return received
-
-
 # ---------------------------------------------------------------- TLS
+
+
+@contextmanager
+def serving_tls(tmp_path, monkeypatch, handle):
+    """The same with TLS, its certificate trusted."""
+    certificate = certificate_in(tmp_path)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, certificate.with_name("key.pem"))
+
+    def wrapped(sock):
+        with context.wrap_socket(sock, server_side=True) as tls:
+            handle(tls)
+
+    with serving(wrapped) as port:
+        yield f"https://127.0.0.1:{port}/v1/models"
 
 
 @pytest.mark.parametrize("answer", [KEPT, CLOSED], ids=["kept", "closed"])
 def test_a_tls_session_is_resumed(transport, tmp_path, monkeypatch, answer):
     """Each connection ends after its answer, so that each call opens one: but the first resume its session."""
-    certificate = certificate_in(tmp_path)
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, certificate.with_name("key.pem"))
     resumed = []
 
-    def handle(sock):
-        with context.wrap_socket(sock, server_side=True) as tls:
-            head_of(tls)
-            resumed.append(tls.session_reused)
-            tls.sendall(answer)
+    def handle(tls):
+        head_of(tls)
+        resumed.append(tls.session_reused)
+        tls.sendall(answer)
 
-    with serving(handle) as port:
+    with serving_tls(tmp_path, monkeypatch, handle) as url:
         for _ in range(3):
-            assert fetch(transport, f"https://127.0.0.1:{port}/v1/models").body == BODY
+            assert fetch(transport, url).body == BODY
     assert resumed == [False, True, True]
 
 
@@ -108,11 +85,6 @@ def looked_up(monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     return asked
-
-
-def answering(sock):
-    head_of(sock)
-    sock.sendall(CLOSED)
 
 
 def test_a_name_is_looked_up_once_for_a_while(transport, looked_up, monkeypatch):
@@ -193,21 +165,16 @@ def test_a_plain_upstream_behind_a_proxy(transport, proxy):
 
 def test_an_upstream_with_tls_is_reached_through_a_tunnel(transport, proxy, tmp_path, monkeypatch):
     """The proxy is told the host, and neither our token nor the request."""
-    certificate = certificate_in(tmp_path)
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, certificate.with_name("key.pem"))
     heads = []
 
-    def handle(sock):
-        with context.wrap_socket(sock, server_side=True) as tls:
-            heads.append(head_of(tls).decode())
-            tls.sendall(CLOSED)
+    def handle(tls):
+        heads.append(head_of(tls).decode())
+        tls.sendall(CLOSED)
 
-    with serving(handle) as port:
-        assert fetch(transport, f"https://127.0.0.1:{port}/v1/models").body == BODY
+    with serving_tls(tmp_path, monkeypatch, handle) as url:
+        assert fetch(transport, url).body == BODY
     [head] = proxy.heads
-    assert head.startswith(f"CONNECT 127.0.0.1:{port} HTTP/1.")
+    assert re.match(r"CONNECT 127\.0\.0\.1:\d+ HTTP/1\.", head)
     assert CREDENTIALS.lower() in head.lower()
     assert "hf_right" not in head
     assert heads[0].startswith("POST /v1/models HTTP/1.1\r\n")
@@ -221,11 +188,6 @@ def test_hosts_that_need_no_proxy_are_asked_directly(transport, proxy, monkeypat
     with serving(answering) as port:
         assert fetch(transport, f"http://127.0.0.1:{port}/v1/models").body == BODY
     assert proxy.heads == []
-
-
-def refusing(sock):
-    head_of(sock)
-    sock.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])

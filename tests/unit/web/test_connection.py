@@ -36,14 +36,28 @@ class Server:
 @contextmanager
 def connected(kind=socket.SOCK_STREAM, listener=LISTENER, peer=PEER):
     """(our connection, the caller's end)."""
-    client, theirs = map(under_gevent, socket.socketpair(type=kind))
-    common = wsgi.base_environ(CFG) | {"wsgi.multithread": True, "SCRIPT_NAME": ""}
-    connection = Connection(client, environ_of(listener, peer, common), Server(HangUps()))
+    common = wsgi.base_environ(CFG) | {"wsgi.multithread": True}
+    with joined(*socket.socketpair(type=kind), peer, common, listener) as both:
+        yield both
+
+
+@contextmanager
+def joined(ours, theirs, peer, common, listener=LISTENER):
+    ours, theirs = under_gevent(ours), under_gevent(theirs)
+    connection = Connection(ours, environ_of(listener, peer, {"SCRIPT_NAME": "", **common}), Server(HangUps()))
     try:
         yield connection, theirs
     finally:
         theirs.close()
         connection.close()
+
+
+def answered(connection, status="200 OK", *parts, **headers):
+    """Answer with these parts: whole, where a length is told."""
+    connection.start_response(status, [(name.replace("_", "-"), value) for name, value in headers.items()])
+    for part in parts:
+        connection.write(part)
+    connection.finish()
 
 
 def under_gevent(sock):
@@ -91,13 +105,7 @@ def test_the_environ_is_gunicorns(target, headers, once, version, listener):
         except wsgi.ConfigurationProblem:
             return
         _, expected = wsgi.create(request, theirs, peer, listener, CFG)
-    own = {
-        "chatapi.connection",
-        "gunicorn.socket",
-        "wsgi.errors",
-        "wsgi.early_hints",
-        "wsgi.multithread",
-    }  # or left out
+    own = {"chatapi.connection", *("gunicorn.socket", "wsgi.errors", "wsgi.early_hints", "wsgi.multithread")}
     assert {k: v for k, v in ours.items() if k not in own} == {k: v for k, v in expected.items() if k not in own}
 
 
@@ -152,17 +160,12 @@ def without_date(answer):
 def test_head_and_body_leave_together_and_so_do_a_chunk_and_its_frame():
     with connected(socket.SOCK_SEQPACKET) as (connection, theirs):
         asked(connection, theirs)
-        connection.start_response("200 OK", [("Content-Length", "5")])
-        connection.write(b"whole")
-        connection.finish()
+        answered(connection, "200 OK", b"whole", Content_Length="5")
         assert theirs.recv(65_536).endswith(b"\r\n\r\nwhole")
         assert connection.next_can_follow()
         connection.await_request()
         asked(connection, theirs)
-        connection.start_response("200 OK", [])
-        for part in (b"one", b"", b"two"):
-            connection.write(part)
-        connection.finish()
+        answered(connection, "200 OK", b"one", b"", b"two")
         assert theirs.recv(65_536).endswith(b"\r\n\r\n3\r\none\r\n")
         assert [theirs.recv(65_536) for _ in range(2)] == [b"3\r\ntwo\r\n", b"0\r\n\r\n"]
 
@@ -170,10 +173,7 @@ def test_head_and_body_leave_together_and_so_do_a_chunk_and_its_frame():
 def test_no_more_is_sent_than_the_length_that_was_told():
     with connected() as (connection, theirs):
         asked(connection, theirs)
-        connection.start_response("200 OK", [("Content-Length", "5")])
-        for part in (b"who", b"le and more", b"more"):
-            connection.write(part)
-        connection.finish()
+        answered(connection, "200 OK", b"who", b"le and more", b"more", Content_Length="5")
         assert theirs.recv(65_536).endswith(b"\r\n\r\nwhole")
 
 
@@ -217,9 +217,8 @@ def test_what_two_greenlets_write_is_not_mixed():
             received += theirs.recv(1_000_000)
         gevent.joinall(writers, raise_error=True)
     body = bytes(received).partition(b"\r\n\r\n")[2]
-    assert [body[n * size : (n + 1) * size].count(bytes([letter])) for n, letter in enumerate(b"abc")] == [size] * 2 + [
-        len(body) - 2 * size
-    ]
+    assert body[:size] == b"a" * size and body[size : 2 * size] == b"b" * size
+    assert body[2 * size :] == b"c" * (len(body) - 2 * size)
 
 
 def test_who_does_not_read_is_left_at_the_deadline():
@@ -254,8 +253,7 @@ def test_bodies_of_both_kinds_are_read_whole_and_the_next_request_follows():
         for raw in (post(b"abc"), post(b"1\r\na\r\n2;x=y\r\nbc\r\n0\r\nX-Trailer: 1\r\n\r\n", length="chunked")):
             asked(connection, theirs, raw)
             assert connection.read_body(3, later()) == b"abc"
-            connection.start_response("204 NO CONTENT", [])
-            connection.finish()
+            answered(connection, "204 NO CONTENT")
             assert connection.next_can_follow()
             connection.await_request()
 
@@ -283,8 +281,7 @@ def test_a_broken_body_is_said_so_and_nothing_follows(raw, says):
         theirs.shutdown(socket.SHUT_WR)
         with pytest.raises(BadRequest, match=says):
             connection.read_body(100, later())
-        connection.start_response("400 BAD REQUEST", [("Content-Length", "0")])
-        connection.finish()
+        answered(connection, "400 BAD REQUEST", Content_Length="0")
         assert b"Connection: close" in theirs.recv(1000)
         assert not connection.next_can_follow()
 
@@ -320,8 +317,7 @@ def test_others_get_their_turn_while_a_body_comes_in_tiny_chunks():
 def test_a_body_is_asked_for_only_by_who_reads_it():
     with connected() as (connection, theirs):
         asked(connection, theirs, post(b"", "Expect: 100-continue", length=3))
-        connection.start_response("401 UNAUTHORIZED", [("Content-Length", "0")])
-        connection.finish()
+        answered(connection, "401 UNAUTHORIZED", Content_Length="0")
         answer = theirs.recv(1000)
         assert answer.startswith(b"HTTP/1.1 401 ")
         assert b"Connection: close" in answer, "whether a body comes is not known"
@@ -356,8 +352,7 @@ def test_an_unread_body_is_skipped_when_small_and_closes_the_connection_when_not
     with connected() as (connection, theirs):
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1_000_000)
         asked(connection, theirs, raw)
-        connection.start_response("401 UNAUTHORIZED", [("Content-Length", "0")])
-        connection.finish()
+        answered(connection, "401 UNAUTHORIZED", Content_Length="0")
         began = time.monotonic()
         assert connection.next_can_follow() is follows
         assert time.monotonic() - began < bodies.SKIPPED_S + SOON_S
@@ -366,8 +361,7 @@ def test_an_unread_body_is_skipped_when_small_and_closes_the_connection_when_not
 def test_a_body_without_end_is_thrown_away_for_a_moment_only():
     with connected() as (connection, theirs):
         asked(connection, theirs, post(b"x", length=10**12))
-        connection.start_response("413 CONTENT TOO LARGE", [("Content-Length", "0")])
-        connection.finish()
+        answered(connection, "413 CONTENT TOO LARGE", Content_Length="0")
         assert not connection.next_can_follow()
         sender = gevent.spawn(flood, theirs)
         began = time.monotonic()
@@ -392,17 +386,12 @@ def flood(theirs, data=b"x" * 100_000):
 
 @contextmanager
 def over_tcp():
-    """(our connection, the caller's end)."""
+    """The same over TCP."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        theirs = under_gevent(socket.create_connection(listening.getsockname()))
+        theirs = socket.create_connection(listening.getsockname())
         ours, peer = listening.accept()
-    client = under_gevent(ours)
-    connection = Connection(client, environ_of(LISTENER, peer, {"SCRIPT_NAME": ""}), Server(HangUps()))
-    try:
-        yield connection, theirs
-    finally:
-        theirs.close()
-        connection.close()
+    with joined(ours, theirs, peer, {}) as both:
+        yield both
 
 
 @pytest.mark.parametrize("way", [over_tcp, connected])
