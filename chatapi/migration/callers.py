@@ -5,11 +5,12 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
+from ..accounting.tables import day_of
 from ..chat import Json
 from ..errors import StoreUnavailable
 from ..schemas.envelope import LEGACY_FIELDS, LEGACY_SPELLINGS
@@ -21,6 +22,8 @@ FLUSH_S = 2.0  # how long a call is in this process's memory alone
 CLIENTS = 50  # with a name of their own, a key and day: callers invent as many as they like
 OTHER, NONE = "other", "-"
 MAX_NAME = 64
+DAY_S = 86_400
+TREND_S = 13 * DAY_S  # this week and the one before, from today back
 
 # RFC 9110, 10.1.5: a product's name is a token; a version or a comment may follow.
 _PRODUCT = re.compile(rf"([-!#$%&'*+.^_`|~0-9A-Za-z]{{1,{MAX_NAME}}})(?![^/\s(])")
@@ -86,7 +89,7 @@ class Callers:
         """One more call; in the store FLUSH_S later at the latest."""
         now = self._clock()
         one = count_of(now, refused, rewritten)
-        place = Place(datetime.fromtimestamp(now, UTC).date().isoformat(), key_id or "", client_name(user_agent))
+        place = Place(day_of(now), key_id or "", client_name(user_agent))
         with self._lock:
             self._add(place, one)
             if self._timer is None:
@@ -119,17 +122,19 @@ class Callers:
 
 
 def report(
-    rows: Iterable[tuple[Place, Count]], today: date, names: Mapping[str, str], default_model: str, since: str = ""
+    rows: Iterable[tuple[Place, Count]], now: float, names: Mapping[str, str], default_model: str, since: str = ""
 ) -> list[Json]:
     """Each key's clients, the busiest first: how often from the day `since` on, how lately, and what will change."""
-    week, fortnight = ((today - timedelta(days=days)).isoformat() for days in (6, 13))
-    totals: dict[tuple[str, str], Count] = {}
+    week, fortnight = day_of(now - 6 * DAY_S), day_of(now - TREND_S)
     trend: Counter[tuple[str, str, str]] = Counter()
-    for (day, key_id, client), count in rows:
-        if day >= fortnight:
-            trend[key_id, client, "this" if day >= week else "last"] += count.calls
-        if day >= since:
-            totals.setdefault((key_id, client), Count()).add(count)
+
+    def counted() -> Iterator[tuple[Place, Count]]:
+        for place, count in rows:
+            if place.day >= fortnight:
+                trend[place.key_id, place.client, "this" if place.day >= week else "last"] += count.calls
+            if place.day >= since:
+                yield place, count
+
     return [
         _caller(key_id, client, total, names)
         | {
@@ -140,8 +145,16 @@ def report(
             "compared": total.compared,
             "differ": total.differ,
         }
-        for (key_id, client), total in sorted(totals.items(), key=lambda one: (-one[1].calls, one[0]))
+        for key_id, client, total in _busiest_first(counted())
     ]
+
+
+def _busiest_first(rows: Iterable[tuple[Place, Count]]) -> list[tuple[str, str, Count]]:
+    """Each key's clients, and what is counted of them in all."""
+    totals: dict[tuple[str, str], Count] = {}
+    for (_day, key_id, client), count in rows:
+        totals.setdefault((key_id, client), Count()).add(count)
+    return [(*of, total) for of, total in sorted(totals.items(), key=lambda one: (-one[1].calls, one[0]))]
 
 
 def _changes(total: Count, default_model: str) -> list[Json]:
@@ -155,13 +168,9 @@ def refused_at(
     rows: Iterable[tuple[Place, Count]], names: Mapping[str, str], served: Callable[[str], bool]
 ) -> list[Json]:
     """Each key's clients that would be refused: those whose key is not `served`."""
-    totals: dict[tuple[str, str], Count] = {}
-    for (_day, key_id, client), count in rows:
-        totals.setdefault((key_id, client), Count()).add(count)
-    found = sorted(totals.items(), key=lambda one: (-one[1].calls, one[0]))
     return [
         {name: value for name, value in _caller(key_id, client, total, names).items() if name != "refused"}
-        for (key_id, client), total in found
+        for key_id, client, total in _busiest_first(rows)
         if not served(key_id)
     ]
 

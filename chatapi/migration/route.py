@@ -4,15 +4,16 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from dataclasses import fields
 
 from ..accounting import legacy
 from ..accounting.statements import Tx
 from ..accounting.store import Store
+from ..accounting.tables import day_of
 from ..caller import Caller
 from ..errors import StoreUnavailable
 from ..telemetry import metrics
-from .callers import CLIENTS, NONE, OTHER, Callers, Count, Place
+from .callers import CLIENTS, DAY_S, NONE, OTHER, Callers, Count, Place
 from .rewrite import Rewritten
 from .schedule import Interval, Stage, stage_at
 
@@ -85,22 +86,13 @@ class LegacyRoute:
 
     def _save(self, counts: Mapping[Place, Count]) -> None:
         rows = [
-            {
-                **place._asdict(),
-                "calls": count.calls,
-                "refused": count.refused,
-                "compared": count.compared,
-                "differ": count.differ,
-                "last_seen": count.last_seen,
-                "uses": dict(count.uses),
-            }
+            {**place._asdict(), **{one.name: getattr(count, one.name) for one in fields(Count)}}
             for place, count in counts.items()
         ]
-        oldest = (datetime.fromtimestamp(self.clock(), UTC) - timedelta(days=KEPT_DAYS)).date().isoformat()
 
         def save(tx: Tx) -> None:
             legacy.add_callers(tx, rows, CLIENTS, OTHER, frozenset((NONE, OTHER)))
-            legacy.drop_callers(tx, oldest)
+            legacy.drop_callers(tx, day_of(self.clock() - KEPT_DAYS * DAY_S))
 
         self._store.write(save)
 

@@ -99,15 +99,14 @@ def misplaced(brownouts: Sequence[Interval], text: str, sunset: float | None) ->
     if sunset is None:
         return (_("needs CHATAPI_LEGACY_SUNSET: a brownout is a warning of that day"),)
     return tuple(
-        _("{window}: must end by {day}, the day in CHATAPI_LEGACY_SUNSET", window=window, day=day_of(sunset))
+        _(
+            "{window}: must end by {day}, the day in CHATAPI_LEGACY_SUNSET",
+            window=window,
+            day=f"{datetime.fromtimestamp(sunset, UTC):%Y-%m-%d}",
+        )
         for window, (_start, end) in zip(text.split(), brownouts, strict=True)
         if end > sunset
     )
-
-
-def day_of(moment: float) -> str:
-    """The day of `moment` (UTC) as ISO 8601 has it."""
-    return datetime.fromtimestamp(moment, UTC).date().isoformat()
 
 
 # --- a schedule to begin with

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -151,10 +150,10 @@ def _state(since: float, until: float, key: str | None, model: str | None) -> Js
 def _legacy_callers() -> list[Json]:
     """Who called the legacy route in the last two weeks: what `flask migrate report` has."""
     parts = components()
-    today = datetime.fromtimestamp(parts.legacy.clock(), UTC).date()
-    first = (today - timedelta(days=13)).isoformat()
+    now = parts.legacy.clock()
+    first = day_of(now - callers.TREND_S)
     rows = [row for day in parts.legacy.days(first) for row in parts.legacy.calls_of(day)]
-    return callers.report(rows, today, parts.legacy.key_names(), parts.settings.default_model, first)
+    return callers.report(rows, now, parts.legacy.key_names(), parts.settings.default_model, first)
 
 
 def _near_their_limits() -> list[Json]:

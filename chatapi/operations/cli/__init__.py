@@ -5,13 +5,13 @@ from flask import Flask
 from flask.cli import FlaskGroup
 
 from ...settings import SettingsError
-from . import database, examine, keys, migrate, usage
+from . import database, doctor, keys, migrate, usage
 from .groups import in_a_line, translate
 
 
 def init_app(app: Flask) -> None:
     """Add the commands."""
-    for command in (keys.keys, usage.usage, database.db, migrate.migrate, examine.examine):
+    for command in (keys.keys, usage.usage, database.db, migrate.migrate, doctor.doctor):
         translate(command)
         app.cli.add_command(command)
 

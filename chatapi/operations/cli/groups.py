@@ -1,5 +1,7 @@
 """What all commands share: their group, the gateway's components, and the language of the locale."""
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any, cast
 
 import click
@@ -10,14 +12,40 @@ from ...components import Components
 from ...errors import SchemaError, StoreUnavailable
 from ...languages import N_, _
 from ...settings import SettingsError
+from .printing import Shown
 
-as_json = click.option("--json", "as_json", is_flag=True, help=N_("Print JSON."))
+
+def json_option() -> click.Option:
+    """`--json`, which every command has."""
+    return click.Option(["--json", "as_json"], is_flag=True, help=N_("Print JSON."))
 
 
 class Group(AppGroup):
-    """Commands whose failures are told in a line."""
+    """Commands that return what they have to say, and whose failures are told in a line."""
+
+    def command(  # type: ignore[override]
+        self, *args: Any, as_csv: bool = False, **given: Any
+    ) -> Callable[[Callable[..., Any]], click.Command]:
+        """As click's, with `--json` and, where it is said, `--csv`."""
+
+        def add(function: Callable[..., Shown | None]) -> click.Command:
+            @wraps(function)
+            def run(as_json: bool, as_csv: bool = False, **options: Any) -> None:
+                if as_json and as_csv:
+                    raise click.UsageError(_("Say either --csv or --json."))
+                if shown := function(**options):
+                    shown.show(as_json, as_csv)
+
+            made: click.Command = super(Group, self).command(*args, **given)(run)
+            if as_csv:
+                made.params.append(click.Option(["--csv", "as_csv"], is_flag=True, help=N_("Print CSV.")))
+            made.params.append(json_option())
+            return made
+
+        return add
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
         try:
             return super().invoke(ctx)
         except StoreUnavailable as error:

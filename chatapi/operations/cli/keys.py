@@ -9,8 +9,8 @@ import click
 from ...accounting.statements import Row
 from ...caller import NAMES, WHAT, Limits
 from ...languages import N_, _
-from .groups import Group, as_json, components
-from .printing import cell, iso, print_json, print_one, print_table
+from .groups import Group, components
+from .printing import Shown, cell, iso, one, table
 from .values import Duration, Moment, Words
 
 keys = Group("keys", help=N_("The API keys of callers."))
@@ -42,57 +42,47 @@ def _grants(least: int) -> Callable[[Function], Function]:
 @click.option("--name", type=Words(), required=True, help=N_("Whose key it is."))
 @click.option("--admin", is_flag=True, help=N_("It may see what all keys do, on the dashboard."))
 @_grants(1)
-@as_json
 def create(
     name: str,
     admin: bool,
     models: Sequence[str],
     expires: float | None,
-    as_json: bool,
     shadow: Sequence[str],
     **limits: int | None,
-) -> None:
+) -> Shown:
     if expires is not None and expires <= time.time():
         raise click.BadParameter(_("is in the past"), param_hint="--expires")
-    row, text = components().keys.create(name, Limits(**limits, shadow=tuple(shadow)), models, expires, admin)
-    _print_new(row, text, as_json)
+    return _new(*components().keys.create(name, Limits(**limits, shadow=tuple(shadow)), models, expires, admin))
 
 
 @keys.command(help=N_("Change what is given, and leave the rest. A limit of 0 is none; --models '*' allows all."))
 @click.argument("id")
 @click.option("--name", type=Words(), help=N_("Whose key it is."))
 @_grants(0)
-@as_json
 def update(
     id: str,
     name: str | None,
     models: Sequence[str],
     expires: float | None,
-    as_json: bool,
     shadow: Sequence[str],
     **limits: int | None,
-) -> None:
-    given = {name: limit or None for name, limit in limits.items() if limit is not None}
-    row = components().keys.update(id, name, given | ({"shadow": list(shadow)} if shadow else {}), models, expires)
-    print_one(_public(row), as_json)
+) -> Shown:
+    given: dict[str, Any] = {name: limit or None for name, limit in limits.items() if limit is not None}
+    given |= {"shadow": list(shadow)} if shadow else {}
+    return one(_public(components().keys.update(id, name, given, models, expires)))
 
 
 @keys.command("list", help=N_("All keys, the oldest first."))
-@as_json
-def list_keys(as_json: bool) -> None:
+def list_keys() -> Shown:
     shown = [_public(row) for row in components().keys.list()]
-    if as_json:
-        print_json(shown)
-    else:
-        columns = ("id", "name", "state", "limits", "models", "last_used_at")
-        print_table(columns, ([cell(key[column]) for column in columns] for key in shown))
+    columns = ("id", "name", "state", "limits", "models", "last_used_at")
+    return Shown(shown, table(columns, ([cell(key[column]) for column in columns] for key in shown)))
 
 
 @keys.command(help=N_("One key."))
 @click.argument("id")
-@as_json
-def show(id: str, as_json: bool) -> None:
-    print_one(_public(components().keys.show(id)), as_json)
+def show(id: str) -> Shown:
+    return one(_public(components().keys.show(id)))
 
 
 @keys.command(help=N_("Give a key a new secret. Its id, limits and usage stay."))
@@ -100,17 +90,14 @@ def show(id: str, as_json: bool) -> None:
 @click.option(
     "--grace", type=Duration(), default="24h", show_default=True, help=N_("How long the old key still opens.")
 )
-@as_json
-def rotate(id: str, grace: float, as_json: bool) -> None:
-    row, text = components().keys.rotate(id, grace)
-    _print_new(row, text, as_json)
+def rotate(id: str, grace: float) -> Shown:
+    return _new(*components().keys.rotate(id, grace))
 
 
 @keys.command(help=N_("Refuse a key from now on; all workers do within 5 seconds."))
 @click.argument("id")
-@as_json
-def revoke(id: str, as_json: bool) -> None:
-    print_one(_public(components().keys.revoke(id)), as_json)
+def revoke(id: str) -> Shown:
+    return one(_public(components().keys.revoke(id)))
 
 
 def _public(row: Row) -> dict[str, Any]:
@@ -125,8 +112,6 @@ def _public(row: Row) -> dict[str, Any]:
     return shown | ({"admin": True} if row["admin"] else {})
 
 
-def _print_new(row: Row, text: str, as_json: bool) -> None:
-    print_one({"id": row["id"], "key": text} | _public(row), as_json)
-    if not as_json:
-        note = _("Keep the key now: it cannot be shown again. Callers send it as 'Authorization: Bearer KEY'.")
-        click.echo(f"\n{note}")
+def _new(row: Row, text: str) -> Shown:
+    note = _("Keep the key now: it cannot be shown again. Callers send it as 'Authorization: Bearer KEY'.")
+    return one({"id": row["id"], "key": text} | _public(row), note)

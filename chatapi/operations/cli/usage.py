@@ -1,6 +1,5 @@
 """`flask --app wsgi usage …`: what was used."""
 
-import csv
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -11,8 +10,8 @@ import click
 from ...accounting import statements, sums
 from ...accounting.ledger import report
 from ...languages import N_, _
-from .groups import Group, as_json, components
-from .printing import cell, print_json, print_table
+from .groups import Group, components
+from .printing import Shown, cell, table
 
 usage = Group("usage", help=N_("What was used."))
 
@@ -21,32 +20,21 @@ _COLUMNS = ("day", "key_id", "key_name", "model", "calls", "prompt_tokens", "com
 _ENDINGS = ("completed", "client_left", "upstream_cut", "deadline", "refused", "worker_lost", "failed")
 
 
-@usage.command("report", help=N_("Calls and tokens by key, model and day."))
+@usage.command("report", as_csv=True, help=N_("Calls and tokens by key, model and day."))
 @click.option("--by", type=click.Choice(["key", "model", "day"]), multiple=True, help=N_("Add up over all others."))
 @click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help=N_("First day (UTC)."))
 @click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help=N_("Last day (UTC)."))
 @click.option("--key", "key_id", help=N_("Of this key id only."))
-@click.option("--csv", "as_csv", is_flag=True, help=N_("Print CSV."))
-@as_json
-def report_usage(
-    by: Sequence[str], since: datetime | None, until: datetime | None, key_id: str | None, as_csv: bool, as_json: bool
-) -> None:
+def report_usage(by: Sequence[str], since: datetime | None, until: datetime | None, key_id: str | None) -> Shown:
     days = [day.date().isoformat() if day else None for day in (since, until)]
     used = components().store.read(lambda tx: sums.used(tx, days[0], days[1], key_id))
     rows = report(used, by or ("key", "model", "day"))
-    if as_json:
-        print_json(rows)
-        return
-    if as_csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow([*_COLUMNS, *_ENDINGS])
-        writer.writerows([*(row[c] for c in _COLUMNS), *(row["endings"].get(e, 0) for e in _ENDINGS)] for row in rows)
-        return
+    whole = [[*(row[c] for c in _COLUMNS), *(row["endings"].get(e, 0) for e in _ENDINGS)] for row in rows]
     # A terminal is narrow: only what there is.
     columns = [c for c in _COLUMNS if any(row[c] is not None for row in rows)]
     endings = [e for e in _ENDINGS if any(e in row["endings"] for row in rows)]
     lines = ([*(cell(row[c]) for c in columns), *(str(row["endings"].get(e, 0)) for e in endings)] for row in rows)
-    print_table((*columns, *endings), lines)
+    return Shown(rows, table((*columns, *endings), lines), [(*_COLUMNS, *_ENDINGS), *whole])
 
 
 @usage.command(
@@ -55,15 +43,14 @@ def report_usage(
 @click.option("--before", type=click.DateTime(["%Y-%m-%d"]), help=N_("Delete the calls from before this day (UTC)."))
 @click.option("--keep-days", type=click.IntRange(1, 36_500), help=N_("Or: keep so many days."))
 @click.option("--usage", "with_sums", is_flag=True, help=N_("Delete what was used, too: reports forget those days."))
-@as_json
-def prune(before: datetime | None, keep_days: int | None, with_sums: bool, as_json: bool) -> None:
+def prune(before: datetime | None, keep_days: int | None, with_sums: bool) -> Shown:
     if (before is None) == (keep_days is None):
         raise click.UsageError(_("Say either --before DATE or --keep-days N."))
     at = before.replace(tzinfo=UTC) if before else datetime.now(UTC) - timedelta(days=keep_days or 0)
     store = components().store
     total = store.read(lambda tx: statements.count_before(tx, at.timestamp()))
-    deleted = 0
-    with click.progressbar(length=total, label=_("Deleting"), file=sys.stderr, hidden=as_json or not total) as bar:
+    deleted, hidden = 0, not (total and sys.stderr.isatty())
+    with click.progressbar(length=total, label=_("Deleting"), file=sys.stderr, hidden=hidden) as bar:
         while count := store.write(lambda tx: statements.prune(tx, at.timestamp(), PRUNE_AT_ONCE)):
             deleted += count
             bar.update(count)
@@ -71,10 +58,8 @@ def prune(before: datetime | None, keep_days: int | None, with_sums: bool, as_js
     day = f"{at:%Y-%m-%d}"
     while with_sums and (count := store.write(lambda tx: sums.prune_usage(tx, day, PRUNE_AT_ONCE))):
         told["usage_deleted"] = told.get("usage_deleted", 0) + count
-    if as_json:
-        print_json(told)
-        return
-    click.echo(_("Deleted {count} calls from before {at:%Y-%m-%d %H:%M} UTC.", count=deleted, at=at))
+    text = _("Deleted {count} calls from before {at:%Y-%m-%d %H:%M} UTC.", count=deleted, at=at)
     if with_sums:
         rows = told.get("usage_deleted", 0)
-        click.echo(_("Deleted {count} rows of what was used before {day}.", count=rows, day=day))
+        text += "\n" + _("Deleted {count} rows of what was used before {day}.", count=rows, day=day)
+    return Shown(told, text)

@@ -1,7 +1,7 @@
 """Who still calls the legacy route: names of clients, counts, and what is told of them."""
 
 from collections import Counter
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 
 import pytest
 from support.tables import rows
@@ -116,11 +116,11 @@ ROWS = stored(
     ("2027-06-24", "k2", "python-requests", 900, 3),
     ("2027-06-24", "", "-", 1, 0),
 )
-TODAY = date(2027, 6, 24)
+NOW = at("2027-06-24T23:00")
 
 
 def test_a_report_tells_each_keys_clients_the_busiest_first():
-    told = report(ROWS, TODAY, NAMES, DEFAULT)
+    told = report(ROWS, NOW, NAMES, DEFAULT)
     assert [(one["key_id"], one["key_name"], one["client"]) for one in told] == [
         ("k2", "search", "python-requests"),
         ("k1", "billing", "curl"),
@@ -139,14 +139,14 @@ def test_a_report_tells_each_keys_clients_the_busiest_first():
 
 
 def test_a_report_since_a_day_has_the_same_trend():
-    (curl,) = (one for one in report(ROWS, TODAY, NAMES, DEFAULT, since="2027-06-18") if one["client"] == "curl")
+    (curl,) = (one for one in report(ROWS, NOW, NAMES, DEFAULT, since="2027-06-18") if one["client"] == "curl")
     assert (curl["calls"], curl["this_week"], curl["last_week"]) == (2, 2, 8)
-    assert report(ROWS, TODAY, NAMES, DEFAULT, since="2027-06-25") == []
+    assert report(ROWS, NOW, NAMES, DEFAULT, since="2027-06-25") == []
 
 
 def test_what_will_change_follows_from_what_is_used():
     rewritten = rewrite({"inputs": "a", "model": "m", "parameters": {"max_new_tokens": 1}, "secret": 1}, DEFAULT)
-    (told,) = report([(Place("2027-06-24", "", "-"), count_of(at("2027-06-24"), False, rewritten))], TODAY, {}, DEFAULT)
+    (told,) = report([(Place("2027-06-24", "", "-"), count_of(at("2027-06-24"), False, rewritten))], NOW, {}, DEFAULT)
     assert told["uses"] == {"inputs": 1, "model": 1, "parameters.max_new_tokens": 1, "other": 1}
     assert {one["field"]: one["becomes"] for one in told["changes"]} == {
         "inputs": "messages",

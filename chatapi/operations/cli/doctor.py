@@ -9,9 +9,9 @@ from flask.cli import with_appcontext
 
 from ...languages import N_, _
 from ...settings import SettingsError
-from .. import doctor
-from .groups import as_json
-from .printing import print_json
+from ..doctor import DEFAULT_URL, PARTS, Finding, check, of_mistakes
+from .groups import json_option
+from .printing import as_text
 from .values import base_url, one_word
 
 
@@ -22,32 +22,34 @@ from .values import base_url, one_word
         "\n\nWith `models`: which models of the catalogue answer, and what can take the place of those that do not."
     ),
 )
-@click.argument("part", type=click.Choice(list(doctor.PARTS)), required=False)
-@click.option("--url", callback=base_url, show_default=doctor.DEFAULT_URL, help=N_("The public URL, through nginx."))
+@click.argument("part", type=click.Choice(list(PARTS)), required=False)
+@click.option("--url", callback=base_url, show_default=DEFAULT_URL, help=N_("The public URL, through nginx."))
 @click.option("--key", callback=one_word, help=N_("A gateway key, where the URL wants one."))
 @click.option("--no-calls", is_flag=True, help=N_("Ask no model: nothing that costs tokens."))
 @click.option("--slow", is_flag=True, help=N_("Wait as long as CHATAPI_MAX_TIME, to find timeouts that are too short."))
-@as_json
 @with_appcontext
-def examine(part: str | None, url: str | None, key: str | None, no_calls: bool, slow: bool, as_json: bool) -> None:
+def doctor(part: str | None, url: str | None, key: str | None, no_calls: bool, slow: bool, as_json: bool) -> None:
     parts = current_app.extensions["chatapi"]
     person = sys.stderr.isatty() and not as_json
     if isinstance(parts, SettingsError):
-        findings = doctor.of_mistakes(parts)
+        findings = of_mistakes(parts)
     else:
-        progress = _tell if person else _say_nothing
-        findings = doctor.check(parts, url, key, calls=not no_calls, slow=slow, only=part, progress=progress)
+        progress = _tell if person else lambda text: None
+        findings = check(parts, url, key, calls=not no_calls, slow=slow, only=part, progress=progress)
     found = []
     for finding in findings:
         found.append(finding)
         if not as_json:
             _print(finding, clear=person)
     if as_json:
-        print_json([asdict(finding) for finding in found])
+        click.echo(as_text([asdict(finding) for finding in found]))
     sys.exit(any(finding.ok is False for finding in found))
 
 
-def _print(finding: doctor.Finding, clear: bool) -> None:
+doctor.params.append(json_option())
+
+
+def _print(finding: Finding, clear: bool) -> None:
     if clear:
         _tell("")
     sign = {True: _("ok"), False: _("WRONG"), None: "?"}[finding.ok]
@@ -59,7 +61,3 @@ def _print(finding: doctor.Finding, clear: bool) -> None:
 def _tell(text: str) -> None:
     """What is being tried, on a line that the next one overwrites."""
     click.echo(f"\r\033[K{text}{' …' if text else ''}", nl=False, err=True)
-
-
-def _say_nothing(text: str) -> None:
-    pass
