@@ -4,14 +4,15 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from operator import attrgetter
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from flask import Blueprint, Response, g, request
 
 from ..accounting import charts, sums
 from ..accounting.access import is_local
-from ..accounting.charts import Span
+from ..accounting.charts import Span, Step
 from ..accounting.store import Store
 from ..accounting.tables import day_of
 from ..chat import Json
@@ -49,7 +50,7 @@ def data(chart: str) -> Response:
         raise BadRequest(
             _("from must be before to, and both at most ten years apart."), details={"from": [_("must be before to")]}
         )
-    return json_response(make(since, until, request.args.get("key"), request.args.get("model")))
+    return json_response(make(Asked(since, until, request.args.get("key"), request.args.get("model"))))
 
 
 def _require_admin() -> None:
@@ -74,14 +75,22 @@ def _moment(name: str, default: float) -> float:
     return value
 
 
-# --- charts: each of (since, until, key, model)
+# --- charts
 
 
-_Asked = tuple[float, float, str | None, str | None]
-_last: WeakKeyDictionary[Store, tuple[float, _Asked, Span]] = WeakKeyDictionary()
+class Asked(NamedTuple):
+    """What a chart is asked for: from when to when (Unix seconds), of which key and model; None is all."""
+
+    since: float
+    until: float
+    key: str | None
+    model: str | None
 
 
-def _span(*asked: *_Asked) -> Span:
+_last: WeakKeyDictionary[Store, tuple[float, Asked, Span]] = WeakKeyDictionary()
+
+
+def _span(asked: Asked) -> Span:
     """What the page asks for in five charts at once is read once."""
     store = components().store
     kept = _last.get(store)
@@ -91,51 +100,25 @@ def _span(*asked: *_Asked) -> Span:
     return kept[2]
 
 
-def _series(span: Span, **lines: list[Any]) -> Json:
-    return {"step_s": span.step_s, "sampled": span.sampled, "at": span.at, "lines": lines}
+def _series(lines: dict[str, Callable[[Step], Any]], asked: Asked) -> Json:
+    span = _span(asked)
+    values = {name: [of(step) for step in span.steps] for name, of in lines.items()}
+    return {"step_s": span.step_s, "sampled": span.sampled, "at": span.at, "lines": values}
 
 
-def _calls(since: float, until: float, key: str | None, model: str | None) -> Json:
-    span = _span(since, until, key, model)
-    completed, others = [step.completed for step in span.steps], [step.others for step in span.steps]
-    return _series(span, completed=completed, others=others)
-
-
-def _tokens(since: float, until: float, key: str | None, model: str | None) -> Json:
-    span = _span(since, until, key, model)
-    prompt = [step.prompt_tokens for step in span.steps]
-    return _series(span, prompt=prompt, completion=[step.completion_tokens for step in span.steps])
-
-
-def _first_token(since: float, until: float, key: str | None, model: str | None) -> Json:
-    span = _span(since, until, key, model)
-    return _series(span, **{name: [step.first_token_ms[name] for step in span.steps] for name in charts.SHARES})
-
-
-def _total_time(since: float, until: float, key: str | None, model: str | None) -> Json:
-    span = _span(since, until, key, model)
-    return _series(span, **{name: [step.total_ms[name] for step in span.steps] for name in charts.SHARES})
-
-
-def _errors(since: float, until: float, key: str | None, model: str | None) -> Json:
-    span = _span(since, until, key, model)
+def _errors(asked: Asked) -> Json:
+    span = _span(asked)
     rows = [{"code": code, "count": count} for code, count in span.errors.most_common()]
     return {"sampled": span.sampled, "rows": rows}
 
 
-def _keys(since: float, until: float, key: str | None, model: str | None) -> Json:
-    days = day_of(since), day_of(until)
-    rows = components().store.read(lambda tx: sums.used_by(tx, "key_id", *days, key, model))
-    return {"from": days[0], "to": days[1], "rows": [{**row, "key_id": row["key_id"] or None} for row in rows]}
+def _used_by(name: str, asked: Asked) -> Json:
+    days = day_of(asked.since), day_of(asked.until)
+    rows = components().store.read(lambda tx: sums.used_by(tx, name, *days, asked.key, asked.model))
+    return {"from": days[0], "to": days[1], "rows": [{**row, name: row[name] or None} for row in rows]}
 
 
-def _models(since: float, until: float, key: str | None, model: str | None) -> Json:
-    days = day_of(since), day_of(until)
-    rows = components().store.read(lambda tx: sums.used_by(tx, "model", *days, key, model))
-    return {"from": days[0], "to": days[1], "rows": [{**row, "model": row["model"] or None} for row in rows]}
-
-
-def _state(since: float, until: float, key: str | None, model: str | None) -> Json:
+def _state(asked: Asked) -> Json:
     """How things are at this moment, whatever the span."""
     parts = components()
     opened = parts.engine.circuit.opened()
@@ -164,7 +147,7 @@ def _near_their_limits() -> list[Json]:
     limited = {row["id"]: row for row in parts.keys.list() if not row["revoked_at"] and any(row["limits"].values())}
     if not limited:
         return []
-    read = components().store.read
+    read = parts.store.read
     used: dict[tuple[str, str], int] = {}
     for key_id, count, tokens in read(lambda tx: charts.used_since(tx, now - 60)):
         used |= {(key_id, "rpm"): count, (key_id, "tpm"): tokens}
@@ -180,13 +163,21 @@ def _near_their_limits() -> list[Json]:
     return sorted(found, key=lambda one: -one["used"] / one["of"])
 
 
-CHARTS: dict[str, Callable[[float, float, str | None, str | None], Json]] = {
-    "calls": _calls,
-    "tokens": _tokens,
-    "first-token": _first_token,
-    "total-time": _total_time,
+def _share(times: str, share: str) -> Callable[[Step], Any]:
+    return lambda step: getattr(step, times)[share]
+
+
+# Chart → its lines, and what each has of a step.
+_LINES: dict[str, dict[str, Callable[[Step], Any]]] = {
+    "calls": {"completed": attrgetter("completed"), "others": attrgetter("others")},
+    "tokens": {"prompt": attrgetter("prompt_tokens"), "completion": attrgetter("completion_tokens")},
+    "first-token": {share: _share("first_token_ms", share) for share in charts.SHARES},
+    "total-time": {share: _share("total_ms", share) for share in charts.SHARES},
+}
+CHARTS: dict[str, Callable[[Asked], Json]] = {
+    **{chart: partial(_series, lines) for chart, lines in _LINES.items()},
     "errors": _errors,
-    "keys": _keys,
-    "models": _models,
+    "keys": partial(_used_by, "key_id"),
+    "models": partial(_used_by, "model"),
     "state": _state,
 }
