@@ -23,7 +23,7 @@ from .relay import Relay
 from .sse import are_events, listed_events
 from .tasks import EventReader, Task, task_for
 from .transport import Request, Transport
-from .values import as_utf8, read_text
+from .values import as_utf8, read_object, read_text
 from .whole import chunks_of, reply_of
 
 __all__ = ["HuggingFace", "Transport"]
@@ -149,7 +149,14 @@ class HuggingFace:
         self, task: Task, card: ModelCard, job: ChatJob, exchange: Exchange, begun: bytes, deadline: float
     ) -> Reply:
         """The whole answer that one body is."""
-        raw = as_utf8(exchange.rest(deadline, begun), exchange.headers.get("Content-Type"))
+        raw = exchange.rest(deadline, begun)
+        reply = task.glance(card, job, read_object(raw)) or self._looked_at(task, card, job, exchange, raw)
+        usage = self._count(card.id, reply.usage)
+        return reply if usage is reply.usage else replace(reply, usage=usage)
+
+    def _looked_at(self, task: Task, card: ModelCard, job: ChatJob, exchange: Exchange, raw: bytes) -> Reply:
+        """The answer that a body of any form is."""
+        raw = as_utf8(raw, exchange.headers.get("Content-Type"))
         if (lines := listed_events(raw)) and (reader := task.events(card, job)):
             relay = Relay(card, reader, self._count, self._transport.token)
             return reply_of(card.id, relay.whole(lines))
@@ -159,9 +166,7 @@ class HuggingFace:
             raise _no_json(card, raw, self._transport.token) from None
         if failure := failure_in(body, self._transport.token):
             raise classify(card, failure)
-        reply = task.reply(card, job, body, exchange.headers)
-        usage = self._count(card.id, reply.usage)
-        return reply if usage is reply.usage else replace(reply, usage=usage)
+        return task.reply(card, job, body, exchange.headers)
 
 
 class _Relayed:

@@ -35,9 +35,9 @@ _BESIDE = ("text", "output_text", "generated_text", "response", "answer", "compl
 _CHOICE_LISTS = ("choices", "candidates", "generations", "completions", "outputs", "results", "predictions")
 _WRAPPERS = ("data", "result", "response", "body", "output")
 _TURNS = "messages"  # a choice's conversation, that ends with the answer
-_CALLS = ("tool_calls", "toolCalls", "tool_call", "toolCall", "tool_uses", "tool_use", "function_calls")
+CALLS = ("tool_calls", "toolCalls", "tool_call", "toolCall", "tool_uses", "tool_use", "function_calls")
 _OF_A_CHOICE = {"index", "message", "delta", "logprobs", "error", "refusal", _TURNS}
-_OF_A_CHOICE |= {*_CALLS, *FINISH, *FINISHED, *_BESIDE}
+_OF_A_CHOICE |= {*CALLS, *FINISH, *FINISHED, *_BESIDE}
 _ALONE = _OF_A_CHOICE - {"index", "logprobs", "error", _TURNS}
 _OURS = {"index", "message", "delta", "logprobs", "error", "finish_reason"}
 _OF_A_BODY = {"id", "object", "created", "model", "usage", "system_fingerprint", "error", "choices"}
@@ -206,7 +206,7 @@ def extra_of_choice(choice: Json, text: Any = None) -> Json:
         added = {key: value for key, value in added.items() if key not in FINISH}
     if not choice.keys() & {"delta", "message"}:  # it is the message itself
         return {key: value for key, value in added.items() if key not in _OF_A_CHOICE}
-    read = (_TURNS, "refusal", *_CALLS)
+    read = (_TURNS, "refusal", *CALLS)
     return {k: v for k, v in added.items() if k not in read and not (k in _BESIDE and (not v or v == text))}
 
 
@@ -240,7 +240,7 @@ def read_message(choice: Json, streamed: bool = False) -> tuple[Message, str]:
 
 def _gather(message: Json, choice: Json) -> None:
     """Calls and refusal under their own names in the message, whatever they were called and beside it."""
-    for name in _CALLS:
+    for name in CALLS:
         if name != "tool_calls" and name in message:
             calls = message.pop(name)
             message["tool_calls"] = message.get("tool_calls") or calls

@@ -1,6 +1,6 @@
 """A chat stream's events → chunks, choice by choice. Pure."""
 
-from typing import Any
+from typing import Any, Literal
 
 from ..catalogue import ModelCard
 from ..chat import ChatJob, Choice, Chunk, Json, Usage
@@ -10,6 +10,7 @@ from .answers import choices_in, extra_of, extra_of_choice, has_words, is_mute, 
 from .failures import cut, unreadable, unreadable_form
 from .finish import FINISH, ended, finish_of, is_cut
 from .logprobs import read_logprobs
+from .ordinary import counts_only, ordinary
 from .tool_calls import CallPieces, whole_function_call
 from .usage import believed, said_in, usage_in
 from .values import count, read_json
@@ -137,6 +138,37 @@ class ChatEvents:
     def relayed(self, pieces: list[bytes]) -> None:
         """So many pieces of text have been passed on without a look at their events."""
         self._choices[0].spoken += pieces
+
+    def glance(self, event: Json) -> Chunk | Literal[False] | None:
+        """As `feed`, of an event of the ordinary form, which is no failure either; False for any other."""
+        if self._wanted > 1:
+            return False
+        if (found := ordinary(event, "delta")) is None:
+            if not counts_only(event):
+                return False
+        elif event["choices"][0].get("index") or (self._numbers and 0 not in self._numbers):
+            return False
+        elif self._choices and self._choices[0].place not in ("", "delta"):
+            return False
+        if event.get("usage"):
+            self._usage = usage_in(event, self._usage)
+        self._fingerprint = fingerprint_of(event) or self._fingerprint
+        return None if found is None else self._spoken(*found)
+
+    def _spoken(self, message: Json, reason: str | None) -> Chunk | None:
+        self._number(0)
+        choice = self._choices[0]
+        delta: Json = {}
+        if text := message.get("content"):
+            choice.place = "delta"
+            choice.spoken.append(text)
+            delta["content"] = text
+        if reason and (not choice.finish or is_cut(reason)):
+            choice.finish = ended(reason, bool(choice.calls), choice.called)
+        if not choice.begun and (delta or not reason):
+            choice.begun = True
+            delta = {"role": "assistant", "content": "", **delta}
+        return self._chunk([_streamed(0, delta, None, None, {})]) if delta else None
 
     def feed(self, event: Json) -> Chunk | None:
         """The chunk that `event` makes, or None. Raises UpstreamUnavailable for what cannot be read or broke off."""

@@ -208,9 +208,11 @@ class Relay:
         if event is None:
             return
         self._heard += 1
-        if failure := failure_in(event, self._secret):
-            raise self._failed(failure)
-        chunk = self._reader.feed(event)
+        chunk = self._reader.glance(event)
+        if chunk is False:
+            if failure := failure_in(event, self._secret):
+                raise self._failed(failure)
+            chunk = self._reader.feed(event)
         self.complete = self._reader.complete
         if chunk is None:
             self._prefix = b""  # what it adds goes out with the next chunk, which is no plain one then

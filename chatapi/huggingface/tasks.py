@@ -1,7 +1,7 @@
 """How a model is asked and its answer read, per task."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from ..catalogue import ModelCard
 from ..chat import ChatJob, Chunk, Json, Reply, Usage
@@ -26,6 +26,10 @@ class EventReader(Protocol):
     @property
     def ended(self) -> bool:
         """Whether all that has begun is finished."""
+        ...
+
+    def glance(self, event: Json) -> Chunk | Literal[False] | None:
+        """As `feed`, of an event of the ordinary form, which is no failure either; False for any other."""
         ...
 
     def feed(self, event: Json) -> Chunk | None:
@@ -62,6 +66,10 @@ class Task(Protocol):
 
     def reply(self, card: ModelCard, job: ChatJob, body: Any, headers: Mapping[str, str]) -> Reply:
         """The answer in a whole body's JSON. Raises UpstreamError when there is none."""
+        ...
+
+    def glance(self, card: ModelCard, job: ChatJob, body: Any) -> Reply | None:
+        """The answer in a body of the ordinary form, which is no failure either; None for any other."""
         ...
 
     def events(self, card: ModelCard, job: ChatJob) -> EventReader | None:

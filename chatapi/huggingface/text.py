@@ -1,7 +1,7 @@
 """Text models: Hugging Face's classic task API, and TGI's `/generate` on an entry's own `url` (HF§2, §5). Pure."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from ..catalogue import ModelCard
@@ -52,6 +52,9 @@ class Classic:
             extra={k: v for k, v in extra_of(body).items() if k not in (*_TEXTS, "details")},
             ignored=left_out(card, job),
         )
+
+    def glance(self, card: ModelCard, job: ChatJob, body: Any) -> None:
+        """Each answer takes a closer look."""
 
     def events(self, card: ModelCard, job: ChatJob) -> "GenerateEvents | None":
         return None
@@ -114,6 +117,10 @@ class GenerateEvents:
 
     def relayed(self, pieces: list[bytes]) -> None:
         """Nothing is."""
+
+    def glance(self, event: Json) -> Literal[False]:
+        """Each event takes a closer look."""
+        return False
 
     def feed(self, event: Json) -> Chunk | None:
         """The chunk that `event` makes, or None. Raises UpstreamUnavailable for one whose answer broke off."""

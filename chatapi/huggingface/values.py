@@ -43,6 +43,16 @@ def read_json(raw: bytes) -> Any:
         raise ValueError("nested too deeply") from None
 
 
+def read_object(raw: bytes) -> Any:
+    """The value of a JSON text that is an object in good UTF-8, of ordinary size; None for any other."""
+    if raw[:1] != b"{" or len(raw) > MAX_VALUES:
+        return None
+    try:
+        return _decode(raw.decode())
+    except (ValueError, RecursionError):
+        return None
+
+
 def read_text(raw: bytes) -> Any:
     """As `read_json`; JSON within a JSON string is what the string says."""
     value = read_json(raw)

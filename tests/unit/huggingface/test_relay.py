@@ -18,7 +18,11 @@ HEAD = {"id": "chatcmpl-9f1", "object": "chat.completion.chunk", "created": 1770
 
 
 class Careful(Relay):
-    """One that learns nothing."""
+    """One that learns nothing, and looks at each event closely."""
+
+    def __init__(self, card, reader, count):
+        super().__init__(card, reader, count)
+        reader.glance = lambda event: False
 
     def _learn(self, *args):
         pass
@@ -181,6 +185,10 @@ DELTAS = st.one_of(
             {"content": [{"type": "text", "text": "part"}]},
             {"tool_calls": [{"index": 0, "id": "a1", "function": {"name": "f", "arguments": "{}"}}]},
             {"content": "a", "tool_calls": []},
+            {"role": "assistant", "content": "a", "refusal": None, "toolCalls": None, "text": None},
+            {"role": "assistant", "content": "", "reasoning_content": ""},
+            {"content": "a", "audio": {"transcript": "b"}},
+            {"text": "a"},
             {"refusal": "No."},
         ]
     ),
@@ -188,11 +196,17 @@ DELTAS = st.one_of(
 MORE = st.fixed_dictionaries(
     {},
     optional={
-        "index": st.integers(0, 2),
+        "index": st.sampled_from([0, 0, 1, 2, None, "1"]),
+        "choices": st.sampled_from([[], [], None, {}]),
+        "object": st.sampled_from(["error", "chat.completion"]),
+        "done": st.sampled_from([None, True]),
+        "message": st.sampled_from([None, "fail"]),
         "id": st.sampled_from(["chatcmpl-9f1", "other", ""]),
         "created": st.sampled_from([1770000123, 1770000124]),
         "provider": st.sampled_from(["Together", 'a"content":"b']),
-        "usage": st.sampled_from([None, {"prompt_tokens": 3, "completion_tokens": 2}]),
+        "usage": st.sampled_from(
+            [None, {}, {"prompt_tokens": 3, "completion_tokens": 2}, {"prompt_tokens": 3, "completion_tokens": -1}]
+        ),
         "logprobs": st.sampled_from([None, {"content": [{"token": "a", "logprob": -0.5}]}]),
         "stop_reason": st.sampled_from([None, 7]),
         "error": st.sampled_from([None, {}]),

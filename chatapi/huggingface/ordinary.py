@@ -1,0 +1,49 @@
+"""The ordinary form of answers and events: OpenAI's own, with one choice that is text alone. Pure.
+
+Nearly all have it, and its keys alone tell it: so these are read at once. Whatever else stands in them takes a closer
+look (see answers.py), which reads the ordinary form to the same end, at a quarter of a call's time.
+"""
+
+from typing import Any
+
+from ..chat import Json
+
+_BODY = {"id", "object", "created", "model", "choices", "usage", "system_fingerprint"}
+_CHOICE = {place: {"index", place, "logprobs", "finish_reason"} for place in ("message", "delta")}
+_MESSAGE = {"role", "content"}
+_NO_CALLS: tuple[Any, ...] = (None, [])
+ENDS = ("stop", "length", "content_filter")  # that say nothing of calls
+
+
+def ordinary(body: Any, place: str) -> tuple[Json, str | None] | None:
+    """The message or delta, at `place`, of an ordinary answer or event, and its finish reason; None of any other.
+
+    Its `content` is a string or None, and what else is in it is nothing; the body has no more than a usage beside it.
+    """
+    if type(body) is not dict or type(choices := body.get("choices")) is not list or len(choices) != 1:
+        return None
+    choice = choices[0]
+    if type(choice) is not dict or type(message := choice.get(place)) is not dict:
+        return None
+    reason = choice.get("finish_reason") or None
+    if not (_has_only(_BODY, body) and _has_only(_CHOICE[place], choice) and (reason is None or reason in ENDS)):
+        return None
+    if choice.get("logprobs") is not None or not isinstance(message.get("content"), str | None):
+        return None
+    if message.keys() <= _MESSAGE or (
+        _has_only(_MESSAGE | {"tool_calls"}, message) and message.get("tool_calls") in _NO_CALLS
+    ):
+        return message, reason
+    return None
+
+
+def counts_only(event: Any) -> bool:
+    """Whether an event is OpenAI's last one, which tells the usage and nothing else."""
+    if type(event) is not dict or event.get("choices") != [] or not event.keys() <= _BODY:
+        return False
+    return event.get("object") == "chat.completion.chunk" and type(event.get("usage")) is dict and event["usage"] != {}
+
+
+def _has_only(known: set[str], given: Json) -> bool:
+    """Whether nothing is said under any other key."""
+    return given.keys() <= known or all(given[key] is None for key in given.keys() - known)
