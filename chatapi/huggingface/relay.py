@@ -33,7 +33,6 @@ _TEXTS = re.compile(_TEXT + rb"(?:\n" + _TEXT + rb")*+")  # a line each
 MAX_RUN = 32_768  # bytes in which plain events are looked for at once
 _CONTENT = re.compile(rb'"content"\s*:\s*"((?:[^"\\]|\\.)*+)"')
 _AROUND_DONE = b' "[]\t'
-_PROBE = "\x01probe"
 
 
 class Relay:
@@ -138,12 +137,15 @@ class Relay:
                 start, at = at, self._run(lines, at, items)
                 if at > start:
                     continue
+            if event := self._events.whole(lines, at):
+                at += len(event)
+                self._event(event[6:-2] if event.startswith(b"data: ") else event[5:-2], event, items)
+                continue
             end = lines.find(b"\n\n", at)
             event = lines[at:] if end < 0 else lines[at : end + 2]
-            whole = event if end >= 0 and self._events.between else b""
             at += len(event)
             for data in self._events.feed(event):
-                self._event(data, whole, items)
+                self._event(data, b"", items)
         self._mute += self._events.comments - comments
         if self._mute > MAX_MUTE:
             raise said_badly(
@@ -174,23 +176,17 @@ class Relay:
     def _learn(self, whole: bytes, event: Json, chunk: Chunk) -> None:
         """Remember what stands around the text of a plain event, if it does so exactly once."""
         self._prefix = self._suffix = b""
-        text = self._reader.plain_text(event, chunk)
-        if text is None or self._templates >= MAX_TEMPLATES or whole.count(b'"content"') != 1:
+        if self._templates >= MAX_TEMPLATES or whole.count(b'"content"') != 1:
             return
-        one_line = whole.startswith(b"data:") and whole.find(b"\n") == len(whole) - 2
-        found = _CONTENT.search(whole) if one_line else None
+        found = _CONTENT.search(whole) if self._reader.plain_text(event, chunk) else None
         if found is None:
             return
         prefix, suffix = whole[: found.start(1)], whole[found.end(1) :]
-        try:
-            probe = read_json(prefix.removeprefix(b"data:") + b"\\u0001probe" + suffix)
-        except ValueError:
+        # Escaped, the name of the text could stand elsewhere; what began with a bracket is an event in a list.
+        if b"\\" in (prefix + suffix).replace(b"\\/", b"") or not suffix.endswith(b"}\n\n"):
             return
-        if not isinstance(probe, dict):
-            return  # an event in a list
-        if self._reader.plain_text(probe, chunk) == _PROBE and _without_text(probe) == _without_text(event):
-            self._prefix, self._suffix = prefix, suffix
-            self._templates += 1
+        self._prefix, self._suffix = prefix, suffix
+        self._templates += 1
 
     # --- the careful way
 
@@ -254,8 +250,3 @@ def _are_texts(lines: bytes) -> bool:
         return lines.isascii() or bool(lines.decode())
     except UnicodeDecodeError:
         return False
-
-
-def _without_text(event: Json) -> Json:
-    [choice] = event["choices"]
-    return {**event, "choices": [{**choice, "delta": {**choice["delta"], "content": ""}}]}

@@ -92,6 +92,19 @@ class Events:
             received = received.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         return received
 
+    def whole(self, lines: bytes, at: int) -> bytes:
+        """The event at `at`, its end included, where it is one line of data and all of it is here; else nothing.
+
+        Such a one is not to be fed.
+        """
+        if self._rest or self._data or self._error or not lines.startswith(b"data:", at):
+            return b""
+        end = lines.find(b"\n", at)
+        if not lines.startswith(b"\n\n", end):  # -1 looks at the end, where there is none
+            return b""
+        self._size = 0
+        return lines[at : end + 2]
+
     def feed(self, lines: bytes) -> Iterator[bytes]:
         """The data of each event that `lines` complete. Comments and other fields are passed over."""
         self._size += len(lines)
