@@ -41,6 +41,7 @@ class Call:
     key_id: str | None = None
     caller: Caller | None = None
     address: str | None = None  # the caller's, as far as proxies are trusted
+    connection: Any = None  # the caller's, under a worker of ours
     trace_id: str | None = None
     language = LANGUAGES[0]  # that it is answered in
     model: str | None = None
@@ -55,6 +56,7 @@ class Call:
     first_token_ms: float | None = None
     first_token_model: str | None = None
     total_ms: float | None = None
+    attempts = 0  # requests to upstreams
     fallbacks = 0  # models asked in place of the first
     malformed_events = 0  # of upstreams; no JSON objects, and skipped
     prompt_tokens: int | None = None
@@ -94,11 +96,6 @@ class Call:
         self.asked: list[str] = []  # the model of each request to an upstream
         self._interruption: ChatError | None = None
         self._waiting: Any = None  # the greenlet, while it may be interrupted
-
-    @property
-    def attempts(self) -> int:
-        """Requests to upstreams."""
-        return len(self.asked)
 
     def limit(self, seconds: float) -> None:
         """It may take so long from its arrival."""

@@ -4,6 +4,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -13,6 +14,7 @@ from .settings import SettingsError, is_model_id, server_url
 
 TASKS = ("chat-completion", "text-generation", "text2text-generation")
 CONTEXTS = ("first-user", "conversation")
+MOST_FOUND = 1000  # models whose card is remembered, whether or not the catalogue has them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +43,14 @@ class ModelCard:
     renames: Mapping[str, str] = field(default_factory=dict)
     own_fields: bool = True
     is_chat: bool = field(init=False, repr=False, compare=False)  # it takes a conversation as messages, not one text
+    takes_all: bool = field(init=False, repr=False, compare=False)  # whatever a chat model may be asked for
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "is_chat", self.task == "chat-completion")
+        is_chat = self.task == "chat-completion"
+        object.__setattr__(self, "is_chat", is_chat)
+        object.__setattr__(
+            self, "takes_all", is_chat and self.own_fields and self.images is not False and not self.cannot
+        )
 
 
 class Catalogue:
@@ -52,6 +59,7 @@ class Catalogue:
     def __init__(self, cards: Mapping[str, ModelCard], embedded: ModelCard | None = None) -> None:
         self.cards = dict(cards)
         self.embedded = embedded
+        self.find = lru_cache(MOST_FOUND)(self._find)
 
     @classmethod
     def load(cls, overlay: Path | None = None, embedded: ModelCard | None = None) -> Self:
@@ -67,7 +75,7 @@ class Catalogue:
             raise SettingsError(mistakes)
         return cls(cards, embedded)
 
-    def find(self, model: str) -> ModelCard:
+    def _find(self, model: str) -> ModelCard:
         """The card that answers for `model`, its `serve_as` followed. Raises ModelNotFound."""
         card = self.cards.get(model)
         while card and card.serve_as:
@@ -136,7 +144,7 @@ def _is_url(value: Any) -> bool:
 
 
 def _is_id(value: Any) -> bool:
-    return isinstance(value, str) and is_model_id(value)
+    return isinstance(value, str) and bool(is_model_id(value))
 
 
 class _Rule(NamedTuple):

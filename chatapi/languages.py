@@ -19,14 +19,8 @@ _BY_SUBTAG = {tag.partition("-")[0]: tag for tag in LANGUAGES}
 _language: ContextVar[str] = ContextVar("language", default=_SOURCE)
 
 
-def use(language: str) -> None:
-    """From here on the current request (or command) is answered in `language`, one of LANGUAGES."""
-    _language.set(language)
-
-
-def current() -> str:
-    """The language of the current request or command."""
-    return _language.get()
+use = _language.set  # from here on the current request (or command) is answered in this one of LANGUAGES
+current = _language.get  # the language of the current request or command
 
 
 def _(message: str, /, **values: object) -> str:

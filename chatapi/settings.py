@@ -73,12 +73,8 @@ def server_url(text: str) -> str:
 # Hugging Face's grammar for `[org/]name[:suffix]` (HF§1.2). No segment may start with a dot or hold two of them:
 # an id becomes part of a URL's path, and "..", even when it is made of allowed characters, would change that path.
 _SEGMENT = r"(?!\.)(?!.*\.\.)[A-Za-z0-9._-]{1,96}"
-_MODEL_ID = re.compile(rf"(?:{_SEGMENT}/)?{_SEGMENT}(?::{_SEGMENT})?")
-
-
-def is_model_id(text: str) -> bool:
-    """Whether `text` is `[org/]name[:suffix]` as Hugging Face writes ids."""
-    return _MODEL_ID.fullmatch(text) is not None
+# Whether a text is `[org/]name[:suffix]` as Hugging Face writes ids.
+is_model_id = re.compile(rf"(?:{_SEGMENT}/)?{_SEGMENT}(?::{_SEGMENT})?").fullmatch
 
 
 def _model_id(text: str) -> str:

@@ -136,7 +136,7 @@ class Accounts:
 
     def _write(self, do: Callable[[], None], late: Late, at_once: bool = True) -> None:
         cause = "not yet back"
-        if at_once and not late:
+        if at_once and not late.waiting:
             try:
                 do()
                 return

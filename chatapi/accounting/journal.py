@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..call import call_id
-from ..compact_json import to_ascii
+from ..compact_json import ascii_pieces
 from ..errors import StoreError, StoreUnavailable
 from ..telemetry import metrics
 from . import statements
@@ -64,7 +64,7 @@ class Journal:
 
         Raises StoreUnavailable; then nothing of it is there.
         """
-        line = f"{kind}{to_ascii(row)}\n".encode()
+        line = "".join((kind, *ascii_pieces(row), "\n")).encode()
         with self._mutex:
             try:
                 if self._pid != Own.pid:

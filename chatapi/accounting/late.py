@@ -31,20 +31,17 @@ class Late:
     def __init__(self, where: str, tell: Callable[[int, float], None] | None = None) -> None:
         self._where = where
         self._tell = tell
-        self._waiting: deque[tuple[float, Callable[[], None]]] = deque()
+        self.waiting: deque[tuple[float, Callable[[], None]]] = deque()
         self._mutex = threading.Lock()
         self._runs = False
-
-    def __len__(self) -> int:
-        return len(self._waiting)
 
     def add(self, do: Callable[[], None], cause: str) -> bool:
         """Try `do` again, and again; False where too many wait already."""
         if self._tell is not None:
             metrics.ledger_error()
-        if len(self._waiting) >= MOST:
+        if len(self.waiting) >= MOST:
             return False
-        self._waiting.append((time.time(), do))
+        self.waiting.append((time.time(), do))
         self._told()
         if not self._runs:
             self._runs = True
@@ -53,7 +50,7 @@ class Late:
         return True
 
     def _run(self) -> None:
-        while self._waiting:
+        while self.waiting:
             time.sleep(RETRY_S)
             self.flush()
         self._runs = False
@@ -62,15 +59,15 @@ class Late:
     def flush(self) -> None:
         """Try all once, or until the server is seen to be away still."""
         with self._mutex:
-            for _attempt in range(len(self._waiting)):
-                since, do = self._waiting.popleft()
+            for _attempt in range(len(self.waiting)):
+                since, do = self.waiting.popleft()
                 try:
                     do()
                 except StoreError:
-                    self._waiting.append((since, do))  # at the end: should it alone be at fault, others go before it
+                    self.waiting.append((since, do))  # at the end: should it alone be at fault, others go before it
                     break
             self._told()
 
     def _told(self) -> None:
         if self._tell is not None:
-            self._tell(len(self._waiting), min((since for since, _do in self._waiting), default=time.time()))
+            self._tell(len(self.waiting), min((since for since, _do in self.waiting), default=time.time()))

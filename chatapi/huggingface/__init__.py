@@ -21,9 +21,9 @@ from .failures import UpstreamFailure, failure_in
 from .models import Listing
 from .relay import Relay
 from .sse import are_events, listed_events
-from .tasks import EventReader, Task, task_for
+from .tasks import CHAT, EventReader, Task, task_for
 from .transport import Request, Transport
-from .values import as_utf8, read_object, read_text
+from .values import as_utf8, read_text
 from .whole import chunks_of, reply_of
 
 __all__ = ["HuggingFace", "Transport"]
@@ -57,11 +57,12 @@ class HuggingFace:
         """Raises BadRequest or ContextLengthExceeded for what `card` is known not to be able to do."""
         if card.is_chat and card.url is None:
             self._listing.check(card, job)
-        abilities.check(card, job, self._listing.able)
+        if not card.takes_all:
+            abilities.check(card, job, self._listing.able)
 
     def reply(self, card: ModelCard, job: ChatJob, call: Call, deadline: float) -> Reply:
         """A whole answer, by `deadline` (monotonic seconds). Raises UpstreamError, BadRequest or ClientLeft."""
-        task = task_for(card)
+        task = CHAT if card.is_chat else task_for(card)
         exchange = self._open(task, card, job, call, deadline, stream=False)
         try:
             begun, events = self._sniffed(card, exchange, deadline)
@@ -80,7 +81,7 @@ class HuggingFace:
         Afterwards silence is limited by the idle timeout and everything by the call's deadline. A stream that does
         not end well raises UpstreamError, whatever was yielded before. Close what is returned.
         """
-        task = task_for(card)
+        task = CHAT if card.is_chat else task_for(card)
         reader = task.events(card, job)
         if reader is None:
             return chunks_of(self.reply(card, job, call, deadline))
@@ -113,6 +114,7 @@ class HuggingFace:
         """An exchange whose answer is one. Raises the error that it is otherwise."""
         request = _awaiting(card, deadline, task.request(self._base, card, job, stream))
         call.asked.append(card.id)
+        call.attempts += 1
         try:
             exchange = self._transport.open(request, call, deadline)
         except UpstreamUnavailable:
@@ -132,11 +134,11 @@ class HuggingFace:
 
     def _sniffed(self, card: ModelCard, exchange: Exchange, deadline: float) -> tuple[bytes, bool]:
         """The beginning of a body, and whether it is events: its first bytes say so, not its label."""
-        begun = b""
+        begun = data = exchange.read(deadline)
+        if begun[:1] == b"{":
+            return begun, False
         labelled = "text/event-stream" in exchange.headers.get("Content-Type").lower()
         while True:
-            data = exchange.read(deadline)
-            begun += data
             events = are_events(begun, labelled)
             if events is None and not data:  # nothing at all: its label says what it lacks
                 events = labelled
@@ -144,15 +146,17 @@ class HuggingFace:
                 return begun, bool(events)
             if time.monotonic() >= deadline:
                 raise silence()
+            begun += (data := exchange.read(deadline))
 
     def _reply(
         self, task: Task, card: ModelCard, job: ChatJob, exchange: Exchange, begun: bytes, deadline: float
     ) -> Reply:
         """The whole answer that one body is."""
         raw = exchange.rest(deadline, begun)
-        reply = task.glance(card, job, read_object(raw)) or self._looked_at(task, card, job, exchange, raw)
-        usage = self._count(card.id, reply.usage)
-        return reply if usage is reply.usage else replace(reply, usage=usage)
+        reply = task.glance(card, job, raw) or self._looked_at(task, card, job, exchange, raw)
+        if reply.usage.texts is not None:
+            reply.usage = self._count(card.id, reply.usage)
+        return reply
 
     def _looked_at(self, task: Task, card: ModelCard, job: ChatJob, exchange: Exchange, raw: bytes) -> Reply:
         """The answer that a body of any form is."""

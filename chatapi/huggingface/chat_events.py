@@ -10,17 +10,12 @@ from .answers import choices_in, extra_of, extra_of_choice, has_words, is_mute, 
 from .failures import cut, unreadable, unreadable_form
 from .finish import FINISH, ended, finish_of, is_cut
 from .logprobs import read_logprobs
-from .ordinary import counts_only, ordinary
+from .ordinary import counts_only, fingerprint_of, ordinary, wanted_of
 from .tool_calls import CallPieces, whole_function_call
 from .usage import believed, said_in, usage_in
 from .values import count, read_json
 
 _SAID_ELSEWHERE = {"role", "content", "tool_calls", *FINISH}
-
-
-def wanted_of(job: ChatJob) -> int:
-    """How many answers are asked for."""
-    return job.options.get("n") or 1
 
 
 def fewer(card: ModelCard, given: int, wanted: int) -> UpstreamRejected:
@@ -146,9 +141,7 @@ class ChatEvents:
         if (found := ordinary(event, "delta")) is None:
             if not counts_only(event):
                 return False
-        elif event["choices"][0].get("index") or (self._numbers and 0 not in self._numbers):
-            return False
-        elif self._choices and self._choices[0].place not in ("", "delta"):
+        elif event["choices"][0].get("index") or (self._numbers and 0 not in self._numbers) or (self._choices and self._choices[0].place not in ("", "delta")):
             return False
         if event.get("usage"):
             self._usage = usage_in(event, self._usage)
@@ -321,9 +314,3 @@ def _streamed(number: int, delta: Json, logprobs: Any, reason: str | None, extra
 
 def _is_piece(called: Any) -> bool:
     return isinstance(called, dict) and all(isinstance(value, str) for value in called.values())
-
-
-def fingerprint_of(body: Json) -> str | None:
-    """The `system_fingerprint` of a body or an event."""
-    given = body.get("system_fingerprint")
-    return given if isinstance(given, str) and given else None

@@ -15,10 +15,10 @@ import gevent.monkey
 import gevent.socket
 
 from ..call import Call
-from ..errors import UpstreamTimeout, UpstreamUnavailable
+from ..errors import UpstreamTimeout
 from ..languages import _
 from .connect import NETWORK_ERRORS, translated
-from .connections import Adapter, Connection, give_back
+from .connections import Connection, Way, give_back
 from .failures import said_badly
 from .http1 import READ_SIZE, Headers, Response
 
@@ -44,19 +44,12 @@ class Exchange:
         self._was_late = False  # something has been read behind the deadline
         self._alarm = _Alarm(call, deadline) if gevent.monkey.is_module_patched("socket") else None
 
-    def send(self, adapter: Adapter, url: str, data: bytes) -> Response:
+    def send(self, way: Way, data: bytes) -> Response:
         """Send head and body in one write, on a kept connection or a new one, and read the head of the answer."""
-        way = adapter.way_to(url)
         self._connection = connection = way.idle() or self._guarded(way.connect, self._left_s())
         if self._alarm is None:
             connection.sock.settimeout(self._left_s())
-        try:
-            self._guarded(self._transmit, data)
-        except UpstreamUnavailable:
-            # It may have answered without reading all of a large body; what it said counts then.
-            if len(data) < READ_SIZE:
-                raise
-        response: Response = self._guarded(Response, self._receive)
+        response: Response = self._guarded(self._ask, data)
         self._response = response
         self.status, self.headers = response.status, response.headers
         return response
@@ -133,6 +126,15 @@ class Exchange:
 
     def _left_s(self) -> float:
         return max(0.001, self._deadline - time.monotonic())
+
+    def _ask(self, data: bytes) -> Response:
+        try:
+            self._transmit(data)
+        except NETWORK_ERRORS:
+            # It may have answered without reading all of a large body; what it said counts then.
+            if len(data) < READ_SIZE:
+                raise
+        return Response(self._receive)
 
     def _transmit(self, data: bytes) -> None:
         assert self._connection is not None

@@ -6,13 +6,35 @@ look (see answers.py), which reads the ordinary form to the same end, at a quart
 
 from typing import Any
 
-from ..chat import Json
+from ..chat import ChatJob, Json
+from .values import MAX_VALUES, decode
 
 _BODY = {"id", "object", "created", "model", "choices", "usage", "system_fingerprint"}
 _CHOICE = {place: {"index", place, "logprobs", "finish_reason"} for place in ("message", "delta")}
 _MESSAGE = {"role", "content"}
 _NO_CALLS: tuple[Any, ...] = (None, [])
 ENDS = ("stop", "length", "content_filter")  # that say nothing of calls
+
+
+def wanted_of(job: ChatJob) -> int:
+    """How many answers are asked for."""
+    return job.options.get("n") or 1
+
+
+def fingerprint_of(body: Json) -> str | None:
+    """The `system_fingerprint` of a body or an event."""
+    given = body.get("system_fingerprint")
+    return given if isinstance(given, str) and given else None
+
+
+def read_object(raw: bytes) -> Any:
+    """The value of a JSON text that is an object in good UTF-8, of ordinary size; None of any other."""
+    if raw[:1] != b"{" or len(raw) > MAX_VALUES:
+        return None
+    try:
+        return decode(raw.decode())
+    except (ValueError, RecursionError):
+        return None
 
 
 def ordinary(body: Any, place: str) -> tuple[Json, str | None] | None:

@@ -68,7 +68,7 @@ class Task(Protocol):
         """The answer in a whole body's JSON. Raises UpstreamError when there is none."""
         ...
 
-    def glance(self, card: ModelCard, job: ChatJob, body: Any) -> Reply | None:
+    def glance(self, card: ModelCard, job: ChatJob, raw: bytes) -> Reply | None:
         """The answer in a body of the ordinary form, which is no failure either; None for any other."""
         ...
 

@@ -53,7 +53,7 @@ class Classic:
             ignored=left_out(card, job),
         )
 
-    def glance(self, card: ModelCard, job: ChatJob, body: Any) -> None:
+    def glance(self, card: ModelCard, job: ChatJob, raw: bytes) -> None:
         """Each answer takes a closer look."""
 
     def events(self, card: ModelCard, job: ChatJob) -> "GenerateEvents | None":

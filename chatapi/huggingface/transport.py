@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..call import Call
-from ..compact_json import to_text
-from .connections import Adapter, TracedSession
+from ..compact_json import text_pieces
+from .connections import Adapter, TracedSession, Way
 from .exchange import Exchange
 from .http1 import Response
 
@@ -46,26 +46,28 @@ class Transport:
         self._headers = {"User-Agent": user_agent, "Accept-Encoding": "identity", "Content-Type": "application/json"}
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
-        self._heads: dict[tuple[str, str], bytes] = {}
+        self._heads: dict[tuple[str, str], tuple[Way, bytes]] = {}
 
     def open(self, request: Request, call: Call, deadline: float) -> Exchange:
         """Send `request` and wait for the answer's head, until `deadline` (monotonic). Close the exchange in any case.
 
         Raises UpstreamUnavailable, UpstreamTimeout, or what interrupts the call.
         """
-        exchange = Exchange(call, deadline)
         method, url = "GET" if request.payload is None else "POST", request.url
         # The caller's strings were checked for unpaired surrogates, so this encodes.
-        body = b"" if request.payload is None else to_text(request.payload).encode()
-
-        def send(headers: Mapping[str, str]) -> Response:
-            return exchange.send(self._adapter, url, self._head_of(method, url, headers, len(body)) + body)
-
+        body = b"" if request.payload is None else "".join(text_pieces(request.payload)).encode()
+        headers = {**request.headers, **call.headers}
+        way, head = self._head_of(method, url, headers, len(body))
+        exchange = Exchange(call, deadline)
         try:
             if self._session is None:
-                send({**request.headers, **call.headers})
+                exchange.send(way, head + body)
             else:
-                self._session.send(method, url, {**request.headers, **call.headers}, send)
+
+                def send(headers: Mapping[str, str]) -> Response:
+                    return exchange.send(way, self._head_of(method, url, headers, len(body))[1] + body)
+
+                self._session.send(method, url, headers, send)
         except BaseException:
             exchange.close()
             raise
@@ -77,21 +79,23 @@ class Transport:
         """Close the connections that are kept."""
         self._adapter.close()
 
-    def _head_of(self, method: str, url: str, headers: Mapping[str, str], length: int) -> bytes:
-        if headers.keys() & self._headers.keys():  # one of ours is replaced
-            head = self._own_head(method, url, headers)
-        elif (head := self._heads.get((method, url), b"")) == b"":
-            head = self._own_head(method, url, {})
+    def _head_of(self, method: str, url: str, headers: Mapping[str, str], length: int) -> tuple[Way, bytes]:
+        """How the host of `url` is reached, and the head of a request there."""
+        if (known := self._heads.get((method, url))) is None:
+            known = self._own_head(method, url, {})
             if len(self._heads) < MAX_HEADS:
-                self._heads[method, url] = head
-        return head + _fields({**headers, "Content-Length": str(length)}) + b"\r\n"
+                self._heads[method, url] = known
+        if headers.keys() & self._headers.keys():  # one of ours is replaced
+            known = self._own_head(method, url, headers)
+        way, head = known
+        return way, head + _fields({**headers, "Content-Length": str(length)}) + b"\r\n"
 
-    def _own_head(self, method: str, url: str, but: Mapping[str, str]) -> bytes:
+    def _own_head(self, method: str, url: str, but: Mapping[str, str]) -> tuple[Way, bytes]:
         """The request line, and the fields that every request there has, but for those of these names."""
         way = self._adapter.way_to(url)
         fields = {"Host": way.host, **self._headers, **way.proxy_headers}
         kept = {name: value for name, value in fields.items() if name not in but}
-        return f"{method} {way.target_of(url)} HTTP/1.1\r\n".encode("ascii") + _fields(kept)
+        return way, f"{method} {way.target_of(url)} HTTP/1.1\r\n".encode("ascii") + _fields(kept)
 
     def fetch(self, request: Request, call: Call, deadline: float) -> Answer:
         """A whole answer, whatever its status. Raises as `open` does."""

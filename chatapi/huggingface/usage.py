@@ -63,7 +63,12 @@ def _ordinary(given: Any) -> Usage | None:
     if type(given) is not dict or not given.keys() <= _OPENAIS:
         return None
     prompt, completion = given.get("prompt_tokens"), given.get("completion_tokens")
-    if type(prompt) is int and type(completion) is int and 0 <= prompt <= MOST_TOKENS and 0 <= completion <= MOST_TOKENS:
+    if (
+        type(prompt) is int
+        and type(completion) is int
+        and 0 <= prompt <= MOST_TOKENS
+        and 0 <= completion <= MOST_TOKENS
+    ):
         return Usage(prompt, completion)
     return None
 
@@ -143,7 +148,10 @@ def believed(given: Usage | None, job: ChatJob, length: int, said: Callable[[], 
     if given is None:
         return estimated(job.messages, said())
     prompt_fits = 0 < given.prompt_tokens <= HIDDEN_PROMPT or 0 < given.prompt_tokens <= _most_prompt(job)
-    completion_fits = length / MOST_CHARACTERS_A_TOKEN <= given.completion_tokens <= _most_completion(job, length)
+    few, many = length / MOST_CHARACTERS_A_TOKEN, MOST_TOKENS_A_CHARACTER * length + HIDDEN_ANSWER
+    completion_fits = few <= given.completion_tokens and (
+        given.completion_tokens <= many or given.completion_tokens <= _most_completion(job)
+    )
     if prompt_fits and completion_fits:
         return given
     guess = estimated(job.messages, said())
@@ -158,11 +166,10 @@ def _most_prompt(job: ChatJob) -> int:
     return HIDDEN_PROMPT + MOST_TOKENS_A_CHARACTER * characters
 
 
-def _most_completion(job: ChatJob, length: int) -> int:
+def _most_completion(job: ChatJob) -> int:
     # Reasoning that is not shown counts: without a limit it may be long, but no window is longer than this.
     limit = job.max_tokens
-    allowed = 2 * limit * (count(job.options.get("n")) or 1) if limit else 2**24
-    return max(MOST_TOKENS_A_CHARACTER * length + HIDDEN_ANSWER, allowed)
+    return 2 * limit * (count(job.options.get("n")) or 1) if limit else 2**24
 
 
 def _size(value: Any) -> int:

@@ -25,7 +25,7 @@ def _nothing(constant: str) -> None:
     """NaN and Infinity are no JSON (RFC 8259): they must not leave in an answer of ours."""
 
 
-_decode = json.JSONDecoder(parse_float=_finite, parse_constant=_nothing).decode
+decode = json.JSONDecoder(parse_float=_finite, parse_constant=_nothing).decode
 
 
 def read_json(raw: bytes) -> Any:
@@ -38,19 +38,9 @@ def read_json(raw: bytes) -> Any:
     if len(raw) > MAX_VALUES and raw.count(b",") + raw.count(b"[") + raw.count(b"{") > MAX_VALUES:
         raise ValueError("too many values")
     try:
-        return _decode(raw.removeprefix(BOM).decode("utf-8", "replace"))
+        return decode(raw.removeprefix(BOM).decode("utf-8", "replace"))
     except RecursionError:
         raise ValueError("nested too deeply") from None
-
-
-def read_object(raw: bytes) -> Any:
-    """The value of a JSON text that is an object in good UTF-8, of ordinary size; None for any other."""
-    if raw[:1] != b"{" or len(raw) > MAX_VALUES:
-        return None
-    try:
-        return _decode(raw.decode())
-    except (ValueError, RecursionError):
-        return None
 
 
 def read_text(raw: bytes) -> Any:

@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import Any, cast
 
 from ..chat import Json
-from ..compact_json import to_ascii, to_text
+from ..compact_json import ascii_pieces, text_pieces
 from ..errors import BadRequest, InvalidJSON
 from ..languages import N_, _
 
@@ -167,10 +167,10 @@ _LINE_ENDS = re.compile("[\u0085\u2028\u2029]")
 
 def dumps(value: Any) -> bytes:
     """Compact JSON in UTF-8; line ends of Unicode, and half a character that a token left open, are escapes."""
-    text = to_text(value)
+    text = "".join(text_pieces(value))
     if not text.isascii() and _LINE_ENDS.search(text):
         text = _LINE_ENDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     try:
         return text.encode()
     except UnicodeEncodeError:
-        return to_ascii(value).encode()
+        return "".join(ascii_pieces(value)).encode()

@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 
 from ..call import Call
-from ..compact_json import to_ascii
+from ..compact_json import ascii_pieces
 from .batch import batch
 
 calls = logging.getLogger("chatapi.calls")  # only its level counts: a record for each call cost as much as the line
@@ -76,8 +76,8 @@ def line(call: Call) -> str:
     shown: dict[str, object] = {"time": round(call.ended_at, 3)}
     for name in _SHOWN:
         if (value := getattr(call, name)) is not None:
-            shown[name] = value
-    return to_ascii(shown) + "\n"
+            shown[name] = round(value, 1) if type(value) is float else value
+    return "".join((*ascii_pieces(shown), "\n"))
 
 
 def line_for_person(call: Call) -> str:

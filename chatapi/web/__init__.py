@@ -1,10 +1,9 @@
 """HTTP in and out: the blueprints, what comes before their views (request) and after (response, stream, errors)."""
 
-from typing import Any
+from functools import cache
 
-from flask import Flask, Request
+from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
-from werkzeug.routing import MapAdapter
 
 from ..components import Components
 from ..telemetry import tracing
@@ -32,36 +31,17 @@ BLUEPRINTS = (
 )
 
 
-class Gateway(Flask):
-    """The WSGI application."""
-
-    _adapter: MapAdapter | None = None
-
-    def ensure_sync(self, func: Any) -> Any:
-        """Nothing here is a coroutine: Flask need not look at each view and each function around it, at each call."""
-        return func
-
-    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        """One adapter for all requests, but for path and method: no route depends on host or scheme."""
-        if request is None:
-            return None
-        if self._adapter is None:
-            self._adapter = self.url_map.bind("localhost")
-        adapter = MapAdapter.__new__(MapAdapter)  # as copy.copy does, which takes ten times as long
-        path = request.environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace")
-        adapter.__dict__ = {**self._adapter.__dict__, "path_info": path, "default_method": request.method}
-        return adapter
-
-
 def create(parts: Components) -> Flask:
     """The Flask application over `parts`."""
-    app = Gateway("chatapi", static_folder=None)
+    app = request.Gateway("chatapi", static_folder=None)
+    # Flask looks whether they are coroutines, at each view and each function around it, at each call.
+    app.ensure_sync = cache(app.ensure_sync)  # type: ignore[method-assign]
     app.extensions["chatapi"] = parts
     if proxies := parts.settings.trusted_proxies:
         # Only so many entries of X-Forwarded-For count, from its end: the rest is what a caller may have made up.
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=proxies, x_host=0)  # type: ignore[method-assign]
-    request.init_app(app)
-    response.init_app(app)
+    request.init_app(app, parts)
+    response.init_app(app, parts.settings.cors_origins)
     errors.init_app(app)
     for module in BLUEPRINTS:
         app.register_blueprint(module.blueprint)

@@ -12,6 +12,7 @@ from ..errors import ChatError, ClientLeft, InternalError, without_words
 from ..languages import N_, _, current
 from ..schemas import COMPLETIONS, OPENAI, Dialect
 from ..schemas.strict_json import dumps
+from . import legacy
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,8 @@ def _http_error(error: HTTPException) -> Response:
     if isinstance(error, MethodNotAllowed):
         allowed = ", ".join(sorted(set(error.valid_methods or ()) - {"HEAD", "OPTIONS"}))
         message = _("{method} is not possible here; use {allowed}.", method=request.method, allowed=allowed)
-        return error_response(errors.MethodNotAllowed(message, headers={"Allow": allowed}))
+        response = error_response(errors.MethodNotAllowed(message, headers={"Allow": allowed}))
+        return legacy.announce(response) if request.path == legacy.PATH else response
     if error.code is not None and error.code >= 500:
         return _fault(error)
     if error.code is not None and error.code < 400:

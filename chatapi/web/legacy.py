@@ -13,7 +13,7 @@ from ..migration.rewrite import MOST, Rewritten, described, rewrite
 from ..migration.schedule import Stage
 from ..schemas import LEGACY
 from .calls import answer
-from .request import authenticate, components, current_environ, read_json
+from .request import authenticate, components, read_json
 
 blueprint = Blueprint("legacy", __name__)
 
@@ -79,11 +79,9 @@ def _moment(at: float) -> str:
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
-@blueprint.after_app_request
+@blueprint.after_request
 def announce(response: Response) -> Response:
     """Deprecation (RFC 9745), Sunset (RFC 8594) and where to go, on every answer of the old route."""
-    if current_environ()["PATH_INFO"] != PATH:
-        return response
     links = [f'<{SUCCESSOR}>; rel="successor-version"', f'<{GUIDE}>; rel="deprecation"; type="text/html"']
     response.headers["Deprecation"] = f"@{DEPRECATED_AT}"
     if sunset := components().legacy.stage(g.call.key_id).sunset:

@@ -10,10 +10,11 @@ import os
 import re
 import time
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, cast
 
 from flask import Flask, Request, Response, current_app, g, request
+from werkzeug.routing import MapAdapter
 
 from ..call import Call
 from ..chat import ChatJob, Json
@@ -34,10 +35,28 @@ _SLASHES = re.compile("/{2,}")
 PROBE = "/v1/probe"  # the one GET that counts as a call
 
 
-def init_app(app: Flask) -> None:
+class Gateway(Flask):
+    """The WSGI application."""
+
+    _adapter: MapAdapter | None = None
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """One adapter for all requests, but for path and method: no route depends on host or scheme."""
+        if request is None:
+            return None
+        if self._adapter is None:
+            self._adapter = self.url_map.bind("localhost")
+        adapter = MapAdapter.__new__(MapAdapter)  # as copy.copy does, which takes ten times as long
+        environ = request.environ
+        path = environ["PATH_INFO"].encode("latin-1").decode("utf-8", "replace")
+        adapter.__dict__ = {**self._adapter.__dict__, "path_info": path, "default_method": environ["REQUEST_METHOD"]}
+        return adapter
+
+
+def init_app(app: Flask, parts: Components) -> None:
     """Run `begin` before every request, on one spelling of its path."""
     app.wsgi_app = _one_spelling(app.wsgi_app)  # type: ignore[method-assign]
-    app.before_request(begin)
+    app.before_request(partial(begin, parts))
 
 
 def _one_spelling(app: Any) -> Any:
@@ -68,12 +87,7 @@ def current_call() -> Call:
     return cast(Call, _g().call)
 
 
-def current_environ() -> dict[str, Any]:
-    """WSGI's environ of the request at hand; `chatapi.connection` is the caller's, but under a test client."""
-    return _request().environ
-
-
-def begin() -> None:
+def begin(parts: Components) -> None:
     """Make the call, and with it start the clock; take over the caller's request id if it is sane."""
     asked = _request()
     environ = asked.environ
@@ -82,11 +96,11 @@ def begin() -> None:
     onward = {"X-Request-Id": request_id}
     # The rule, not the path: a path that leads nowhere is the caller's text.
     route = asked.url_rule.rule if asked.url_rule else "-"
-    parts = components()
     call = Call(request_id, route, asked.blueprint or "", parts.settings.max_time_s, onward)
     if environ["REQUEST_METHOD"] == "POST":
         call.observers = parts.observers
     call.address = environ.get("REMOTE_ADDR")
+    call.connection = environ.get("chatapi.connection")
     _g().call = call
     wanted = environ.get("HTTP_ACCEPT_LANGUAGE")
     language = negotiate(wanted, parts.settings.language) if wanted else parts.settings.language
@@ -128,17 +142,12 @@ def authenticate(call: Call, recorded: bool = True) -> None:
     parts = components()
     caller = parts.access.authenticate(_request().environ, call.address)
     call.caller, call.key_id = caller, caller.key_id
-    call.auth_ms = ms_since(began)
+    call.auth_ms = (time.perf_counter() - began) * 1000
     if call.observers or call.route == PROBE:
         began = time.perf_counter()
         call.observers = (parts.accounts.end if recorded else parts.accounts.release, *parts.observers)
         parts.accounts.admit(call)
-        call.limit_ms = ms_since(began)
-
-
-def ms_since(began: float) -> float:
-    """Milliseconds since `began` (time.perf_counter)."""
-    return round((time.perf_counter() - began) * 1000, 1)
+        call.limit_ms = (time.perf_counter() - began) * 1000
 
 
 # --- what
@@ -174,13 +183,11 @@ def read_json(most: int | None = None) -> Json:
             )
         )
     limit = components().settings.max_body
-    return parse_json(_read_body(environ, current_call().deadline, min(most or limit, limit)))
-
-
-def _read_body(environ: dict[str, Any], deadline: float, limit: int) -> bytes:
-    if (connection := environ.get("chatapi.connection")) is not None:
-        return cast(bytes, connection.read_body(limit, deadline))
+    limit = min(most or limit, limit)
+    call = current_call()
+    if call.connection is not None:
+        return parse_json(call.connection.read_body(limit, call.deadline))
     length = request.content_length or 0  # a test client: the body is all there
     if length > limit:
         raise too_large(limit)
-    return cast(bytes, environ["wsgi.input"].read(length))
+    return parse_json(environ["wsgi.input"].read(length))

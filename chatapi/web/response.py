@@ -1,15 +1,17 @@
 """Answers, and the headers that every one has."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import cache, partial
 from typing import Any
 
 from flask import Flask, Response, request
+from werkzeug.datastructures import Headers
 
 from ..call import Call
 from ..caller import WHAT
 from ..chat import ChatJob
 from ..schemas.strict_json import dumps
-from .request import components, current_call
+from .request import current_call
 
 AT_ONCE = 65_536  # bytes that a socket takes whether their reader reads or not
 MAX_NAMED = 50  # fields in X-Ignored-Fields
@@ -24,27 +26,41 @@ _OPENAI_LIMITS = {
 }
 
 
-def init_app(app: Flask) -> None:
-    """Finish every answer."""
-    app.after_request(complete)
+def init_app(app: Flask, origins: frozenset[str]) -> None:
+    """Finish every answer; pages of `origins` may read it."""
+    app.after_request(partial(complete, origins))
 
 
 class Answer(Response):
-    """One body of bytes, or events as they come; `told` are headers that every answer has, `keep` its Cache-Control.
+    """One body of bytes, or events as they come; `told` are headers that are ours to say, `keep` its Cache-Control.
 
-    Werkzeug's own way out makes and checks again what is settled here, and looks through all headers for each that is
-    set: together a tenth of a call's way.
+    Werkzeug's own way makes and checks again what is settled here, and looks through all headers for each that is set:
+    together a tenth of a call's way.
     """
 
-    default_mimetype = "application/json"
-    told: Sequence[tuple[str, str]] = ()
     keep = "no-store"
     is_large = False  # more than a socket takes at once
+
+    def __init__(self, body: bytes | Iterator[bytes], status: int = 200, kind: str = "application/json") -> None:
+        self.headers = Headers()
+        self.told = [("Content-Type", kind)]
+        self._status, self._status_code = _status_line(status)
+        self._on_close = []
+        self.direct_passthrough = not isinstance(body, bytes)
+        if isinstance(body, bytes):
+            self.told.append(("Content-Length", str(len(body))))
+            self.is_large = len(body) > AT_ONCE
+            self.response = [body]
+        else:
+            self.response = body
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
         """WSGI's."""
         start_response(self.status, [*self.headers, *self.told])
         return self.response
+
+
+_status_line = cache(Response()._clean_status)  # of a status code, and the code
 
 
 class _Written:
@@ -74,11 +90,7 @@ class _Written:
 
 def json_response(body: Any, status: int = 200) -> Answer:
     """`body` as JSON."""
-    data = dumps(body)
-    answer = Answer(data, status)
-    if len(data) > AT_ONCE:
-        answer.is_large = True
-    return answer
+    return Answer(dumps(body), status)
 
 
 def name_differences(response: Response, job: ChatJob, model: str, ignored: tuple[str, ...]) -> None:
@@ -94,26 +106,26 @@ def _in_header(name: str) -> str:
     return "".join(c if c.isascii() and c.isprintable() and c != "," else "?" for c in name[:64])
 
 
-def complete(response: Response) -> Response:
+def complete(origins: frozenset[str], response: Response) -> Response:
     """The headers that every answer has; the call of one that is whole has ended."""
     call = current_call()
     call.status = response.status_code
-    call.gateway_ms = round(call.elapsed_ms() - call.upstream_ms, 1)
+    call.gateway_ms = call.elapsed_ms() - call.upstream_ms
     if response.direct_passthrough:
         pass  # a stream ends its call itself
     elif call.observers and isinstance(response, Answer) and response.is_large:
         response.response = _Written(call, response.get_data())
     else:
         call.end()
-    told = [("X-Request-Id", call.request_id), ("X-Content-Type-Options", "nosniff")]
-    if allowed := components().settings.cors_origins:
-        _allow_origin(response.headers, allowed)
+    told = response.told if isinstance(response, Answer) else []
+    told += (("X-Request-Id", call.request_id), ("X-Content-Type-Options", "nosniff"))
+    if origins:
+        _allow_origin(response.headers, origins)
     if call.decision is not None:
         _tell_limits(call.decision, told)
     told.append(("Server-Timing", timings(call)))
     if isinstance(response, Answer):
         told.append(("Cache-Control", response.keep))
-        response.told = [*response.told, *told]
     else:
         response.headers.setdefault("Cache-Control", "no-store")
         response.headers.extend(told)

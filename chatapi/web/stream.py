@@ -27,7 +27,7 @@ BYTES_A_TOKEN = 4
 
 def event_stream(events: Iterator[bytes]) -> Response:
     """`events` as they come, kept by nobody on the way; their `close` is called in any case."""
-    response = Answer(events, mimetype="text/event-stream", direct_passthrough=True)
+    response = Answer(events, kind="text/event-stream; charset=utf-8")
     response.keep = "no-cache, no-store"
     response.headers["X-Accel-Buffering"] = "no"
     return response

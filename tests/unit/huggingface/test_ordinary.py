@@ -1,5 +1,7 @@
 """What is read at a glance is what a closer look reads, in whatever form an answer comes."""
 
+import json
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -56,7 +58,7 @@ def looked_at(job, body):
 @given(body=BODIES, n=st.sampled_from([1, 1, 1, 2]))
 def test_a_glance_and_a_closer_look_read_the_same(body, n):
     job = ChatJob(model=CARD.id, messages=[{"role": "user", "content": "Oi?"}], options={"n": n} if n > 1 else {})
-    glanced = Chat().glance(CARD, job, body)
+    glanced = Chat().glance(CARD, job, json.dumps(body).encode())
     assert glanced is None or glanced == looked_at(job, body)
 
 
@@ -66,7 +68,8 @@ def test_what_nearly_all_servers_send_is_read_at_a_glance():
     usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
     body = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
     job = ChatJob(model=CARD.id, messages=[{"role": "user", "content": "Oi?"}])
-    assert Chat().glance(CARD, job, {**body, "service_tier": None}) == looked_at(job, body) is not None
+    raw = json.dumps({**body, "service_tier": None}).encode()
+    assert Chat().glance(CARD, job, raw) == looked_at(job, body) is not None
 
 
 @given(usage=USAGES)

@@ -5,7 +5,7 @@ from chatapi.web.response import Answer, name_differences
 
 
 def told(job, model="a/b", ignored=()):
-    response = Answer()
+    response = Answer(b"")
     name_differences(response, job, model, ignored)
     return response.headers
 
