@@ -141,12 +141,18 @@ class ChatEvents:
         if (found := ordinary(event, "delta")) is None:
             if not counts_only(event):
                 return False
-        elif event["choices"][0].get("index") or (self._numbers and 0 not in self._numbers) or (self._choices and self._choices[0].place not in ("", "delta")):
+        elif not self._is_the_one(event["choices"][0]):
             return False
         if event.get("usage"):
             self._usage = usage_in(event, self._usage)
         self._fingerprint = fingerprint_of(event) or self._fingerprint
         return None if found is None else self._spoken(*found)
+
+    def _is_the_one(self, choice: Json) -> bool:
+        """Whether an ordinary choice is the one that has begun, if it has, and said its text in no other place."""
+        if not self._choices:
+            return not choice.get("index")
+        return not choice.get("index") and 0 in self._numbers and self._choices[0].place in ("", "delta")
 
     def _spoken(self, message: Json, reason: str | None) -> Chunk | None:
         self._number(0)
