@@ -8,8 +8,8 @@ from ..chat import ChatJob, Json, Reply, has_image, text_of
 from ..languages import _
 from .abilities import asks_for_nothing, left_out
 from .answers import CALLS, choices_in, chosen, extra_of, whole_choice
-from .chat_events import ChatEvents, fewer
-from .failures import unreadable
+from .chat_events import ChatEvents
+from .failures import fewer, unreadable
 from .ordinary import fingerprint_of, ordinary, read_object, wanted_of
 from .transport import Request
 from .usage import believed, said_in, usage_in
@@ -63,7 +63,7 @@ class Chat:
             raise unreadable(card.id, _("an answer without choices"))
         choices = [{**whole_choice(card.id, choice), "index": i} for i, choice in enumerate(given)]
         if len(choices) < wanted:
-            raise fewer(card, len(choices), wanted)
+            raise fewer(card.id, len(choices), wanted)
         said = "".join(said_in(choice["message"]) for choice in choices)
         body = body if isinstance(body, dict) else {}
         return Reply(

@@ -4,31 +4,18 @@ from typing import Any, Literal
 
 from ..catalogue import ModelCard
 from ..chat import ChatJob, Choice, Chunk, Json, Usage
-from ..errors import UpstreamRejected
+from ..compact_json import text_pieces
 from ..languages import _
 from .answers import choices_in, extra_of, extra_of_choice, has_words, is_mute, read_message, said_empty
-from .failures import cut, unreadable, unreadable_form
+from .failures import cut, fewer, unreadable, unreadable_form
 from .finish import FINISH, ended, finish_of, is_cut
 from .logprobs import read_logprobs
 from .ordinary import counts_only, fingerprint_of, ordinary, wanted_of
 from .tool_calls import CallPieces, whole_function_call
 from .usage import believed, said_in, usage_in
-from .values import count, read_json
+from .values import count, decode
 
 _SAID_ELSEWHERE = {"role", "content", "tool_calls", *FINISH}
-
-
-def fewer(card: ModelCard, given: int, wanted: int) -> UpstreamRejected:
-    """The error of a server that gave fewer answers than it was asked for."""
-    return UpstreamRejected(
-        _(
-            "The upstream of '{model}' gave {given} of {wanted} answers. Ask for n=1.",
-            model=card.id,
-            given=given,
-            wanted=wanted,
-        ),
-        details={"n": [_("more than this upstream can do")]},
-    )
 
 
 class _StreamedChoice:
@@ -41,15 +28,19 @@ class _StreamedChoice:
         "extra",
         "finish",
         "mute",
+        "pieces",
         "place",
         "refused",
-        "spoken",
+        "text",
         "thought",
     )
 
     def __init__(self) -> None:
         self.begun = False  # its role has gone out
-        self.spoken: list[str | bytes] = []  # pieces of its text; bytes as they stand in JSON
+        self.text = (
+            bytearray()
+        )  # as it stands between quotes in JSON: a list of its tokens would take five times as much
+        self.pieces = 0  # in which it came
         self.place = ""  # where they were found first
         self.thought: list[str] = []  # what else it said, to be counted
         self.calls = CallPieces()
@@ -61,7 +52,18 @@ class _StreamedChoice:
 
     @property
     def answers(self) -> bool:
-        return bool(self.spoken or self.calls or self.called or self.refused)
+        return bool(self.pieces or self.calls or self.called or self.refused)
+
+    @property
+    def spoken(self) -> str:
+        """Its text."""
+        text: str = decode(f'"{self.text.decode("utf-8", "replace")}"')
+        return text
+
+    def speak(self, text: str) -> None:
+        """Its text goes on with `text`."""
+        self.text += "".join(text_pieces(text))[1:-1].encode("utf-8", "backslashreplace")
+        self.pieces += 1
 
 
 class ChatEvents:
@@ -71,7 +73,6 @@ class ChatEvents:
     """
 
     def __init__(self, card: ModelCard, job: ChatJob, ignored: tuple[str, ...]) -> None:
-        self._card = card
         self._model = card.id
         self._job = job
         self._wanted = wanted_of(job)
@@ -87,7 +88,7 @@ class ChatEvents:
     @property
     def complete(self) -> bool:
         """Whether every choice asked for has given its finish reason."""
-        return self.ended and len(self._active) >= self._wanted
+        return bool(self._choices and self._choices[-1].finish) and self.ended and len(self._active) >= self._wanted
 
     @property
     def ended(self) -> bool:
@@ -101,7 +102,7 @@ class ChatEvents:
     @property
     def said(self) -> str:
         """All that was delivered, as one text to be counted."""
-        return "".join("".join((_joined(choice.spoken), *choice.thought)) for choice in self._choices)
+        return "".join("".join((choice.spoken, *choice.thought)) for choice in self._choices)
 
     @property
     def begun(self) -> bool:
@@ -110,7 +111,7 @@ class ChatEvents:
 
     def count(self) -> Usage:
         """The upstream's count where it can be true, else an estimate."""
-        length = sum(sum(map(len, choice.spoken)) + sum(map(len, choice.thought)) for choice in self._choices)
+        length = sum(len(choice.text) + sum(map(len, choice.thought)) for choice in self._choices)
         return believed(self._usage, self._job, length, lambda: self.said)
 
     def plain_text(self, event: Json, chunk: Chunk) -> str | None:
@@ -132,7 +133,9 @@ class ChatEvents:
 
     def relayed(self, pieces: list[bytes]) -> None:
         """So many pieces of text have been passed on without a look at their events."""
-        self._choices[0].spoken += pieces
+        choice = self._choices[0]
+        choice.text += pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        choice.pieces += len(pieces)
 
     def glance(self, event: Json) -> Chunk | Literal[False] | None:
         """As `feed`, of an event of the ordinary form, which is no failure either; False for any other."""
@@ -160,7 +163,7 @@ class ChatEvents:
         delta: Json = {}
         if text := message.get("content"):
             choice.place = "delta"
-            choice.spoken.append(text)
+            choice.speak(text)
             delta["content"] = text
         if reason and (not choice.finish or is_cut(reason)):
             choice.finish = ended(reason, bool(choice.calls), choice.called)
@@ -195,7 +198,7 @@ class ChatEvents:
                 raise unreadable(self._model, _("an answer in a form that cannot be read"))
             raise cut(self._model)
         if (given := len(self._active)) < self._wanted:
-            raise fewer(self._card, given, self._wanted)
+            raise fewer(self._model, given, self._wanted)
         return self._chunk([self._finished(number, choice) for number, choice in enumerate(self._choices)])
 
     @property
@@ -294,24 +297,19 @@ class ChatEvents:
 def _new_text(choice: _StreamedChoice, text: str, place: str, reason: str | None) -> str:
     """What of `text` was not yet said: some servers say all of it once more at the end, in another place."""
     at_the_end = reason is not None and (
-        place.startswith("message") or (len(choice.spoken) > 1 and not place.startswith("delta"))
+        place.startswith("message") or (choice.pieces > 1 and not place.startswith("delta"))
     )
     elsewhere = place != choice.place or at_the_end
-    if elsewhere and 0 < len(choice.spoken) <= len(text) > 1 and text.startswith(said := _joined(choice.spoken)):
+    if elsewhere and 0 < choice.pieces <= len(text) > 1 and text.startswith(said := choice.spoken):
         text = text.removeprefix(said)
     if text:
         choice.place = choice.place or place
-        choice.spoken.append(text)
+        choice.speak(text)
     return text
 
 
 def _says_nothing(value: Any) -> bool:
     return value is None or value in ("", [], {})
-
-
-def _joined(pieces: list[str | bytes]) -> str:
-    """The text of pieces, those that were passed on as they stood in JSON read."""
-    return "".join(p if isinstance(p, str) else read_json(b'"' + p + b'"') for p in pieces)
 
 
 def _streamed(number: int, delta: Json, logprobs: Any, reason: str | None, extra: Json) -> Choice:

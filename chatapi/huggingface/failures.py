@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..chat import Json
-from ..errors import UpstreamUnavailable
+from ..errors import UpstreamRejected, UpstreamUnavailable
 from ..languages import _
 from .failure_facts import (
     MAX_DEPTH,
@@ -102,6 +102,19 @@ def cut(model: str) -> UpstreamUnavailable:
     """The error of a stream that ended before its answer did."""
     return UpstreamUnavailable(
         _("The answer of '{model}' was cut: its stream ended before it was finished. Try again.", model=model)
+    )
+
+
+def fewer(model: str, given: int, wanted: int) -> UpstreamRejected:
+    """The error of a server that gave fewer answers than it was asked for."""
+    return UpstreamRejected(
+        _(
+            "The upstream of '{model}' gave {given} of {wanted} answers. Ask for n=1.",
+            model=model,
+            given=given,
+            wanted=wanted,
+        ),
+        details={"n": [_("more than this upstream can do")]},
     )
 
 

@@ -125,7 +125,7 @@ class Response:
 
     def _read(self) -> bytes:
         while not self.ended:
-            if data := self._take():
+            if self._at < len(self._buffer) and (data := self._take()):
                 return data
             if self.ended:
                 break
@@ -157,7 +157,7 @@ class Response:
     def _take(self) -> bytes:
         """What the buffer holds of the body; nothing where more has to arrive."""
         if self._chunked:
-            return self._chunks()
+            return self._whole_chunk() or self._chunks()
         data = self._buffer[self._at :] if self._at else self._buffer
         if not self._until_close:
             data = data[: self._left]
@@ -165,6 +165,17 @@ class Response:
             self.ended = self._left == 0
         self._at += len(data)
         return data
+
+    def _whole_chunk(self) -> bytes:
+        """The data of the buffer where it is one chunk, as an event comes that is sent as soon as it is there."""
+        buffer, size = self._buffer, len(self._buffer)
+        if self._left or self._at or (line_end := buffer.find(b"\r\n", 0, 10)) <= 0 or not buffer.endswith(b"\r\n"):
+            return b""
+        length = size - line_end - 4
+        if 2 * length <= size or _chunk_size(buffer[:line_end]) != length:
+            return b""
+        self._at = size
+        return buffer[line_end + 2 : -2]
 
     def _chunks(self) -> bytes:
         """The data of the chunks in the buffer, the last one perhaps in part."""

@@ -52,6 +52,7 @@ class Relay:
         self._size = 0  # bytes received
         self._odd = ""  # the beginning of the first event that was none
         self._heard = 0  # events that were read
+        self.heard = 0  # signs of life: comments are some (TGI sends one every 15 s), once there was an event
         self.malformed = 0
         self.failure: UpstreamError | None = None  # what ended it
         self.done = False  # [DONE] came
@@ -61,11 +62,6 @@ class Relay:
     def ended(self) -> bool:
         """Whether every answer that has begun has ended."""
         return self._reader.ended
-
-    @property
-    def heard(self) -> int:
-        """Counts signs of life: comments are some (TGI sends one every 15 s), once there was an event."""
-        return self._heard and self._heard + self._events.comments
 
     def finish(self) -> list[StreamItem]:
         """The last chunks of a stream that has ended. Raises UpstreamError where that is no end of the answer."""
@@ -85,7 +81,10 @@ class Relay:
         items: list[StreamItem] = []
         self._size += len(received)
         try:
-            self._take(self._events.lines(received), items)
+            if not (self._prefix and self._is_one(received, items)):
+                self._take(self._events.lines(received), items)
+            if self._heard:
+                self.heard = self._heard + self._events.comments
             if self._size > MAX_STREAM:
                 raise said_badly(_("The upstream's answer is larger than {bytes} bytes.", bytes=MAX_STREAM))
         except UpstreamError as error:
@@ -154,6 +153,22 @@ class Relay:
 
     # --- the fast way
 
+    def _is_one(self, received: bytes, items: list[StreamItem]) -> bool:
+        """Pass on a packet that is one plain event, as it comes where events are sent as soon as they are there."""
+        if not (received.startswith(self._prefix) and received.endswith(self._suffix) and self._events.is_line_next):
+            return False
+        text = received[len(self._prefix) : -len(self._suffix)]
+        if b"\n" in text or not _are_texts(text):
+            return False
+        self._pass_on([text], items)
+        return True
+
+    def _pass_on(self, pieces: list[bytes], items: list[StreamItem]) -> None:
+        self._reader.relayed(pieces)
+        self._templates = self._mute = 0
+        self._heard += 1
+        items.append(pieces)
+
     def _run(self, lines: bytes, at: int, items: list[StreamItem]) -> int:
         """Pass on the plain events at `at`; where the next other one begins."""
         prefix, suffix = self._prefix, self._suffix
@@ -167,10 +182,7 @@ class Relay:
             pieces = list(takewhile(_are_texts, pieces))
         if not pieces:
             return at
-        self._reader.relayed(pieces)
-        self._templates = self._mute = 0
-        self._heard += 1
-        items.append(pieces)
+        self._pass_on(pieces, items)
         return at + sum(map(len, pieces)) + len(pieces) * (len(prefix) + len(suffix))
 
     def _learn(self, whole: bytes, event: Json, chunk: Chunk) -> None:

@@ -80,6 +80,11 @@ class Events:
         """Whether an event has just ended, and nothing of the next one has come."""
         return not (self._rest or self._data or self._error)
 
+    @property
+    def is_line_next(self) -> bool:
+        """Whether an event has just ended, and what is received next is lines of the next one as they are."""
+        return not (self._rest or self._data or self._error or self._after_cr)
+
     def lines(self, received: bytes) -> bytes:
         """`received` with LF for every line end, and without byte order mark: what `feed` takes."""
         if self._start is not None:
