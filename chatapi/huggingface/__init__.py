@@ -6,7 +6,6 @@ Nothing here knows a dialect of ours; the embedded engine is one more server tha
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 from ..call import Call
 from ..catalogue import ModelCard
@@ -22,7 +21,7 @@ from .models import Listing
 from .relay import Relay
 from .sse import are_events, listed_events
 from .tasks import CHAT, EventReader, Task, task_for
-from .transport import Request, Transport
+from .transport import Transport
 from .values import as_utf8, read_text
 from .whole import chunks_of, reply_of
 
@@ -112,7 +111,9 @@ class HuggingFace:
 
     def _open(self, task: Task, card: ModelCard, job: ChatJob, call: Call, deadline: float, stream: bool) -> Exchange:
         """An exchange whose answer is one. Raises the error that it is otherwise."""
-        request = _awaiting(card, deadline, task.request(self._base, card, job, stream))
+        request = task.request(self._base, card, job, stream)
+        if card.url:
+            request.headers = _awaiting(deadline)
         call.asked.append(card.id)
         call.attempts += 1
         try:
@@ -288,10 +289,10 @@ def _says_something(item: StreamItem) -> bool:
     return any(value for choice in item.choices for key, value in choice["delta"].items() if key != "role")
 
 
-def _awaiting(card: ModelCard, deadline: float, request: Request) -> Request:
+def _awaiting(deadline: float) -> dict[str, str]:
     # Asks the proxy of a sleeping Inference Endpoint to hold the request while it wakes, instead of a 503 (HF§5.2).
     seconds = int(deadline - time.monotonic())
-    return replace(request, headers={"X-Scale-Up-Timeout": str(seconds)}) if card.url and seconds > 0 else request
+    return {"X-Scale-Up-Timeout": str(seconds)} if seconds > 0 else {}
 
 
 def _no_json(card: ModelCard, raw: bytes, secret: str | None) -> UpstreamUnavailable:

@@ -67,8 +67,8 @@ class OpenAISchema(OpenAIFields):
 
 def load_job(body: Json, default_model: str = "") -> ChatJob:
     """The job; fields nobody here knows go on to chat upstreams as they are. Raises BadRequest."""
-    data = load(OpenAISchema, body)
     extra = {name: value for name, value in body.items() if name not in OpenAISchema._declared_fields}
+    data = load(OpenAISchema, body)
     include_usage = (data.get("stream_options") or {}).get("include_usage") is True
     return job_of(data, messages=data["messages"], include_usage=include_usage, extra=extra, strict=True)
 

@@ -9,7 +9,7 @@ from ..chat import ChatJob, Reply, Usage, estimated
 from ..components import Components
 from ..errors import ChatError
 from ..schemas import Dialect
-from .request import components, current_call
+from .request import components, here
 from .response import json_response, name_differences
 from .stream import EventStream
 
@@ -18,7 +18,8 @@ LATE_S = 2.0  # how long after a call's deadline its answer may still be being r
 
 def answer(job: ChatJob, dialect: Dialect) -> Response:
     """What `job` is answered with: one body, or a stream of events. Raises ChatError."""
-    call, parts = current_call(), components()
+    call: Call = here().call
+    parts = components()
     connection = call.connection
     try:
         job = begin(call, job, parts)

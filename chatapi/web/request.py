@@ -73,18 +73,13 @@ def _one_spelling(app: Any) -> Any:
 
 # What lies behind Flask's proxies: each attribute of a proxy costs a microsecond.
 _app: Callable[[], Flask] = current_app._get_current_object  # type: ignore[attr-defined]
-_g: Callable[[], Any] = g._get_current_object
+here: Callable[[], Any] = g._get_current_object  # `here().call` is the call of the request at hand
 _request: Callable[[], Request] = request._get_current_object  # type: ignore[attr-defined]
 
 
 def components() -> Components:
     """What the application is made of."""
     return cast(Components, _app().extensions["chatapi"])
-
-
-def current_call() -> Call:
-    """The call of the request at hand."""
-    return cast(Call, _g().call)
 
 
 def begin(parts: Components) -> None:
@@ -101,7 +96,7 @@ def begin(parts: Components) -> None:
         call.observers = parts.observers
     call.address = environ.get("REMOTE_ADDR")
     call.connection = environ.get("chatapi.connection")
-    _g().call = call
+    here().call = call
     wanted = environ.get("HTTP_ACCEPT_LANGUAGE")
     language = negotiate(wanted, parts.settings.language) if wanted else parts.settings.language
     if language != current():
@@ -127,7 +122,7 @@ def authenticated(view: View) -> View:
 
     @wraps(view)
     def called(*args: Any, **kwargs: Any) -> Response:
-        authenticate(current_call())
+        authenticate(here().call)
         return view(*args, **kwargs)
 
     return called
@@ -184,7 +179,7 @@ def read_json(most: int | None = None) -> Json:
         )
     limit = components().settings.max_body
     limit = min(most or limit, limit)
-    call = current_call()
+    call: Call = here().call
     if call.connection is not None:
         return parse_json(call.connection.read_body(limit, call.deadline))
     length = request.content_length or 0  # a test client: the body is all there

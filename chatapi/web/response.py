@@ -11,7 +11,7 @@ from ..call import Call
 from ..caller import WHAT
 from ..chat import ChatJob
 from ..schemas.strict_json import dumps
-from .request import current_call
+from .request import here
 
 AT_ONCE = 65_536  # bytes that a socket takes whether their reader reads or not
 MAX_NAMED = 50  # fields in X-Ignored-Fields
@@ -108,7 +108,7 @@ def _in_header(name: str) -> str:
 
 def complete(origins: frozenset[str], response: Response) -> Response:
     """The headers that every answer has; the call of one that is whole has ended."""
-    call = current_call()
+    call: Call = here().call
     call.status = response.status_code
     call.gateway_ms = call.elapsed_ms() - call.upstream_ms
     if response.direct_passthrough:
