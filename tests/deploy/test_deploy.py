@@ -4,12 +4,10 @@ Programs that judge them (systemd-analyze, nginx, docker compose, promtool) are 
 """
 
 import ctypes.util
-import functools
 import http.client
 import json
 import os
 import re
-import runpy
 import shlex
 import shutil
 import socket
@@ -23,15 +21,11 @@ from tempfile import TemporaryDirectory
 import pytest
 import requests
 import yaml
-from support.gateways import CONFIG, ROOT, clean_environment, free_port, stop
-
-from chatapi import telemetry
-from chatapi.settings import FIELDS
+from support.gateways import ROOT, clean_environment, free_port, stop
+from support.shipped import IMAGE, SETTINGS, exported, gunicorn_settings, last
 
 DEPLOY = ROOT / "deploy"
 TEXTS = {path.name: path.read_text(encoding="utf-8") for path in DEPLOY.iterdir() if path.is_file()}
-# The first is read by gunicorn.conf.py, the others by Python and whatever starts it.
-SETTINGS = {*FIELDS, "WEB_CONCURRENCY", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "PATH"}
 
 
 def needs(program):
@@ -50,11 +44,6 @@ def ran(*command, **kwargs):
 REQUIREMENTS = (ROOT / "requirements.txt").read_text()
 COMPOSE = yaml.safe_load(TEXTS["compose.yaml"])
 SERVICES = COMPOSE["services"]
-
-
-@functools.cache
-def gunicorn_settings():
-    return runpy.run_path(str(CONFIG))
 
 
 # --- systemd
@@ -175,19 +164,6 @@ def test_the_service_sets_what_the_gateway_reads():
 
 
 # --- the image's files, and gunicorn started from them
-
-
-def instructions():
-    """(instruction, the rest) of each line of the Containerfile, continued lines joined."""
-    text = re.sub(r"^\s*#.*\n", "", TEXTS["Containerfile"], flags=re.MULTILINE).replace("\\\n", " ")
-    return [(line.split()[0], line.split(None, 1)[1].strip()) for line in text.splitlines() if line.strip()]
-
-
-IMAGE = instructions()
-
-
-def last(name):
-    return [rest for instruction, rest in IMAGE if instruction == name][-1]
 
 
 def copied():
@@ -638,27 +614,18 @@ EXPRESSIONS = [*QUERIES, *VARIABLES, *(rule["expr"] for rule in RULES)]
 ALWAYS = {"instance", "job", "le"}
 
 
-@pytest.fixture
-def exported(client):
-    """Metric → its labels, or None where a collector of our own makes them up."""
-    # Prometheus' library offers no way to ask; its private table is the same in every version that we may meet.
-    table = telemetry.metrics._registry._names_to_collectors
-    known = {name: set(getattr(collector, "_labelnames", ())) for name, collector in table.items()}
-    shown = re.findall(r"^# TYPE (\S+)", client.get("/metrics").text, re.MULTILINE)
-    return {**dict.fromkeys(shown), **known}
-
-
 def metrics(expression):
     """(metric, its {selectors}) of each metric in an expression."""
     return re.findall(r"\b((?:chatapi|process)_\w+)(?:\{([^}]*)\})?", expression)
 
 
 @pytest.mark.parametrize("expression", sorted(set(EXPRESSIONS)))
-def test_every_metric_and_label_is_exported(expression, exported):
+def test_every_metric_and_label_is_exported(expression, client):
+    known = exported(client)
     labels = set(ALWAYS)
     for name, selectors in metrics(expression):
-        assert name in exported
-        own = exported[name]
+        assert name in known
+        own = known[name]
         for label in re.findall(r"(\w+)\s*(?:=|!)", selectors):
             assert own is None or label in own | ALWAYS, f"{name} has no label {label}"
         labels |= own if own is not None else {"model"}
@@ -674,10 +641,10 @@ def test_every_value_of_a_label_is_one_that_the_code_sets():
                 assert f'"{value}"' in code, value
 
 
-def test_the_dashboard_and_the_alerts_leave_no_metric_out(exported):
+def test_the_dashboard_and_the_alerts_leave_no_metric_out(client):
     used = {name for expression in EXPRESSIONS for name, _ in metrics(expression)}
     suffix = r"(?<!_start_time_seconds)_(total|bucket|sum|count|created)$"
-    family = {re.sub(suffix, "", name) for name in exported}
+    family = {re.sub(suffix, "", name) for name in exported(client)}
     assert family - {re.sub(suffix, "", name) for name in used} == set()
 
 

@@ -8,20 +8,13 @@ import pytest
 import yaml
 from support.gateways import ROOT
 from support.servers import needs
-from test_deploy import IMAGE, SETTINGS, exported, gunicorn_settings, last  # noqa: F401
+from support.shipped import IMAGE, SETTINGS, exported, gunicorn_settings, last
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 VERSIONS = ["1.30", kubernetes_validate.latest_version()]
 PARTS = {
-    "Namespace",
-    "ServiceAccount",
-    "ConfigMap",
-    "Deployment",
-    "Service",
-    "Ingress",
-    "PodDisruptionBudget",
-    "HorizontalPodAutoscaler",
-    "NetworkPolicy",
+    *("Namespace", "ServiceAccount", "ConfigMap", "Deployment", "Service", "Ingress", "PodDisruptionBudget"),
+    *("HorizontalPodAutoscaler", "NetworkPolicy"),
 }
 
 
@@ -122,13 +115,13 @@ def test_everything_means_the_same_pods():
     assert rule["http"]["paths"][0]["backend"]["service"]["name"] == built()["Service"]["metadata"]["name"]
 
 
-def test_it_grows_with_its_open_streams(exported):  # noqa: F811
+def test_it_grows_with_its_open_streams(client):
     scaler = built()["HorizontalPodAutoscaler"]["spec"]
     assert scaler["scaleTargetRef"]["name"] == built()["Deployment"]["metadata"]["name"]
     assert scaler["minReplicas"] >= 2 > built()["PodDisruptionBudget"]["spec"]["maxUnavailable"]
     assert "replicas" not in built()["Deployment"]["spec"], "an apply would undo what the autoscaler has done"
     [streams] = [metric["pods"] for metric in scaler["metrics"] if metric["type"] == "Pods"]
-    assert streams["metric"]["name"] in exported
+    assert streams["metric"]["name"] in exported(client)
     assert int(streams["target"]["averageValue"]) < gunicorn_settings()["worker_connections"]
 
 

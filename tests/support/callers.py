@@ -114,14 +114,10 @@ def dechunked(data):
 def body_of(received):
     """Status and body, whose framing must be whole."""
     head, _, body = received.partition(b"\r\n\r\n")
-    if b"chunked" not in head.lower():
-        return int(head.split()[1]), body
-    assert body.endswith(b"\r\n0\r\n\r\n"), f"the body has no end: {body[-200:]!r}"
-    parts = []
-    while (size := int((line := body.partition(b"\r\n"))[0], 16)) > 0:
-        parts.append(line[2][:size])
-        body = line[2][size + 2 :]
-    return int(head.split()[1]), b"".join(parts)
+    if b"chunked" in head.lower():
+        assert body.endswith(b"\r\n0\r\n\r\n"), f"the body has no end: {body[-200:]!r}"
+        body = dechunked(body)
+    return int(head.split()[1]), body
 
 
 def endless(x):

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
-import requests
 
 from chatapi.embedded import MODEL_ID
-from support.gateways import CONFIG, Gateway, clean_environment, free_port, stop
+from support.gateways import Gateway, free_port, gunicorn, started
 
 __all__ = ["MODEL_ID", "serve_embedded"]
 
@@ -38,31 +33,6 @@ def serve_embedded(**env: str) -> Iterator[Gateway]:
     """gunicorn with one worker over a model of its own, ready to answer; both stopped at the end."""
     require_engine()
     port = free_port()
-    gunicorn = [sys.executable, "-m", "gunicorn", "-c", str(CONFIG), "-w", "1", "-b", f"127.0.0.1:{port}"]
-    with TemporaryDirectory(prefix="embedded-") as scratch:
-        log = Path(scratch, "gunicorn.log")
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "chatapi.embedded", *gunicorn, "wsgi:app"],
-                cwd=scratch,
-                env={**clean_environment(scratch), **env},
-                stdout=out,
-                stderr=subprocess.STDOUT,
-            )
-        gateway = Gateway(port, process, log)
-        try:
-            await_loaded(gateway)
-            yield gateway
-        finally:
-            stop(process)
-
-
-def await_loaded(gateway: Gateway) -> None:
-    until = time.monotonic() + LOADED_WITHIN_S
-    while time.monotonic() < until and gateway.process.poll() is None:
-        try:
-            if gateway.request("GET", "/healthz", timeout=2).ok:
-                return
-        except requests.RequestException:
-            time.sleep(0.1)
-    raise AssertionError(f"the gateway with its engine is not ready; its log:\n{gateway.log_text()[-6000:]}")
+    command = [sys.executable, "-m", "chatapi.embedded", *gunicorn(port), "wsgi:app"]
+    with started(command, port, env, within_s=LOADED_WITHIN_S) as gateway:
+        yield gateway

@@ -88,25 +88,41 @@ def serve(env: Mapping[str, str], *gunicorn_args: str, certificate: Path | None 
 
     `gunicorn_args` come last, so they win. Its working directory is new and empty: no `.env`.
     """
+    tls = (
+        []
+        if certificate is None
+        else ["--certfile", str(certificate), "--keyfile", str(certificate.with_name("key.pem"))]
+    )
     port = free_port()
-    config = ["-c", str(CONFIG)] if CONFIG.exists() else ["-k", "gevent"]
-    command = [sys.executable, "-m", "gunicorn", *config, "-w", "1", "-b", f"127.0.0.1:{port}"]
-    if certificate is not None:
-        command += ["--certfile", str(certificate), "--keyfile", str(certificate.with_name("key.pem"))]
+    with started([*gunicorn(port), *tls, *gunicorn_args, "wsgi:app"], port, env, certificate) as gateway:
+        yield gateway
+
+
+def gunicorn(port: int) -> list[str]:
+    return [sys.executable, "-m", "gunicorn", "-c", str(CONFIG), "-w", "1", "-b", f"127.0.0.1:{port}"]
+
+
+@contextmanager
+def started(
+    command: Sequence[str],
+    port: int,
+    env: Mapping[str, str],
+    certificate: Path | None = None,
+    within_s: float = READY_WITHIN_S,
+    pass_fds: Sequence[int] = (),
+) -> Iterator[Gateway]:
+    """This command with these settings, once it answers at `port`; stopped at the end."""
     with TemporaryDirectory(prefix="gateway-") as scratch:
-        log = Path(scratch, "gunicorn.log")
-        Path(scratch, "cwd").mkdir()
+        log, empty = Path(scratch, "gunicorn.log"), Path(scratch, "cwd")
+        empty.mkdir()
+        environment = {**clean_environment(scratch), **env}
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [*command, *gunicorn_args, "wsgi:app"],
-                cwd=Path(scratch, "cwd"),
-                env={**clean_environment(scratch), **env},
-                stdout=out,
-                stderr=subprocess.STDOUT,
+                command, cwd=empty, env=environment, stdout=out, stderr=subprocess.STDOUT, pass_fds=pass_fds
             )
         gateway = Gateway(port, process, log, certificate)
         try:
-            await_ready(gateway)
+            await_ready(gateway, within_s)
             yield gateway
         finally:
             stop(process)
@@ -123,8 +139,8 @@ def clean_environment(home: str) -> dict[str, str]:
     return {**kept, "HOME": home, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
-def await_ready(gateway: Gateway) -> None:
-    deadline = time.monotonic() + READY_WITHIN_S
+def await_ready(gateway: Gateway, within_s: float = READY_WITHIN_S) -> None:
+    deadline = time.monotonic() + within_s
     while time.monotonic() < deadline and gateway.process.poll() is None:
         try:
             if gateway.request("GET", "/healthz", timeout=2).ok:

@@ -1,72 +1,8 @@
-"""S1's request and its three examples, verbatim from docs/chat-completion-api.md."""
+"""S1's request, its three examples and its answer, to the letter, as docs/chat-completion-api.md has them."""
 
-S1_FORMAT = """{
-    "messages": [
-        {
-            "role": "user",
-            "content": [
-                {
-                    "type": "text",
-                    "text": "Explique o que é inteligência artificial em uma frase."
-                }
-            ]
-        }
-    ],
-    "model": "microsoft/DialoGPT-medium",
-    "stream": false,
-    "temperature": 0.7,
-    "max_tokens": 100
-}"""
+import re
 
-S1_EXAMPLE_1 = """{
-    "messages": [
-        {
-            "role": "user",
-            "content": "Qual é a capital do Brasil?"
-        }
-    ],
-    "model": "microsoft/DialoGPT-medium",
-    "temperature": 0.7
-}"""
+from support.gateways import ROOT
 
-S1_EXAMPLE_2 = """{
-    "messages": [
-        {
-            "role": "user",
-            "content": [
-                {
-                    "type": "text",
-                    "text": "Explique como funciona a inteligência artificial"
-                }
-            ]
-        }
-    ],
-    "model": "microsoft/DialoGPT-large",
-    "stream": false,
-    "temperature": 0.5,
-    "max_tokens": 500
-}"""
-
-S1_EXAMPLE_3 = """{
-    "messages": [
-        {
-            "role": "system",
-            "content": "Você é um assistente especializado em tecnologia."
-        },
-        {
-            "role": "user",
-            "content": "O que é machine learning?"
-        },
-        {
-            "role": "assistant",
-            "content": "Machine learning é uma área da inteligência artificial..."
-        },
-        {
-            "role": "user",
-            "content": "Quais são os principais tipos?"
-        }
-    ],
-    "model": "microsoft/DialoGPT-medium",
-    "temperature": 0.7,
-    "max_tokens": 300
-}"""
+_DOCUMENT = (ROOT / "docs/chat-completion-api.md").read_text(encoding="utf-8")
+S1_FORMAT, S1_EXAMPLE_1, S1_EXAMPLE_2, S1_EXAMPLE_3, S1_ANSWER = re.findall(r"(?ms)^```json\n(.*?)\n```$", _DOCUMENT)

@@ -17,21 +17,11 @@ IMAGE = {"type": "image_url", "image_url": {"url": "https://x.test/a.png"}}
 @pytest.mark.parametrize(
     "text, least, most",
     [
-        ("", 0, 0),
-        (" ", 1, 1),
-        ("a", 1, 2),
-        ("Hello", 1, 3),
-        ("Hello, world!", 3, 5),
-        ("The quick brown fox jumps over the lazy dog. " * 10, 100, 140),
-        ("Qual é a capital do Brasil?", 6, 10),
-        ("supercalifragilisticexpialidocious", 8, 10),
-        ("x" * 4000, 1000, 1000),
-        ("https://example.test/a/long/path?with=parameters&and=more", 12, 16),
-        ("人工知能とは何ですか", 10, 15),
-        ("机器学习", 4, 6),
-        ("한국어 문장입니다", 8, 12),
-        ("😀" * 10, 10, 15),
-        ("\u3000" * 8, 8, 8),
+        *(("", 0, 0), (" ", 1, 1), ("a", 1, 2), ("Hello", 1, 3), ("Hello, world!", 3, 5)),
+        *(("The quick brown fox jumps over the lazy dog. " * 10, 100, 140), ("Qual é a capital do Brasil?", 6, 10)),
+        *(("supercalifragilisticexpialidocious", 8, 10), ("x" * 4000, 1000, 1000)),
+        *(("https://example.test/a/long/path?with=parameters&and=more", 12, 16), ("人工知能とは何ですか", 10, 15)),
+        *(("机器学习", 4, 6), ("한국어 문장입니다", 8, 12), ("😀" * 10, 10, 15), ("\u3000" * 8, 8, 8)),
     ],
 )
 def test_estimates_are_near_what_tokenizers_count(text, least, most):

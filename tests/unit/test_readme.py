@@ -5,7 +5,6 @@ import tomllib
 
 import pytest
 from support.gateways import ROOT
-from support.s1 import S1_EXAMPLE_1, S1_EXAMPLE_2, S1_EXAMPLE_3, S1_FORMAT
 
 from chatapi import errors
 from chatapi.catalogue import _RULES, Catalogue
@@ -144,9 +143,3 @@ def test_both_readmes_have_the_same_sections():
 
 def test_both_readmes_show_the_same_commands_and_outputs():
     assert blocks(ENGLISH) == blocks(PORTUGUESE)
-
-
-def test_the_documented_requests_are_the_documents_own():
-    document = (ROOT / "docs/chat-completion-api.md").read_text(encoding="utf-8")
-    for text in (S1_FORMAT, S1_EXAMPLE_1, S1_EXAMPLE_2, S1_EXAMPLE_3):
-        assert text.strip() in document

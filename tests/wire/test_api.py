@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from support.dialects import LEGACY, NEW, ROUTES, V1, asking, check_error
 from support.faults import CODES, REFUSALS
-from support.s1 import S1_EXAMPLE_1, S1_EXAMPLE_2, S1_EXAMPLE_3, S1_FORMAT
+from support.s1 import S1_ANSWER, S1_EXAMPLE_1, S1_EXAMPLE_2, S1_EXAMPLE_3, S1_FORMAT
 from support.upstream import ERRORS, TEXT
 
 from chatapi import create_app
@@ -17,18 +17,6 @@ EOS = "<|endoftext|>"
 
 # ---------------------------------------------------------------- S1, word for word
 
-S1_ANSWER = """{
-    "success": true,
-    "data": {
-        "response": "Resposta do modelo aqui...",
-        "model": "microsoft/DialoGPT-medium",
-        "usage": {
-            "prompt_tokens": 25,
-            "completion_tokens": 50,
-            "total_tokens": 75
-        }
-    }
-}"""
 
 # S1's text → model, `inputs` and `parameters` that reach Hugging Face.
 S1 = {

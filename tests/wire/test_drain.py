@@ -7,21 +7,19 @@ import re
 import signal
 import socket
 import sqlite3
-import subprocess
 import sys
 import time
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
 from support.callers import Caller, body_of, endless, take_apart
 from support.dialects import NEW, V1, asking
 from support.fronts import front, socket_path
-from support.gateways import CONFIG, LOG_TAIL, Gateway, await_ready, clean_environment, free_port, serve, stop
+from support.gateways import CONFIG, LOG_TAIL, free_port, serve, started
 from support.heard import all_at_once, hear, wait_until
 from support.servers import needs
 from support.upstream import TEXT, say
@@ -167,27 +165,10 @@ def socket_unit():
         yield path, listening
 
 
-@contextmanager
 def service(env, listening, port, *gunicorn_args):
     """gunicorn on this socket; ready when nginx, which listens at `port`, reaches it."""
-    with TemporaryDirectory(prefix="gateway-") as scratch:
-        log = Path(scratch, "gunicorn.log")
-        shim = [sys.executable, "-c", AS_SYSTEMD, str(listening.fileno())]
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                [*shim, "-c", str(CONFIG), *gunicorn_args, "wsgi:app"],
-                cwd=scratch,
-                env={**clean_environment(scratch), **env},
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                pass_fds=[listening.fileno()],
-            )
-        gateway = Gateway(port, process, log)
-        try:
-            await_ready(gateway)
-            yield gateway
-        finally:
-            stop(process)
+    command = [sys.executable, "-c", AS_SYSTEMD, str(listening.fileno()), "-c", str(CONFIG), *gunicorn_args, "wsgi:app"]
+    return started(command, port, env, pass_fds=[listening.fileno()])
 
 
 def test_a_stop_and_a_start_on_the_same_socket_lose_no_call(env):

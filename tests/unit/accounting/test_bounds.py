@@ -87,27 +87,15 @@ MORE = {
     "generation_config": {"inner": [{"maxOutputTokens": 4000}]},
     "thinking": {"type": "enabled", "budget_tokens": 9000},
 }
-NOT_MORE = {
-    "top_k": 5,
-    "min_p": 0.1,
-    "repetition_penalty": 1.1,
-    "length_penalty": 2,
-    "repeat_last_n": 64,
-    "seed_offset": 7,
-    "stop_token_ids": [1, 2],
-    "skip_special_tokens": True,
-    "return_tokens_as_token_ids": True,
-    "user_token": "abc",
-    "truncate_prompt_tokens": 100,
-    "prompt_logprobs": 3,
-    "metadata": {"token": "5"},
-    "reasoning": {"effort": "high"},
-    "guided_json": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 5, "minLength": 1}}},
-    "structured_outputs": {"json": {"maxLength": 5}},
-    "prediction": {"type": "content", "content": "length 5"},
-    "chat_template_kwargs": {"enable_thinking": False},
-    "provider": {"order": ["a", "b"]},
-}
+NOT_MORE = (
+    {"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1, "length_penalty": 2, "repeat_last_n": 64}
+    | {"seed_offset": 7, "stop_token_ids": [1, 2], "skip_special_tokens": True, "return_tokens_as_token_ids": True}
+    | {"user_token": "abc", "truncate_prompt_tokens": 100, "prompt_logprobs": 3, "metadata": {"token": "5"}}
+    | {"reasoning": {"effort": "high"}}
+    | {"guided_json": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 5, "minLength": 1}}}}
+    | {"structured_outputs": {"json": {"maxLength": 5}}, "prediction": {"type": "content", "content": "length 5"}}
+    | {"chat_template_kwargs": {"enable_thinking": False}, "provider": {"order": ["a", "b"]}}
+)
 
 
 @pytest.mark.parametrize("name", MORE)

@@ -25,11 +25,7 @@ LISTED = [
 
 def test_the_own_organisations_models_come_first_then_the_cheapest():
     assert [offer.model for offer in successors("google/flan-t5-base", LISTED)] == [
-        "google/gemma",
-        "acme/cheap",
-        "acme/large",
-        "acme/unpriced",
-        "acme/odd",
+        *("google/gemma", "acme/cheap", "acme/large", "acme/unpriced", "acme/odd"),
     ]
 
 

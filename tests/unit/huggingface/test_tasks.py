@@ -115,25 +115,12 @@ def test_chat_streams_ask_for_usage():
     assert sent == {"model": CHAT.id, "messages": HI, "stream": True, "stream_options": {"include_usage": True}}
 
 
-CHAT_OPTIONS = {
-    "temperature": 0,
-    "top_p": 0.9,
-    "max_tokens": 5,
-    "max_completion_tokens": 6,
-    "n": 2,
-    "seed": 7,
-    "user": "u-1",
-    "stop": ["a", "b", "c", "d", "e"],
-    "presence_penalty": 0.5,
-    "frequency_penalty": -2,
-    "logprobs": True,
-    "top_logprobs": 3,
-    "logit_bias": {"50256": -100},
-    "reasoning_effort": "low",
-    "metadata": {"k": "v"},
-    "tools": [{"type": "function", "function": {"name": "f"}}],
-    "response_format": {"type": "json_object"},
-}
+CHAT_OPTIONS = (
+    {"temperature": 0, "top_p": 0.9, "max_tokens": 5, "max_completion_tokens": 6, "n": 2, "seed": 7, "user": "u-1"}
+    | {"stop": ["a", "b", "c", "d", "e"], "presence_penalty": 0.5, "frequency_penalty": -2, "logprobs": True}
+    | {"top_logprobs": 3, "logit_bias": {"50256": -100}, "reasoning_effort": "low", "metadata": {"k": "v"}}
+    | {"tools": [{"type": "function", "function": {"name": "f"}}], "response_format": {"type": "json_object"}}
+)
 
 
 @pytest.mark.parametrize("name, value", CHAT_OPTIONS.items(), ids=CHAT_OPTIONS)
@@ -248,30 +235,16 @@ def test_a_conversations_own_stops_are_sent_too():
 
 
 TOOL = {"type": "function", "function": {"name": "f"}}
-CANNOT = {
-    "n": 2,
-    "tools": [TOOL],
-    "tool_choice": "required",
-    "functions": [{"name": "f"}],
-    "function_call": {"name": "f"},
-    "response_format": {"type": "json_object"},
-    "logprobs": True,
-    "top_logprobs": 2,
-    "logit_bias": {"1": 1},
-}
-NOTHING_ASKED = {
-    "n": 1,
-    "tools": [],
-    "tool_choice": "auto",
-    "functions": [],
-    "function_call": "none",
-    "logprobs": False,
-    "response_format": {"type": "text"},
-    "top_logprobs": 0,
-    "logit_bias": {},
-    "presence_penalty": 0,
-    "frequency_penalty": 0.0,
-}
+CANNOT = (
+    {"n": 2, "tools": [TOOL], "tool_choice": "required", "functions": [{"name": "f"}]}
+    | {"function_call": {"name": "f"}, "response_format": {"type": "json_object"}, "logprobs": True}
+    | {"top_logprobs": 2, "logit_bias": {"1": 1}}
+)
+NOTHING_ASKED = (
+    {"n": 1, "tools": [], "tool_choice": "auto", "functions": [], "function_call": "none", "logprobs": False}
+    | {"response_format": {"type": "text"}, "top_logprobs": 0, "logit_bias": {}, "presence_penalty": 0}
+    | {"frequency_penalty": 0.0}
+)
 ADVISORY = {"presence_penalty": 1, "frequency_penalty": 1.5, "seed": 7, "reasoning_effort": "low"}
 
 

@@ -519,27 +519,14 @@ def test_settings_that_were_not_set_have_openais_defaults():
 
 
 def test_every_setting_is_repeated():
-    settings = {
-        "frequency_penalty": 0.5,
-        "presence_penalty": -0.5,
-        "temperature": 0,
-        "top_p": 0.5,
-        "top_logprobs": 2,
-        "instructions": "Be brief.",
-        "max_output_tokens": 100,
-        "max_tool_calls": 3,
-        "metadata": {"run": "7"},
-        "parallel_tool_calls": False,
-        "prompt_cache_key": "k",
-        "safety_identifier": "s",
-        "service_tier": "flex",
-        "tool_choice": "required",
-        "tools": [WEATHER],
-        "truncation": "auto",
-        "user": "alice",
-        "reasoning": {"effort": "low", "summary": "auto"},
-        "text": {"format": {"type": "json_object"}, "verbosity": "low"},
-    }
+    settings = (
+        {"frequency_penalty": 0.5, "presence_penalty": -0.5, "temperature": 0, "top_p": 0.5, "top_logprobs": 2}
+        | {"instructions": "Be brief.", "max_output_tokens": 100, "max_tool_calls": 3, "metadata": {"run": "7"}}
+        | {"parallel_tool_calls": False, "prompt_cache_key": "k", "safety_identifier": "s", "service_tier": "flex"}
+        | {"tool_choice": "required", "tools": [WEATHER], "truncation": "auto", "user": "alice"}
+        | {"reasoning": {"effort": "low", "summary": "auto"}}
+        | {"text": {"format": {"type": "json_object"}, "verbosity": "low"}}
+    )
     answer = dump({"content": "Oi"}, **settings, store=True)
     assert {name: answer[name] for name in settings} == settings
     assert answer["store"] is False, "nothing is kept, whatever was asked"
