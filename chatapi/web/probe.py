@@ -1,4 +1,4 @@
-"""A stream, or a silence, without a model: what a proxy in front makes of them can be seen at no cost (doctor.py)."""
+"""A stream, or a silence, without a model: the doctor sees by them, at no cost, what a proxy in front makes of calls."""
 
 import math
 import re
@@ -62,7 +62,7 @@ def probe() -> Response:
     except ClientLeft:
         left()
         raise
-    return json_response(_seen(call, note))
+    return json_response(_seen(note))
 
 
 def _number(name: str, most: float) -> float:
@@ -85,7 +85,7 @@ def _note() -> str:
     return note
 
 
-def _seen(call: Call, note: str) -> Json:
+def _seen(note: str) -> Json:
     """How the request looked from here."""
     noted = None
     with suppress(StoreUnavailable):
@@ -96,7 +96,6 @@ def _seen(call: Call, note: str) -> Json:
         "scheme": request.scheme,
         "host": request.host,
         "forwarded_for": len(list(filter(None, request.headers.get("X-Forwarded-For", "").split(",")))),
-        "keyed": call.key_id is not None,
         "watched": "chatapi.connection" in request.environ,
         "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         "noted": noted is not None,  # whoever asks has written the note into the database that the gateway uses
@@ -131,12 +130,9 @@ class _Body:
     def __next__(self) -> bytes:
         try:
             return next(self._items)
-        except StopIteration:
-            self._whole = True
-            raise
         except ClientLeft:
             raise StopIteration from None
-        except ChatError:  # the worker has to stop
+        except (StopIteration, ChatError):  # its end, or the worker has to stop
             self._whole = True
             raise StopIteration from None
 
@@ -150,7 +146,7 @@ class _Body:
         self._call.end("completed" if not self._call.left else "client_left")
 
 
-def _note_left(books: Store, note: str) -> None:
+def _note_left(store: Store, note: str) -> None:
     now = int(time.time())
 
     def write(tx: statements.Tx) -> None:
@@ -159,4 +155,4 @@ def _note_left(books: Store, note: str) -> None:
 
     if note:
         with suppress(StoreUnavailable):
-            books.write(write)
+            store.write(write)

@@ -20,7 +20,7 @@ from ...huggingface.exchange import Exchange
 from ...huggingface.transport import Answer, Request
 from ...languages import _
 from .findings import AGENT, DOCTOR, Finding, Progress, setting
-from .reaching import explained, seen
+from .reaching import asked, explained, object_in, seen
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 QUICK_S = 10.0  # for what the gateway answers at once
@@ -62,9 +62,7 @@ class Front:
         yield self._timeouts() if slow else self._no_timeouts()
 
     def _get(self, query: str, seconds: float = QUICK_S, transport: Transport | None = None) -> Answer:
-        call = Call("-", seconds=seconds)
-        request = Request(f"{self._url}/v1/probe?{query}")
-        return (transport or self._transport).fetch(request, call, call.deadline)
+        return asked(transport or self._transport, Request(f"{self._url}/v1/probe?{query}"), seconds)
 
     # --- is it there?
 
@@ -78,7 +76,7 @@ class Front:
             return self._unreached(error)
         finally:
             self._forget(note)
-        found = _json(answer)
+        found = object_in(answer) or {}
         if answer.status == 200 and found.get("object") == "probe":
             self._seen, self._server = found, answer.headers.get("Server", "")
             self._trip_s = time.monotonic() - began
@@ -212,8 +210,8 @@ class Front:
         url = f"{self._url}/v1/probe?events={EVENTS}&every_s={every_s}"
         body, arrived = b"", list[float]()
         # gzip is asked for as browsers and SDKs do, or compressing would not show.
-        asked = Request(url, headers={"Accept-Encoding": "gzip"})
-        with closing(self._transport.open(asked, call, call.deadline)) as head:
+        request = Request(url, headers={"Accept-Encoding": "gzip"})
+        with closing(self._transport.open(request, call, call.deadline)) as head:
             while data := head.read(call.deadline):
                 body += data
                 arrived += [time.monotonic()] * (body.count(b"data: ") - len(arrived))
@@ -270,9 +268,8 @@ class Front:
         line = f"nginx: client_max_body_size {math.ceil(most / 2**20 * 1.25)}m;"
         payload = {"doctor": ""}  # no chat request: it is refused before a model is asked
         payload["doctor"] = "x" * (most - len(json.dumps(payload, separators=(",", ":"))))
-        call = Call("-", seconds=BODY_S)
         try:
-            answer = self._transport.fetch(Request(f"{self._url}/v1/chat/completions", payload), call, call.deadline)
+            answer = asked(self._transport, Request(f"{self._url}/v1/chat/completions", payload), BODY_S)
         except UpstreamError as error:
             return Finding(
                 "bodies", False, _("a body of {size} bytes was not taken: {error}", size=most, error=seen(error)), line
@@ -300,11 +297,11 @@ class Front:
         began = time.monotonic()
         try:
             answer = self._get(f"silence_s={self._silence_s}", self._silence_s + QUICK_S)
+            if answer.status == 200:
+                return Finding("timeouts", True, _("{seconds:g} s of silence are waited for", seconds=self._silence_s))
             said = _("answered {status}", status=answer.status)
         except UpstreamError as error:
-            answer, said = None, seen(error)
-        if answer and answer.status == 200:
-            return Finding("timeouts", True, _("{seconds:g} s of silence are waited for", seconds=self._silence_s))
+            said = seen(error)
         message = _(
             "a silence of {seconds:g} s is ended after {after:.0f} s: {said}",
             seconds=self._silence_s,
@@ -312,11 +309,3 @@ class Front:
             said=said,
         )
         return Finding("timeouts", False, message, line)
-
-
-def _json(answer: Answer) -> Json:
-    try:
-        found = json.loads(answer.body)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}

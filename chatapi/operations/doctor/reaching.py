@@ -2,10 +2,10 @@
 
 import json
 import re
-from typing import Any
 from urllib.parse import urlsplit
 
 from ...call import Call
+from ...chat import Json
 from ...errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from ...huggingface import Transport
 from ...huggingface.transport import Answer, Request
@@ -43,9 +43,9 @@ _FAILED = {
 }
 
 
-def asked(transport: Transport, request: Request) -> Answer:
-    """A whole answer within a few seconds. Raises UpstreamError."""
-    call = Call("-", seconds=ASK_S)
+def asked(transport: Transport, request: Request, seconds: float = ASK_S) -> Answer:
+    """A whole answer. Raises UpstreamError."""
+    call = Call("-", seconds=seconds)
     return transport.fetch(request, call, call.deadline)
 
 
@@ -108,20 +108,18 @@ def no_protocol(url: str, answer: Answer, transport: Transport) -> tuple[str, st
 
 
 def _lists_models(answer: Answer) -> bool:
-    found = _json(answer)
-    return answer.status == 200 and isinstance(found, dict) and isinstance(found.get("data"), list)
+    return answer.status == 200 and isinstance((object_in(answer) or {}).get("data"), list)
 
 
 def _takes_calls(url: str, transport: Transport) -> bool:
     """Whether a call without content is refused for that: it costs nothing. Or it is a TGI, which tells its model."""
     try:
         refusal = asked(transport, Request(f"{url}/v1/chat/completions", {}))
-        if refusal.status in (400, 401, 403, 415, 422, 429) and _json(refusal) is not None:
+        if refusal.status in (400, 401, 403, 415, 422, 429) and object_in(refusal) is not None:
             return True
-        info = _json(asked(transport, Request(f"{url}/info")))
+        return "model_id" in (object_in(asked(transport, Request(f"{url}/info"))) or {})
     except UpstreamError:
         return False
-    return isinstance(info, dict) and "model_id" in info
 
 
 def _serves(url: str, transport: Transport) -> bool:
@@ -131,8 +129,10 @@ def _serves(url: str, transport: Transport) -> bool:
         return False
 
 
-def _json(answer: Answer) -> Any:
+def object_in(answer: Answer) -> Json | None:
+    """The JSON object that an answer is, if it is one."""
     try:
-        return json.loads(answer.body)
+        found = json.loads(answer.body)
     except ValueError:
         return None
+    return found if isinstance(found, dict) else None
