@@ -12,6 +12,7 @@ from support.gateways import LOG_TAIL, TOKEN, Gateway, catalogue_for, serve
 from support.upstream import Upstream
 
 from chatapi import create_app
+from chatapi.languages import LANGUAGES, use
 from chatapi.settings import Settings
 
 os.environ["LC_ALL"] = "C.UTF-8"  # commands speak the language of their locale
@@ -33,6 +34,12 @@ def applications_end():
     """Applications of one process share a database, in which each has a number until it is collected."""
     yield
     gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def english():
+    """Whatever language the test before was answered in."""
+    use(LANGUAGES[0])
 
 
 @pytest.fixture(scope="session")

@@ -52,8 +52,8 @@ def main(arguments: list[str]) -> NoReturn:
         use(command_language(settings.language))
         _check_workers(process_environment().get("WEB_CONCURRENCY", ""))
         Catalogue.load(settings.catalogue)  # its mistakes are told before a model is loaded
-        environment = start(settings) if settings.wants_embedded else None
-        if settings.embedded_model and environment is None:
+        environment = start(settings) if settings.wants_embedded else process_environment()
+        if settings.embedded_model and not settings.wants_embedded:
             _say(_("CHATAPI_EMBEDDED_MODEL is not used: HUGGINGFACE_API_KEY or HUGGINGFACE_BASE_URL is set"))
     except (SettingsError, EngineError) as error:
         sys.exit(f"chatapi: {error}")
@@ -68,10 +68,8 @@ def _check_workers(text: str) -> None:
         raise SettingsError([f"WEB_CONCURRENCY={text!r}: " + _("must be a number of workers, at least 1")])
 
 
-def _become(command: list[str], environment: dict[str, str] | None) -> NoReturn:
+def _become(command: list[str], environment: dict[str, str]) -> NoReturn:
     try:
-        if environment is None:
-            os.execvp(command[0], command)
         os.execvpe(command[0], command, environment)
     except OSError as error:
         reason = _("{command} cannot be run: {error}", command=command[0], error=error.strerror)

@@ -146,15 +146,15 @@ def error_classes() -> list[type[ChatError]]:
 # --- operations
 
 
-def _view(path: str) -> Any:
+def _view_name(path: str) -> str:
     rule = path.replace("{model}", "<path:model>")
-    endpoint = next(r.endpoint for r in current_app.url_map.iter_rules() if r.rule == rule)
-    return current_app.view_functions[endpoint]
+    endpoint: str = next(r.endpoint for r in current_app.url_map.iter_rules() if r.rule == rule)
+    return endpoint.rpartition(".")[2]
 
 
 def _operation(path: str, responses: Json, body: Json | None = None) -> Json:
     summary, text = SUMMARIES[path]
-    operation: Json = {"operationId": _view(path).__name__, "summary": _(summary), "responses": responses}
+    operation: Json = {"operationId": _view_name(path), "summary": _(summary), "responses": responses}
     if text:
         operation["description"] = _(text)
     if path == "/api/huggingface-chat":
@@ -193,10 +193,8 @@ def _read_responses(path: str, answered: str | None) -> Json:
         good: Json = {"description": _("Prometheus' text format."), "content": {"text/plain": {}}, "headers": _refs()}
     else:
         good = _response(N_("What was asked for."), answered)
-    if path in OPEN:
-        unready = {"503": _response(N_("It takes no calls now."), "Readiness")} if path == "/readyz" else {}
-        return {"200": good, **unready, **_errors(path)}
-    return {"200": good, **_errors(path)}
+    unready = {"503": _response(N_("It takes no calls now."), "Readiness")} if path == "/readyz" else {}
+    return {"200": good, **unready, **_errors(path)}
 
 
 def _response(text: str, schema: str) -> Json:
@@ -213,8 +211,6 @@ def _errors(path: str) -> Json:
             by_status.setdefault(kind.status if openai else kind.api_status, []).append(kind.code)
     found = {}
     for status, codes in sorted(by_status.items()):
-        if path == "/readyz" and status == 503:
-            continue
         schema = "OpenAIError" if openai else "EnvelopeError"
         found[str(status)] = _response(", ".join(f"`{code}`" for code in codes), schema)
     return found

@@ -1,4 +1,4 @@
-"""A stream, or a silence, without a model: the doctor sees by them, at no cost, what a proxy in front makes of calls."""
+"""A stream, or a silence, without a model: by them the doctor sees at no cost what a proxy makes of calls."""
 
 import math
 import re
