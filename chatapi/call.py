@@ -179,6 +179,8 @@ class Call:
             return
         self.ending = "client_left" if self.left else self.ending or ending
         self.total_ms = self.elapsed_ms()
+        if self._interruption is not None:
+            self._interruption.__traceback__ = None  # whose frames hold this call, and all that it held
         for observe in self.observers:
             observe(self)
 

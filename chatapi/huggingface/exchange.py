@@ -100,16 +100,18 @@ class Exchange:
         elif self._alarm is not None:
             self._alarm.stop()
             gevent.spawn(_drain, self._connection, self._response)
-            self._connection = None
+            self._connection = self._response = None
         else:
             self._connection.sock.settimeout(SETTLE_S)
             _drain(self._connection, self._response)
-            self._connection = None
+            self._connection = self._response = None
 
     def close(self) -> None:
         """End the exchange, and with it a connection whose body has not been read to its end."""
         if self._alarm is not None:
             self._alarm.stop()
+        if self._response is not None:
+            self._response.receive = _receive_nothing  # not ours any more: no circle is left to the collector
         if (connection := self._connection) is not None:
             self._connection = None
             connection.close()
@@ -184,6 +186,10 @@ class Exchange:
             if time.monotonic() >= self._deadline - 0.005:  # the socket's own timeout was it
                 raise silence() from None
             raise translated(error, begun=self._response is not None) from None
+
+
+def _receive_nothing(size: int) -> bytes:
+    return b""
 
 
 class TimeIsUp(BaseException):

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import gevent
-from flask import Flask, Response, current_app, g
+from flask import Response, g
 from flask.globals import request_ctx
 
 from ..call import Call
@@ -67,6 +67,8 @@ class EventStream:
             self._items = _raising(error)
         if isinstance(self._ready, Chunk):
             self._call.served, self._ignored = self._ready.model, self._ready.ignored
+        if self._heartbeat is not None:
+            self._heartbeat.head_is_made()
         metrics.stream_opened(1)
         return self.head()
 
@@ -201,11 +203,10 @@ class Heartbeat:
     """
 
     def __init__(self, stream: EventStream, connection: Any) -> None:
-        self._stream = stream
         self._connection = connection
         self._every_s = components().settings.heartbeat_s
-        self._context: Any = request_ctx._get_current_object()  # type: ignore[attr-defined]
-        self._app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+        # What makes the head, until there is one: no request is kept for as long as its answer takes.
+        self._head: tuple[Any, EventStream] | None = (request_ctx._get_current_object(), stream)  # type: ignore[attr-defined]
         self._call: Call = g.call
         self.head_sent = self._over = False
         self.sent_at = time.monotonic()
@@ -215,9 +216,13 @@ class Heartbeat:
         self._timer = gevent.get_hub().loop.timer(seconds)
         self._timer.start(self._due)
 
+    def head_is_made(self) -> None:
+        """The head goes out with the first event, where it has not yet."""
+        self._head = None
+
     def stop(self) -> None:
         """The stream is over."""
-        self._over = True
+        self._over, self._head = True, None
         self._timer.close()
 
     def _due(self) -> None:
@@ -232,11 +237,11 @@ class Heartbeat:
         if self._over:  # in the same turn of the loop
             return
         with suppress(OSError):  # nobody is there: the watch over the connection says so too
-            if not self.head_sent:
-                self.head_sent = True
-                with self._context.copy():
+            if self._head is not None:
+                (context, stream), self._head, self.head_sent = self._head, None, True
+                with context.copy():
                     g.call = self._call
-                    response = self._app.process_response(self._stream.head())
+                    response = context.app.process_response(stream.head())
                     assert isinstance(response, Answer)
                     self._connection.begin(response.status, [*response.headers, *response.told])
             self._connection.write(f": {self._call.waiting_for}\n\n".encode())

@@ -13,6 +13,7 @@ import pytest
 from support.callers import Caller, choices, http_request, take_apart
 from support.dialects import NEW, ROUTES, asking, check_error
 from support.gateways import serve, side_by_side
+from support.heard import records_of, wait_until
 from support.upstream import PIECES, RST_ON_CLOSE, TEXT, U2028_TEXT, UTF8_TEXT, say, script, whole
 
 # ---------------------------------------------------------------- what a stream must look like
@@ -372,6 +373,14 @@ def test_an_alias_is_named_also_when_the_status_goes_out_early(upstream, beating
     answer = beating.post(NEW, asking(NEW, "old/retired", stream=True))
     assert check_whole_stream(answer.content, "test/ok", TEXT).comments
     assert answer.headers["X-Requested-Model"] == "old/retired"
+
+
+def test_a_silence_between_tokens_is_none_of_our_time(upstream, beating):
+    upstream.behave("test/ok", pausing(0, 0.7))
+    answer = beating.post(NEW, asking(NEW, "test/ok", stream=True))
+    assert check_whole_stream(answer.content, "test/ok", TEXT).comments
+    [record] = wait_until(lambda: records_of(beating, answer.headers["X-Request-Id"]))
+    assert f"gateway;dur={record['gateway_ms']:.1f}" in answer.headers["Server-Timing"]
 
 
 def test_no_heartbeat_while_tokens_flow(upstream, beating):

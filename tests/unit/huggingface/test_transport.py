@@ -1,7 +1,9 @@
 """Sending: what goes out, connections, attempts, waits and limits in every phase of an exchange."""
 
+import gc
 import gzip
 import json
+import weakref
 import zlib
 from contextlib import closing, contextmanager
 
@@ -31,6 +33,18 @@ def fetch(transport, url, payload=None, seconds=5, **call):
 def transport():
     with closing(Transport(TOKEN, user_agent="chatapi/test")) as made:
         yield made
+
+
+def test_what_an_exchange_held_is_free_when_it_ends(upstream, transport):
+    call = Call("-", seconds=5)
+    freed = weakref.ref(call)
+    gc.disable()  # what lies in a circle stays until it looks
+    try:
+        transport.fetch(Request(upstream.url + PATH, {"model": "test/ok", "messages": MESSAGES}), call, call.deadline)
+        del call
+        assert freed() is None
+    finally:
+        gc.enable()
 
 
 # ---------------------------------------------------------------- what goes out

@@ -1,5 +1,12 @@
 """A streamed answer as it is written out."""
 
+import gc
+import weakref
+from types import SimpleNamespace
+
+from flask import g, request
+
+from chatapi import create_app
 from chatapi.call import Call
 from chatapi.chat import ChatJob
 from chatapi.schemas import OPENAI
@@ -15,3 +22,24 @@ def test_what_is_there_already_goes_out_together_and_no_more_at_once_than_a_writ
     stream = EventStream(call, ChatJob(model="a/b", messages=[]), OPENAI, items, None)
     written = [next(stream) for _ in range(4)]
     assert all(MAX_WRITE <= len(data) < MAX_WRITE + 2 * len(PIECE) for data in written)
+
+
+def test_no_request_is_kept_while_its_answer_is_streamed_nor_the_stream_when_it_has_ended(settings):
+    app = create_app(settings)
+    gc.disable()  # what lies in a circle stays until it looks
+    try:
+        with app.test_request_context():
+            g.call = call = Call("-")
+            items = iter([[PIECE], [PIECE]])
+            caller = SimpleNamespace(unwatch=lambda: None)
+            stream = EventStream(call, ChatJob(model="test/ok", messages=[]), OPENAI, items, caller)
+            asked = weakref.ref(request._get_current_object())
+            stream.response()
+        assert asked() is None
+        assert PIECE in next(stream)
+        stream.close()
+        ended = weakref.ref(stream)
+        del stream
+        assert ended() is None
+    finally:
+        gc.enable()
