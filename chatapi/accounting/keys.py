@@ -1,4 +1,4 @@
-"""API keys: made, changed and revoked by operators; told from guesses, and opened, for callers.
+"""API keys: made, changed and revoked by operators; checked for callers.
 
 A key is `chatapi_` + public id + secret. The end of the secret is a tag made with the database's own secret, so that
 a key that was never given out is told from a real one without asking the database. Real ones are remembered; every

@@ -1,4 +1,4 @@
-"""Whose call is it: what tells one process from every other, and the numbers of those that share a folder."""
+"""Which process a call belongs to: a name for each, whether it is gone, and numbers for those that share a folder."""
 
 import fcntl
 import os

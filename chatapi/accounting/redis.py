@@ -16,8 +16,8 @@ from ..caller import NO_LIMITS, key_subject
 from ..errors import StoreUnavailable
 from ..telemetry import metrics
 from . import quotas
+from .group_commit import GroupCommit, Work
 from .quotas import CELLS, COUNT, HELD, LEASE_S, MINUTE_S, PERIODS, REQUESTS, SKEW_S, TOKENS, Decision, Reservation
-from .together import Together, Work
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class RedisLimits:
         )
         self._redis: Any = redis.Redis(connection_pool=self._pool)
         self._hash = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
-        self._together: Together[str] = Together(self._send, lambda: 2 * TIMEOUT_S)
+        self._group_commit: GroupCommit[str] = GroupCommit(self._send, lambda: 2 * TIMEOUT_S)
 
     def admit(self, of: Reservation, now: float) -> Decision:
         """Take a place, if no limit refuses it."""
@@ -93,7 +93,7 @@ class RedisLimits:
         if time.monotonic() < self._away_until:
             raise StoreUnavailable("it did not answer just now", "Redis")
         try:
-            found = self._together.do(f"{what} {now!r} {of.call} {of.subject} {' '.join(map(str, more))}")
+            found = self._group_commit.do(f"{what} {now!r} {of.call} {of.subject} {' '.join(map(str, more))}")
         except self._errors.ResponseError as error:  # it is there: something else is the matter, of this caller's alone
             log.error("Redis does not do as it is told: %s", type(error).__name__)
             raise StoreUnavailable(type(error).__name__, "Redis") from error

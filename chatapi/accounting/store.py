@@ -20,11 +20,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import SchemaError, StoreUnavailable
 from . import tables
+from .group_commit import GroupCommit, Work
 from .journal import Journal
 from .processes import Seats
 from .statements import Tx, execute, put_meta
 from .tables import create, meta
-from .together import Together, Work
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class Store:
         self._writer = ExclusiveConnection(self._connect, str(self))
         self._reader = ExclusiveConnection(self._connect, str(self))
         self._engine: sa.Engine | None = None
-        self._together = Together(self._write_all, lambda: 5 * LOCK_WAIT_S)
+        self._group_commit = GroupCommit(self._write_all, lambda: 5 * LOCK_WAIT_S)
         self.journal = Journal(self, Seats(self._folder())) if self.is_sqlite else None
 
     def _folder(self) -> Path:
@@ -62,7 +62,7 @@ class Store:
         Callers who come while others write hand in their work, and one of them does it all in the next transaction.
         """
         try:
-            result: T = self._together.do(do)
+            result: T = self._group_commit.do(do)
             return result
         except TimeoutError:  # whoever is at it gives up by himself: this is for a network that swallows everything
             raise StoreUnavailable("it does not answer", str(self)) from None

@@ -1,4 +1,4 @@
-"""The embedded engine: a real Hugging Face model on this machine, for `make run` without a token.
+"""Starts the embedded engine, and starts it again when it falls over.
 
     python -m chatapi.embedded COMMAND ARGS…
 

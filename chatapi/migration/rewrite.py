@@ -1,4 +1,4 @@
-"""A legacy body as the same request for the two routes that take the old one's place."""
+"""A legacy body as the same request for the two routes that replace the legacy one."""
 
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ COMPLETIONS, OPENAI = "/api/chat/completions", "/v1/chat/completions"
 
 
 class Rewritten(NamedTuple):
-    """The new bodies; `paths` are the old one's fields as they were written, and `effective` those that counted."""
+    """The new bodies; `paths` are the legacy one's fields as they were written, and `effective` those that counted."""
 
     job: ChatJob
     completions: Json

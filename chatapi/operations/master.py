@@ -1,4 +1,4 @@
-"""What our master does otherwise than gunicorn's own: a reload that cannot hurt, a restart that nobody waits for.
+"""What our gunicorn master does otherwise: it reloads only what can be loaded, and hands systemd's socket over.
 
 Loaded before gevent has patched anything: nothing that needs it may come in here.
 """

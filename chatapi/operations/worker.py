@@ -1,4 +1,4 @@
-"""gunicorn's gevent worker with a keep-alive loop of its own, and an end that disturbs nobody.
+"""gunicorn's gevent worker with a keep-alive loop of its own, and a stop that lets open calls finish.
 
 `gunicorn.conf.py` names it as `worker_class`. gunicorn's loop starts a timer for each request, reads its settings by
 name dozens of times, and knows nothing of the answers under way when it is told to stop. Its hooks before and after a

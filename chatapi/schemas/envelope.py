@@ -68,7 +68,7 @@ def _known_message_keys(messages: list[Json]) -> tuple[list[Json], list[str]]:
     return [{k: v for k, v in m.items() if k in MESSAGE_KEYS} for m in messages], list(islice(dropped, MAX_NAMED))
 
 
-# --- the old route's spellings
+# --- the legacy route's spellings
 
 LEGACY_SPELLINGS = {
     "prompt": "message",

@@ -16,7 +16,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from ..call import Call
 from ..settings import VERSION
 from .batch import batch
-from .processes import Processes
+from .process_metrics import Processes
 
 _registry = CollectorRegistry()
 _CALLS = Counter("chatapi_calls", "Calls by their ending", ["route", "model", "ending", "code"], registry=_registry)

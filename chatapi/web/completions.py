@@ -1,4 +1,4 @@
-"""The S1 dialect: messages in, envelope out."""
+"""`POST /api/chat/completions`, the S1 dialect: messages in, envelope out."""
 
 from flask import Blueprint, Response
 

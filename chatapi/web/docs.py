@@ -1,4 +1,4 @@
-"""For people: the reference, made from the OpenAPI document, and the guides in `docs/`."""
+"""`/docs`: the reference, made from the OpenAPI document, and the guides in `docs/`."""
 
 import json
 from base64 import b64encode

@@ -1,4 +1,4 @@
-"""The old route: one message in, envelope out, until its sunset; its headers lead its clients to the new ones."""
+"""The legacy route: one message in, envelope out, until its sunset; its headers lead its clients to the new ones."""
 
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -81,7 +81,7 @@ def _moment(at: float) -> str:
 
 @blueprint.after_request
 def announce(response: Response) -> Response:
-    """Deprecation (RFC 9745), Sunset (RFC 8594) and where to go, on every answer of the old route."""
+    """Deprecation (RFC 9745), Sunset (RFC 8594) and where to go, on every answer of the legacy route."""
     links = [f'<{SUCCESSOR}>; rel="successor-version"', f'<{GUIDE}>; rel="deprecation"; type="text/html"']
     response.headers["Deprecation"] = f"@{DEPRECATED_AT}"
     if sunset := components().legacy.stage(g.call.key_id).sunset:

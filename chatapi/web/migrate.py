@@ -1,4 +1,4 @@
-"""For teams that leave the old route: what their requests become."""
+"""`POST /api/migrate/preview`: what a request to the legacy route becomes on the new ones."""
 
 from flask import Blueprint, Response, g, request
 

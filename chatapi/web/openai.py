@@ -1,4 +1,4 @@
-"""The OpenAI dialect: what any OpenAI SDK speaks."""
+"""`/v1/chat/completions`, `/v1/models`, `/v1/usage`: what any OpenAI SDK speaks."""
 
 from datetime import date
 

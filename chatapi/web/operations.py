@@ -1,4 +1,4 @@
-"""For operators: is it alive, is it ready."""
+"""`/healthz`, `/readyz`, `/metrics`, for operators: is it alive, is it ready, how is it going."""
 
 from flask import Blueprint, Response, request
 

@@ -1,4 +1,4 @@
-"""The playground: try a model by hand. The page does it all with the routes that everybody calls."""
+"""`/`, the playground: try a model by hand. The page does it all with the routes that everybody calls."""
 
 from dataclasses import asdict
 

@@ -1,4 +1,4 @@
-"""A stream, or a silence, without a model: by them the doctor sees at no cost what a proxy makes of calls."""
+"""`GET /v1/probe`: a stream or a silence without a model, by which the doctor sees what a proxy makes of calls."""
 
 import math
 import re

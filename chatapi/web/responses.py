@@ -1,4 +1,4 @@
-"""The Responses dialect: what OpenAI's newer SDKs and agents speak."""
+"""`POST /v1/responses`: what OpenAI's newer SDKs and agents speak."""
 
 from flask import Blueprint, Response
 

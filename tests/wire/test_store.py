@@ -494,7 +494,7 @@ def in_one_batch(store, works):
         first = pool.submit(store.write, hold)
         assert going.wait(10)
         waiting = [pool.submit(outcome, work) for work in works]
-        assert wait_until(lambda: len(store._together._waiting) == len(works))
+        assert wait_until(lambda: len(store._group_commit._waiting) == len(works))
         go.set()
         first.result()
         return [one.result(30) for one in waiting]

@@ -1,4 +1,4 @@
-"""`flask --app wsgi doctor`: is everything as it must be?"""
+"""`flask --app wsgi doctor`: prints what the doctor finds."""
 
 import sys
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""Is everything as it must be? What can go wrong in production is tried, and told with the line to change.
+"""The doctor: what can go wrong in production is tried, and told with the line to change.
 
 `machine` looks at what the gateway stands on, `upstream` at those it asks, and `front` at the gateway itself from
 outside, through whatever stands before it.

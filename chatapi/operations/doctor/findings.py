@@ -1,4 +1,4 @@
-"""What is found, and the lines that mend it."""
+"""A finding, and the lines of settings that mend one."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

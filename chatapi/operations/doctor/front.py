@@ -1,4 +1,4 @@
-"""The gateway from outside: what stands before it is tried with streams and silences in which no model has a part."""
+"""The gateway from outside: what stands before it is tried with streams and silences, without asking a model."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Those whom the gateway asks: the upstream, the token it is given, each model of the catalogue."""
+"""What the gateway asks: the upstream, whether the token is accepted there, each model of the catalogue."""
 
 import time
 from collections.abc import Iterable, Iterator

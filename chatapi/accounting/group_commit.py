@@ -1,4 +1,4 @@
-"""Work of many callers done at once: whoever finds nobody at it does it for all who wait."""
+"""Group commit: what many callers want done, done at once by whoever finds nobody at it, for all who wait."""
 
 import threading
 from collections import deque
@@ -44,7 +44,7 @@ class Work(Generic[W]):
         self._wake.release()
 
 
-class Together(Generic[W]):
+class GroupCommit(Generic[W]):
     """`commit` does many works at once, so that each has succeeded or failed; nobody waits for longer than `patience_s`
     for it to be begun with."""
 
