@@ -45,86 +45,89 @@ def item_fault(*items):
 # --- input → messages
 
 
-def test_a_string_is_a_user_message():
-    assert load(input="Oi").messages == [{"role": "user", "content": "Oi"}]
+def nested(call_id="c1"):
+    return {"id": call_id, "type": "function", "function": {"name": "weather", "arguments": '{"city":"Belém"}'}}
 
 
-def test_instructions_are_the_first_message():
-    assert messages({"role": "user", "content": "Oi"}, instructions="Be brief.") == [
+def input_text(words):
+    return {"type": "input_text", "text": words}
+
+
+def tool(content="32 °C", call_id="c1"):
+    return {"role": "tool", "tool_call_id": call_id, "content": content}
+
+
+OI, THERE = {"role": "user", "content": "Oi"}, {"role": "assistant", "content": "There."}
+SECOND, REASONING = {**CALL, "id": None, "call_id": "c2"}, {"type": "reasoning", "id": "rs_1", "summary": []}
+IN_PARTS = [{"type": "output_text", "text": "Eu", "annotations": []}, {"type": "refusal", "refusal": "não"}]
+PICTURE = {"type": "input_image", "image_url": "data:image/png;base64,AA==", "detail": "low", "file_id": None}
+ANOTHER = {"type": "input_image", "image_url": "https://a.example/b.png", "detail": None}
+BY_URL = {"type": "image_url", "image_url": {"url": "https://a.example/b.png"}}
+CALLING = {"role": "assistant", "content": None, "tool_calls": [nested()]}
+CONVERSATIONS = {
+    "a string is a user message": ("Oi", [OI]),
+    "text in parts is text": (
+        [
+            {"role": "user", "content": [input_text("Um"), input_text("dois")]},
+            {"role": "assistant", "content": IN_PARTS, "id": "msg_1", "status": "completed", "phase": "final_answer"},
+        ],
+        [{"role": "user", "content": "Um\ndois"}, {"role": "assistant", "content": "Eu\nnão"}],
+    ),
+    "a picture goes along as chat writes it": (
+        [{"role": "user", "content": [input_text("What is this?"), PICTURE, ANOTHER]}],
+        [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "What is this?"},
+                    {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA==", "detail": "low"}},
+                    BY_URL,
+                ],
+            }
+        ],
+    ),
+    "what an assistant said and the calls after it are one message": (
+        [
+            {"role": "assistant", "content": [{"type": "output_text", "text": "There."}]},
+            *(REASONING | {"encrypted_content": "zzz"}, CALL, REASONING, SECOND, RESULT, {**RESULT, "call_id": "c2"}),
+        ],
+        [{**THERE, "tool_calls": [nested(), nested("c2")]}, tool(), tool(call_id="c2")],
+    ),
+    "calls alone are a message without text": (
+        [OI, CALL, RESULT, SECOND],
+        [OI, CALLING, tool(), {**CALLING, "tool_calls": [nested("c2")]}],
+    ),
+    "a call before the text is of the same message": (
+        [CALL, THERE, RESULT],
+        [{**THERE, "tool_calls": [nested()]}, tool()],
+    ),
+    "of two texts the second is another message": (
+        [CALL, THERE, THERE, RESULT],
+        [{**THERE, "tool_calls": [nested()]}, THERE, tool()],
+    ),
+    "calls belong to no message of somebody else": ([THERE, OI, CALL], [THERE, OI, CALLING]),
+    "a result in parts is text": ([CALL, {**RESULT, "output": [input_text("32 °C")]}], [CALLING, tool()]),
+    "or has its picture": (
+        [CALL, {**RESULT, "output": [input_text("32 °C"), ANOTHER]}],
+        [CALLING, tool([{"type": "text", "text": "32 °C"}, BY_URL])],
+    ),
+}
+
+
+@pytest.mark.parametrize("given, sent", CONVERSATIONS.values(), ids=CONVERSATIONS)
+def test_input_becomes_messages(given, sent):
+    assert list(load(input=given).messages) == sent
+    assert list(load(input=given, instructions="").messages) == sent
+    assert list(load(input=given, instructions="Be brief.").messages) == [
         {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "Oi"},
+        *sent,
     ]
-
-
-def test_instructions_that_say_nothing_are_no_message():
-    assert len(load(instructions="").messages) == len(load(instructions=None).messages) == 1
 
 
 @pytest.mark.parametrize("role", ["user", "assistant", "system", "developer"])
 def test_messages_come_with_a_type_or_without(role):
     short = {"role": role, "content": "Oi"}
     assert messages(short) == messages({"type": "message", **short}) == [short]
-
-
-def test_text_in_parts_is_text():
-    said = [{"type": "output_text", "text": "Eu", "annotations": []}, {"type": "refusal", "refusal": "não"}]
-    assert messages(
-        {"role": "user", "content": [{"type": "input_text", "text": "Um"}, {"type": "input_text", "text": "dois"}]},
-        {"role": "assistant", "content": said, "id": "msg_1", "status": "completed", "phase": "final_answer"},
-    ) == [{"role": "user", "content": "Um\ndois"}, {"role": "assistant", "content": "Eu\nnão"}]
-
-
-def test_a_picture_goes_along_as_chat_writes_it():
-    content = [
-        {"type": "input_text", "text": "What is this?"},
-        {"type": "input_image", "image_url": "data:image/png;base64,AA==", "detail": "low", "file_id": None},
-        {"type": "input_image", "image_url": "https://a.example/b.png", "detail": None},
-    ]
-    assert messages({"role": "user", "content": content})[0]["content"] == [
-        {"type": "text", "text": "What is this?"},
-        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA==", "detail": "low"}},
-        {"type": "image_url", "image_url": {"url": "https://a.example/b.png"}},
-    ]
-
-
-def nested(call_id="c1"):
-    return {"id": call_id, "type": "function", "function": {"name": "weather", "arguments": '{"city":"Belém"}'}}
-
-
-def test_what_an_assistant_said_and_the_calls_after_it_are_one_message():
-    reasoning = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "zzz"}
-    said = {"role": "assistant", "content": [{"type": "output_text", "text": "Let me see."}]}
-    second = {**CALL, "id": None, "call_id": "c2"}
-    assert messages(said, reasoning, CALL, reasoning, second, RESULT, {**RESULT, "call_id": "c2"}) == [
-        {"role": "assistant", "content": "Let me see.", "tool_calls": [nested(), nested("c2")]},
-        {"role": "tool", "tool_call_id": "c1", "content": "32 °C"},
-        {"role": "tool", "tool_call_id": "c2", "content": "32 °C"},
-    ]
-
-
-def test_calls_alone_are_a_message_without_text():
-    assert messages({"role": "user", "content": "Oi"}, CALL, RESULT, {**CALL, "call_id": "c2"})[1:] == [
-        {"role": "assistant", "content": None, "tool_calls": [nested()]},
-        {"role": "tool", "tool_call_id": "c1", "content": "32 °C"},
-        {"role": "assistant", "content": None, "tool_calls": [nested("c2")]},
-    ]
-
-
-def test_a_call_that_came_before_the_text_is_of_the_same_message():
-    said = {"role": "assistant", "content": "There."}
-    assert messages(CALL, said, RESULT)[0] == {**said, "tool_calls": [nested()]}
-    assert len(messages(CALL, said, said, RESULT)) == 3, "of two texts the second is another message"
-    others = messages({"role": "assistant", "content": "A"}, {"role": "user", "content": "B"}, CALL)
-    assert [message["role"] for message in others] == ["assistant", "user", "assistant"], "nor of somebody else's"
-
-
-def test_a_result_in_parts_is_text_or_has_its_picture():
-    text, picture = {"type": "input_text", "text": "32 °C"}, {"type": "input_image", "image_url": "data:,"}
-    assert messages(CALL, {**RESULT, "output": [text]})[1]["content"] == "32 °C"
-    assert messages(CALL, {**RESULT, "output": [text, picture]})[1]["content"] == [
-        {"type": "text", "text": "32 °C"},
-        {"type": "image_url", "image_url": {"url": "data:,"}},
-    ]
 
 
 def test_an_answer_can_come_back_as_history():
@@ -532,11 +535,6 @@ def test_every_setting_is_repeated():
     assert answer["store"] is False, "nothing is kept, whatever was asked"
 
 
-def test_thoughts_words_and_calls_are_items():
-    message = {"content": "Let me see.", "reasoning_content": "Hm.", "reasoning": "Hm.", "tool_calls": [nested()]}
-    assert without_ids(dump(message, "tool_calls")["output"]) == [thought("Hm."), said(text("Let me see.")), called()]
-
-
 def test_the_deprecated_single_call_gets_an_id():
     (item,) = dump({"function_call": nested()["function"]}, "function_call")["output"]
     assert item["call_id"].startswith("call_")
@@ -549,16 +547,28 @@ def test_a_custom_tools_call_is_an_item_too():
     assert outputs(Stream().delta(tool_calls=[{"index": 0, **call}]).end("tool_calls")) == whole
 
 
-def test_a_refusal_is_a_part():
-    refused = {"type": "refusal", "refusal": "No."}
-    assert without_ids(dump({"refusal": "No."})["output"]) == [said(refused)]
-    assert without_ids(dump({"content": "Well.", "refusal": "No."})["output"]) == [said(text("Well."), refused)]
+REFUSED = {"type": "refusal", "refusal": "No."}
+ITEMS = {
+    "thoughts, words and calls": (
+        {"reasoning_content": "Hm.", "reasoning": "Hm.", "content": "Let me see.", "tool_calls": [nested()]},
+        [thought("Hm."), said(text("Let me see.")), called()],
+    ),
+    "a refusal is a part": ({"refusal": "No."}, [said(REFUSED)]),
+    "beside words it is another": ({"content": "Well.", "refusal": "No."}, [said(text("Well."), REFUSED)]),
+    "a message is there where nothing else is": ({"content": ""}, [said(text(""))]),
+    "thoughts alone": ({"reasoning_content": "Hm.", "content": ""}, [thought("Hm.")]),
+    "a call alone": ({"content": "", "tool_calls": [nested()]}, [called()]),
+}
 
 
-def test_a_message_is_there_when_nothing_else_is():
-    assert without_ids(dump({"content": ""})["output"]) == [said(text(""))]
-    assert without_ids(dump({"content": "", "reasoning_content": "Hm."})["output"]) == [thought("Hm.")]
-    assert without_ids(dump({"content": "", "tool_calls": [nested()]})["output"]) == [called()]
+@pytest.mark.parametrize("message, items", ITEMS.values(), ids=ITEMS)
+def test_an_answer_is_made_of_items_whole_and_streamed(message, items):
+    assert without_ids(dump(message, "stop")["output"]) == items
+    stream = Stream().delta(role="assistant", content="")
+    for name, value in message.items():
+        if name != "reasoning":  # the same thoughts by another name
+            stream.delta(**{name: [{"index": 0, **call} for call in value] if name == "tool_calls" else value})
+    assert outputs(stream.delta(content="of another choice", index=1).end()) == items
 
 
 @pytest.mark.parametrize("finish, reason", [("length", "max_output_tokens"), ("content_filter", "content_filter")])
@@ -567,7 +577,10 @@ def test_an_incomplete_answer_says_why_and_where(finish, reason):
     assert (answer["status"], answer["completed_at"]) == ("incomplete", None)
     assert answer["incomplete_details"] == {"reason": reason}
     assert without_ids(answer["output"]) == [thought("Hm."), said(text("Let"), status="incomplete")]
-    assert without_ids(dump({"content": None}, finish)["output"]) == [said(text(""), status="incomplete")]
+    empty = [said(text(""), status="incomplete")]
+    assert without_ids(dump({"content": None}, finish)["output"]) == empty == outputs(Stream().end(finish))
+    cut = Stream().calls(0, '{"ci', "c1").end(finish)
+    assert outputs(cut) == [called("incomplete", arguments='{"ci')]
 
 
 OI = {"token": "Oi", "logprob": -0.5, "bytes": [79, 105]}
@@ -718,15 +731,6 @@ def test_what_broke_off_is_never_said_to_be_done(finish, reason):
     assert outputs(events) == [thought("Hm."), said(text("Let"), status="incomplete")]
 
 
-@pytest.mark.parametrize("finish, status", [("stop", "completed"), ("length", "incomplete")])
-def test_a_stream_that_says_nothing_has_an_empty_message(finish, status):
-    assert outputs(Stream().delta(role="assistant", content="").end(finish)) == [said(text(""), status=status)]
-
-
-def test_a_call_that_broke_off_is_incomplete():
-    assert outputs(Stream().calls(0, '{"ci', "c1").end("length")) == [called("incomplete", arguments='{"ci')]
-
-
 @pytest.mark.parametrize(
     "error, code",
     [
@@ -768,10 +772,6 @@ def test_logprobs_come_with_their_words():
     assert outputs(events) == [said(text("Oié!", TOKENS))]
     assert [e["logprobs"] for e in events if e["type"] == "response.output_text.delta"] == [TOKENS, []]
     assert outputs(Stream().delta(content="Oié", logprobs=LOGPROBS).end()) == [said(text("Oié"))]
-
-
-def test_of_several_choices_the_first_is_the_answer():
-    assert outputs(Stream().delta(content="A").delta(content="B", index=1).end()) == [said(text("A"))]
 
 
 # --- what it costs
