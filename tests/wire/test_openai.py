@@ -13,7 +13,7 @@ import pytest
 import requests
 from support.gateways import serve
 from support.openai_schema import CHUNK, COMPLETION, ERROR, MODEL, MODEL_LIST, check, check_stream
-from support.upstream import TEXT, Upstream, chat_object, chat_whole, chunk, play, script
+from support.upstream import TEXT, Upstream, chat_object, chat_whole, chunk, play
 
 from chatapi import create_app
 from chatapi.huggingface import Transport
@@ -94,208 +94,7 @@ def refused(response, status, code):
     return error
 
 
-# --- what is asked reaches the model
-
-FIELDS = {
-    "temperature": 0.3,
-    "top_p": 0.8,
-    "max_tokens": 5000,
-    "max_completion_tokens": 6000,
-    "stop": ["\n\n", "fim"],
-    "n": 2,
-    "seed": -7,
-    "presence_penalty": -2,
-    "frequency_penalty": 1.5,
-    "logprobs": True,
-    "top_logprobs": 20,
-    "logit_bias": {"50256": -100},
-    "tools": [TOOL],
-    "tool_choice": {"type": "function", "function": {"name": "weather"}},
-    "parallel_tool_calls": False,
-    "response_format": SCHEMA_FORMAT,
-    "user": "alice",
-    "reasoning_effort": "minimal",
-    "metadata": {"run": "7"},
-    "functions": [TOOL["function"]],
-    "function_call": {"name": "weather"},
-    "top_k": 5000,
-    "repetition_penalty": 3.5,
-    # Fields that this gateway does not know.
-    "service_tier": "flex",
-    "store": False,
-    "modalities": ["text"],
-    "prediction": {"type": "content", "content": "Olá"},
-    "verbosity": "low",
-    "web_search_options": {},
-    "chat_template_kwargs": {"enable_thinking": False, "deep": [1, 2.5, None, {"é": "ü"}]},
-    "min_p": 0.05,
-    "big": 123456789012345678901234567890,
-    "null_of_unknown_name": None,
-}
-
-
-@pytest.mark.parametrize("model", ["test/ok", "own/ok"])
-@pytest.mark.parametrize("stream", [False, True])
-def test_every_field_reaches_a_chat_model_as_it_was_sent(gateway, upstream, model, stream):
-    response = ask(gateway, model, **FIELDS, stream=stream)
-    assert response.status_code == 200, response.text
-    sent = last_post(upstream).body
-    added = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
-    asked = {name: value for name, value in FIELDS.items() if name != "max_completion_tokens"}
-    asked["max_tokens"] = FIELDS["max_completion_tokens"]  # two spellings of one thing go out as one
-    assert sent == {"model": model, "messages": HELLO, **asked, **added}
-    assert next(iter(sent)) == "model"
-    assert "é".encode() in last_post(upstream).raw_body
-
-
-def test_fields_that_are_null_are_not_sent(gateway, upstream):
-    known = [name for name in FIELDS if name not in list(FIELDS)[list(FIELDS).index("service_tier") :]]
-    whole(gateway, **dict.fromkeys([*known, "stream", "stream_options", "max_time", "fallbacks"]))
-    assert last_post(upstream).body == {"model": "test/ok", "messages": HELLO}
-
-
-def test_other_stream_options_reach_the_model_too(gateway, upstream):
-    streamed(gateway, stream_options={"include_usage": True, "continuous_usage_stats": True})
-    assert last_post(upstream).body["stream_options"]["continuous_usage_stats"] is True
-
-
-CALLS = [
-    {"id": f"call_{i}", "type": "function", "function": {"name": "weather", "arguments": f'{{"city":"{city}"}}'}}
-    for i, city in enumerate(("Belém", "São Paulo"))
-]
-CONVERSATIONS = {
-    "tool results of parallel calls": [
-        {"role": "developer", "content": "Be brief."},
-        *HELLO,
-        {"role": "assistant", "content": None, "tool_calls": CALLS},
-        {"role": "tool", "tool_call_id": "call_0", "content": "32 °C"},
-        {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "18 °C"}]},
-    ],
-    "an assistant without content": [*HELLO, {"role": "assistant", "tool_calls": CALLS}],
-    "deprecated function messages": [
-        *HELLO,
-        {"role": "assistant", "content": None, "function_call": CALLS[0]["function"]},
-        {"role": "function", "name": "weather", "content": "32 °C"},
-    ],
-    "names, refusals and thoughts": [
-        {"role": "system", "content": "S", "name": "boss"},
-        {"role": "user", "content": "Oi", "name": "ana"},
-        {"role": "assistant", "content": None, "refusal": "No."},
-        {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
-        {"role": "assistant", "content": "4", "reasoning_content": "2 + 2", "x-unknown": [None]},
-        *HELLO,
-    ],
-    "images as URL and as data URL": [
-        {
-            "role": "user",
-            "content": [
-                {"type": "text", "text": "Compare."},
-                {"type": "image_url", "image_url": {"url": "https://example.org/a.png?x=1&y=2", "detail": "low"}},
-                {"type": "image_url", "image_url": {"url": PIXEL}},
-            ],
-        }
-    ],
-    "audio and files": [
-        {
-            "role": "user",
-            "content": [
-                {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}},
-                {"type": "file", "file": {"file_id": "file-1"}},
-            ],
-        }
-    ],
-    "empty contents": [{"role": "user", "content": ""}, {"role": "user", "content": []}],
-    "no user turn": [{"role": "system", "content": "Say something."}],
-}
-
-
-@pytest.mark.parametrize("messages", CONVERSATIONS.values(), ids=CONVERSATIONS)
-def test_conversations_reach_a_chat_model_as_they_were_sent(gateway, upstream, messages):
-    whole(gateway, messages=messages)
-    assert last_post(upstream).body["messages"] == messages
-    streamed(gateway, messages=messages)
-    assert last_post(upstream).body["messages"] == messages
-
-
 # --- what is answered reaches the caller
-
-
-def call_delta(index, **call):
-    return {"tool_calls": [{"index": index, **call}]}
-
-
-# What a model says: its message, finish reason and (for a stream) its deltas.
-ANSWERS = {
-    "parallel tool calls": (
-        {"content": None, "tool_calls": CALLS},
-        "tool_calls",
-        [
-            {"role": "assistant", "content": None, "tool_calls": [{"index": 0, **CALLS[0]}]},
-            call_delta(1, id="call_1", type="function", function={"name": "weather", "arguments": ""}),
-            call_delta(1, function={"arguments": '{"city":'}),
-            call_delta(1, function={"arguments": '"São Paulo"}'}),
-        ],
-    ),
-    "text and a tool call": (
-        {"content": "Let me look.", "tool_calls": CALLS[:1]},
-        "tool_calls",
-        [{"content": "Let me look."}, call_delta(0, **CALLS[0])],
-    ),
-    "deprecated function call": (
-        {"content": None, "function_call": CALLS[0]["function"]},
-        "function_call",
-        [{"function_call": {"name": "weather", "arguments": ""}}, {"function_call": CALLS[0]["function"]}],
-    ),
-    "reasoning_content": (
-        {"content": "4", "reasoning_content": "2 + 2"},
-        "stop",
-        [{"reasoning_content": "2 +"}, {"reasoning_content": " 2"}, {"content": "4"}],
-    ),
-    "reasoning": (
-        {"content": "4", "reasoning": "2 + 2", "reasoning_details": [{"type": "text", "text": "2 + 2"}]},
-        "stop",
-        [{"reasoning": "2 + 2", "reasoning_details": [{"type": "text", "text": "2 + 2"}]}, {"content": "4"}],
-    ),
-    "refusal": (
-        {"content": None, "refusal": "I can't help with that."},
-        "stop",
-        [{"refusal": "I can't"}, {"refusal": " help with that."}],
-    ),
-    "filtered": ({"content": "It is"}, "content_filter", [{"content": "It is"}]),
-    "annotations": (
-        {"content": "See.", "annotations": [{"type": "url_citation", "url_citation": {"url": "https://x"}}]},
-        "stop",
-        [{"content": "See."}, {"annotations": [{"type": "url_citation", "url_citation": {"url": "https://x"}}]}],
-    ),
-    "whitespace": ({"content": " \n"}, "length", [{"content": " "}, {"content": "\n"}]),
-}
-
-
-def telling(message, finish, deltas):
-    def answer(x):
-        if not x.stream:
-            return x.send_json(200, chat_whole(x, (), finish, **message))
-        ending = script(x, (), finish)
-        return play(x, [*(chunk(x, delta) for delta in deltas), *ending.closing, *ending.usage, *ending.done])
-
-    return answer
-
-
-@pytest.mark.parametrize(("message", "finish", "deltas"), ANSWERS.values(), ids=ANSWERS)
-def test_whatever_a_model_says_passes_through(gateway, upstream, message, finish, deltas):
-    upstream.behave("test/telling", telling(message, finish, deltas))
-    choice = whole(gateway, "test/telling")["choices"][0]
-    assert choice == {
-        "index": 0,
-        "message": {"role": "assistant", "refusal": None, **message},
-        "logprobs": None,
-        "finish_reason": finish,
-    }
-    choices = [chunk["choices"][0] for chunk in streamed(gateway, "test/telling")]
-    assert choices[-1]["finish_reason"] == finish
-    passed = [{k: v for k, v in c["delta"].items() if k != "role"} for c in choices[:-1]]
-    passed[0] = {k: v for k, v in passed[0].items() if v or k in deltas[0]}  # our first delta has a content
-    assert [d for d in passed if d] == [{k: v for k, v in d.items() if k != "role"} for d in deltas]
 
 
 def test_several_choices_and_logprobs(gateway):
@@ -367,18 +166,6 @@ def test_a_retired_model_is_listed_with_its_successor_and_its_last_day(gateway):
 # --- text models: translated or refused
 
 TEXT_MODELS = ["tgi/ok", "classic/any"]
-# One of each kind; every field at every kind of model is in test_compatibility.
-IMPOSSIBLE = {"tools": [TOOL], "presence_penalty": 0.5, "min_p": 0.1, "user": "alice"}
-
-
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("model", TEXT_MODELS)
-@pytest.mark.parametrize(("field", "value"), IMPOSSIBLE.items(), ids=IMPOSSIBLE)
-def test_text_models_refuse_what_they_cannot_do(gateway, upstream, model, field, value, stream):
-    error = refused(ask(gateway, model, **{field: value}, stream=stream), 400, "invalid_request")
-    assert error["param"] == field
-    assert field in error["message"]
-    assert upstream.calls_for("classic/any") == upstream.calls_for("test/ok") == []
 
 
 @pytest.mark.parametrize("model", TEXT_MODELS)
@@ -440,22 +227,6 @@ def test_a_stream_that_breaks_ends_with_an_error_event(gateway, model):
     error = check(ERROR, last)["error"]
     assert error["code"] == ("upstream_timeout" if model == "test/stall-after-3" else "upstream_unavailable")
     assert error["retryable"] and error["request_id"] == response.headers["X-Request-Id"]
-
-
-INVALID = [
-    ({"messages": HELLO}, "model"),
-    ({"model": "test/ok", "messages": [*HELLO, {"role": "user"}]}, "messages.1.content"),
-    ({"model": "test/ok", "messages": HELLO, "temperature": "0.7"}, "temperature"),
-    ({"model": "test/ok", "messages": HELLO, "tools": [1]}, "tools.0"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("body", "param"), INVALID, ids=[f"{i}-{p}" for i, (_, p) in enumerate(INVALID)])
-def test_invalid_requests_name_the_field(gateway, upstream, body, param):
-    error = refused(gateway.post(PATH, body), 400, "invalid_request")
-    assert error["param"] == param
-    assert param in error["message"]
-    assert [call for call in upstream.calls if call.method == "POST"] == []
 
 
 JSON_TYPE = {"Content-Type": "application/json"}

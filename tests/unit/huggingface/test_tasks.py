@@ -14,7 +14,6 @@ from chatapi.chat import ChatJob
 from chatapi.errors import BadRequest, UpstreamUnavailable
 from chatapi.huggingface.abilities import check
 from chatapi.huggingface.tasks import task_for
-from chatapi.schemas.envelope import load_completions
 
 BASE = "https://hf.test"
 CHAT = ModelCard(id="acme/chat")
@@ -102,40 +101,6 @@ def test_urls(card, whole, streamed):
 def test_chat_gets_the_conversation_and_nothing_unasked(card):
     talk = [{"role": "system", "content": "Be brief."}, *HI, {"role": "assistant", "content": "Yes?"}, *HI]
     assert payload(card, ask(talk)) == {"model": card.id, "messages": talk}
-
-
-def test_the_model_comes_first():
-    job = dataclasses.replace(ask(temperature=0.5, stop=["x"]), extra={"a_new_field": 1})
-    for stream in (False, True):
-        assert next(iter(payload(CHAT, job, stream))) == "model"
-
-
-def test_chat_streams_ask_for_usage():
-    sent = payload(CHAT, stream=True)
-    assert sent == {"model": CHAT.id, "messages": HI, "stream": True, "stream_options": {"include_usage": True}}
-
-
-CHAT_OPTIONS = (
-    {"temperature": 0, "top_p": 0.9, "max_tokens": 5, "max_completion_tokens": 6, "n": 2, "seed": 7, "user": "u-1"}
-    | {"stop": ["a", "b", "c", "d", "e"], "presence_penalty": 0.5, "frequency_penalty": -2, "logprobs": True}
-    | {"top_logprobs": 3, "logit_bias": {"50256": -100}, "reasoning_effort": "low", "metadata": {"k": "v"}}
-    | {"tools": [{"type": "function", "function": {"name": "f"}}], "response_format": {"type": "json_object"}}
-)
-
-
-@pytest.mark.parametrize("name, value", CHAT_OPTIONS.items(), ids=CHAT_OPTIONS)
-def test_chat_options_go_on_as_they_are(name, value):
-    assert payload(CHAT, ask(**{name: value})) == {"model": CHAT.id, "messages": HI, name: value}
-
-
-def test_fields_nobody_knows_go_to_chat_models():
-    job = dataclasses.replace(ask(), extra={"guided_json": {"a": 1}, "repetition": None})
-    assert payload(CHAT, job) == {"model": CHAT.id, "messages": HI, "guided_json": {"a": 1}, "repetition": None}
-
-
-def test_a_bare_stop_goes_on_as_a_list():
-    job = load_completions({"model": "acme/chat", "messages": HI, "stop": "\n"})
-    assert payload(CHAT, job)["stop"] == ["\n"]
 
 
 def test_a_servers_own_names():
@@ -409,21 +374,20 @@ def test_a_chat_answer():
     assert (answer.usage.counts(), answer.usage.source) == (COUNTS, "upstream")
 
 
-CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+CALLS = [
+    {"id": f"call_{i}", "type": "function", "function": {"name": "weather", "arguments": f'{{"city":"{city}"}}'}}
+    for i, city in enumerate(("Belém", "São Paulo"))
+]
 
 
 def told(**message):
     return reply(CHAT, completion(message)).choices[0]["message"]
 
 
-def test_what_a_message_may_hold():
-    assert told(content=None, tool_calls=[CALL])["tool_calls"] == [CALL]
-    assert told(reasoning_content="Hm.")["reasoning_content"] == "Hm."
-    assert told(reasoning="Hm.")["reasoning"] == "Hm."
-    assert told(refusal="No.")["refusal"] == "No."
+def test_a_message_says_whether_it_was_refused_and_holds_no_empty_calls():
+    assert told()["refusal"] is None
     for nothing in (None, []):
         assert "tool_calls" not in told(tool_calls=nothing)
-    assert "refusal" in told()
     assert reply(CHAT, completion({"content": None})).text == ""
 
 
@@ -530,6 +494,69 @@ def event(delta=None, finish=None, index=0, **more):
     return {"choices": [{"index": index, "delta": delta, "finish_reason": finish}], **more}
 
 
+def call_delta(index, **call):
+    return {"tool_calls": [{"index": index, **call}]}
+
+
+# What a model says: its message, finish reason and (for a stream) its deltas.
+ANSWERS = {
+    "parallel tool calls": (
+        {"content": None, "tool_calls": CALLS},
+        "tool_calls",
+        [
+            {"role": "assistant", "content": None, "tool_calls": [{"index": 0, **CALLS[0]}]},
+            call_delta(1, id="call_1", type="function", function={"name": "weather", "arguments": ""}),
+            call_delta(1, function={"arguments": '{"city":'}),
+            call_delta(1, function={"arguments": '"São Paulo"}'}),
+        ],
+    ),
+    "text and a tool call": (
+        {"content": "Let me look.", "tool_calls": CALLS[:1]},
+        "tool_calls",
+        [{"content": "Let me look."}, call_delta(0, **CALLS[0])],
+    ),
+    "deprecated function call": (
+        {"content": None, "function_call": CALLS[0]["function"]},
+        "function_call",
+        [{"function_call": {"name": "weather", "arguments": ""}}, {"function_call": CALLS[0]["function"]}],
+    ),
+    "reasoning_content": (
+        {"content": "4", "reasoning_content": "2 + 2"},
+        "stop",
+        [{"reasoning_content": "2 +"}, {"reasoning_content": " 2"}, {"content": "4"}],
+    ),
+    "reasoning": (
+        {"content": "4", "reasoning": "2 + 2", "reasoning_details": [{"type": "text", "text": "2 + 2"}]},
+        "stop",
+        [{"reasoning": "2 + 2", "reasoning_details": [{"type": "text", "text": "2 + 2"}]}, {"content": "4"}],
+    ),
+    "refusal": (
+        {"content": None, "refusal": "I can't help with that."},
+        "stop",
+        [{"refusal": "I can't"}, {"refusal": " help with that."}],
+    ),
+    "filtered": ({"content": "It is"}, "content_filter", [{"content": "It is"}]),
+    "annotations": (
+        {"content": "See.", "annotations": [{"type": "url_citation", "url_citation": {"url": "https://x"}}]},
+        "stop",
+        [{"content": "See."}, {"annotations": [{"type": "url_citation", "url_citation": {"url": "https://x"}}]}],
+    ),
+    "whitespace": ({"content": " \n"}, "length", [{"content": " "}, {"content": "\n"}]),
+}
+
+
+@pytest.mark.parametrize("message, finish, said", ANSWERS.values(), ids=ANSWERS)
+def test_whatever_a_model_says_passes_through(message, finish, said):
+    answer = reply(CHAT, {"choices": [{"index": 0, "message": message, "finish_reason": finish}]})
+    told = {"index": 0, "message": {"role": "assistant", "refusal": None, **message}, "logprobs": None}
+    assert answer.choices == [{**told, "finish_reason": finish}]
+    made, _ = chunks(CHAT, [*map(event, said), event({}, finish)])
+    assert finishes(made) == [(0, finish)]
+    passed = [{k: v for k, v in delta.items() if k != "role"} for delta in deltas(made)[:-1]]
+    passed[0] = {k: v for k, v in passed[0].items() if v or k in said[0]}  # our first delta has a content
+    assert [delta for delta in passed if delta] == [{k: v for k, v in d.items() if k != "role"} for d in said]
+
+
 BL = {"role": "assistant", "content": "Bl"}
 UE = {"role": "assistant", "content": "ue"}
 STREAMS = {
@@ -604,25 +631,6 @@ def test_a_stream_without_every_choices_end_is_not_complete(card, n, events):
     for item in events:
         reader.feed(item)
     assert not reader.complete
-
-
-def test_tool_calls_in_a_stream():
-    begun = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "f", "arguments": ""}}
-    parts = [{"index": 0, "function": {"arguments": part}} for part in ('{"city":', '"Belém"}')]
-    events = [event({"role": "assistant", "content": None, "tool_calls": [begun]})]
-    events += [event({"tool_calls": [part]}) for part in parts] + [event({}, "tool_calls")]
-    made, _ = chunks(CHAT, events)
-    assert [d["tool_calls"] for d in deltas(made)[:-1]] == [[begun], [parts[0]], [parts[1]]]
-    assert deltas(made)[0]["role"] == "assistant"
-    assert finishes(made) == [(0, "tool_calls")]
-
-
-@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
-def test_reasoning_in_a_stream(name):
-    events = [event({"role": "assistant", name: "Hm."}), event({"content": "Blue"}), event({}, "stop")]
-    made, _ = chunks(CHAT, events)
-    assert deltas(made)[0][name] == "Hm."
-    assert text(made) == "Blue"
 
 
 def test_logprobs_in_a_stream():

@@ -158,7 +158,6 @@ def test_s1s_roles(dialect, role):
 @pytest.mark.parametrize("role", ["developer", "tool", "function"])
 def test_openais_further_roles_are_openais_only(role):
     messages = [USER, {"role": role, "content": "x", "tool_call_id": "1", "name": "f"}]
-    assert list(job_of("openai", messages=messages).messages) == messages
     assert faults_of("s1", messages=messages) == ["messages.1.role"]
 
 
@@ -261,13 +260,6 @@ def test_a_text_model_on_v1_needs_a_user_message_too(task, url, messages):
 )
 def test_one_user_message_with_text_or_an_image_is_enough(messages):
     assert len(job_of("s1", messages=messages).messages) == len(messages)
-
-
-def test_an_assistant_that_calls_tools_may_be_silent():
-    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    messages = [USER, {"role": "assistant", "content": None, "tool_calls": [call]}]
-    assert list(job_of("s1", messages=messages).messages) == messages
-    assert list(job_of("openai", messages=messages).messages) == messages
 
 
 @pytest.mark.parametrize("tool_calls", ["x", {}, 5, [5], ["x"]])
@@ -430,6 +422,96 @@ def test_openais_fields_are_accepted_and_forwarded(dialect, field, value):
     assert job.options == {field: value}
     assert not job.extra
     assert job.ignored == ()
+
+
+UNKNOWN = (
+    {"service_tier": "flex", "store": False, "verbosity": "low", "web_search_options": {}, "min_p": 0.05}
+    | {"chat_template_kwargs": {"deep": [1, 2.5, None, {"é": "ü"}]}, "big": 10**30, "null_of_unknown_name": None}
+    | {"prediction": {"type": "content", "content": "Olá"}}
+)
+CHATS = [ModelCard(id="org/name"), ModelCard(id="org/name", url="https://own.test")]
+
+
+def sent(card, **fields):
+    job = job_of("openai", **fields)
+    return task_for(card).request("http://base.test", card, job, job.stream).payload
+
+
+@pytest.mark.parametrize("card", CHATS, ids=["routed", "own"])
+def test_every_field_reaches_a_chat_model_as_it_was_sent(card):
+    fields = dict(OPENAI_FIELDS) | UNKNOWN | {"temperature": 0, "top_p": 0.8, "top_k": 5000, "repetition_penalty": 3.5}
+    fields |= {"stop": ["\n\n", "fim", "c", "d", "e"], "max_tokens": 5000, "max_completion_tokens": 6000}
+    asked = {"model": "org/name", "messages": [USER], **fields, "max_tokens": 6000}
+    del asked["max_completion_tokens"]  # two spellings of one thing go out as one
+    assert sent(card, **fields) == asked
+    assert next(iter(sent(card, **fields))) == "model"
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    streaming = {"stream": True, "stream_options": {"continuous_usage_stats": True}}
+    assert sent(card, **fields, **streaming) == asked | {"stream": True, "stream_options": options}
+    assert sent(card) == sent(card, **dict.fromkeys(dict(OPENAI_FIELDS))) == {"model": "org/name", "messages": [USER]}
+
+
+CALLS = [
+    {"id": f"call_{i}", "type": "function", "function": {"name": "weather", "arguments": f'{{"city":"{city}"}}'}}
+    for i, city in enumerate(("Belém", "São Paulo"))
+]
+CONVERSATIONS = {
+    "tool results of parallel calls": [
+        {"role": "developer", "content": "Be brief."},
+        USER,
+        {"role": "assistant", "content": None, "tool_calls": CALLS},
+        {"role": "tool", "tool_call_id": "call_0", "content": "32 °C"},
+        {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "18 °C"}]},
+    ],
+    "an assistant without content": [USER, {"role": "assistant", "tool_calls": CALLS}],
+    "deprecated function messages": [
+        USER,
+        {"role": "assistant", "content": None, "function_call": CALLS[0]["function"]},
+        {"role": "function", "name": "weather", "content": "32 °C"},
+    ],
+    "names, refusals and thoughts": [
+        {"role": "system", "content": "S", "name": "boss"},
+        {"role": "user", "content": "Oi", "name": "ana"},
+        {"role": "assistant", "content": None, "refusal": "No."},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+        {"role": "assistant", "content": "4", "reasoning_content": "2 + 2", "x-unknown": [None]},
+        USER,
+    ],
+    "images as URL and as data URL": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "Compare."},
+                {"type": "image_url", "image_url": {"url": "https://example.org/a.png?x=1&y=2", "detail": "low"}},
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}},
+            ],
+        }
+    ],
+    "audio, files and what we do not know": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}},
+                {"type": "file", "file": {"file_id": "file-1"}},
+                {"type": "video_url", "video_url": {"url": "x"}, "uuid": 1},
+                {"type": "image_url", "image_url": {"url": "data:x"}, "uuid": "a", "cache_control": {}},
+            ],
+        }
+    ],
+    "empty contents": [{"role": "user", "content": ""}, {"role": "user", "content": []}],
+    "no user turn": [{"role": "system", "content": "Say something."}],
+}
+
+
+@pytest.mark.parametrize("messages", CONVERSATIONS.values(), ids=CONVERSATIONS)
+@pytest.mark.parametrize("card", CHATS, ids=["routed", "own"])
+def test_conversations_reach_a_chat_model_as_they_were_sent(card, messages):
+    assert sent(card, messages=messages)["messages"] == messages
+
+
+def test_an_assistant_that_calls_tools_may_be_silent():
+    messages = [USER, {"role": "assistant", "content": None, "tool_calls": CALLS}]
+    assert list(job_of("s1", messages=messages).messages) == messages
 
 
 WRONG_KINDS = [
@@ -663,16 +745,9 @@ def check_payload(card, job):
         json.dumps(payload, ensure_ascii=False, allow_nan=False).encode()
 
 
-def test_on_v1_parts_of_a_type_we_do_not_know_go_on_as_they_are():
+def test_parts_of_a_type_we_do_not_know_are_v1s_only():
     parts = [{"type": "video_url", "video_url": {"url": "x"}, "uuid": 1}]
-    assert job_of("openai", messages=[{"role": "user", "content": parts}]).messages[0]["content"] == parts
-    refused = refusal_of("s1", messages=[USER, {"role": "user", "content": parts}])
-    assert list(refused.details) == ["messages.1.content.0.type"]
-
-
-def test_keys_beside_an_image_stay():
-    part = {"type": "image_url", "image_url": {"url": "data:x"}, "uuid": "a", "cache_control": {}}
-    assert job_of("openai", messages=[{"role": "user", "content": [part]}]).messages[0]["content"] == [part]
+    assert faults_of("s1", messages=user(parts)) == ["messages.1.content.0.type"]
 
 
 def test_a_tools_result_may_have_no_content_but_names_its_call():
