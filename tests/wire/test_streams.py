@@ -176,16 +176,6 @@ def test_streams_that_never_began(patient, answers, case):
     check_error(answers[case], *REFUSED[case[1]])
 
 
-def test_tool_calls_and_reasoning_pass(answers):
-    told = take_apart(answers["chat", "tool-calls"].content)
-    parts = [call for c in choices(told) for call in c["delta"].get("tool_calls", [])]
-    assert parts[0]["function"]["name"] == "weather"
-    assert "".join(part["function"]["arguments"] for part in parts) == '{"city":"Belém"}'
-    told = take_apart(answers["chat", "reasoning"].content)
-    thoughts = [c["delta"].get("reasoning_content") or "" for c in choices(told)]
-    assert "".join(thoughts) == "Let me think."
-
-
 @pytest.mark.parametrize("name", ["ok", "usage-in-finish", "usage-every-chunk"])
 def test_the_upstreams_usage_is_told(answers, name):
     for kind in ("chat", "tgi"):
