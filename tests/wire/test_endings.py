@@ -278,11 +278,12 @@ def test_a_model_that_no_upstream_is_asked_for_is_a_refused_call(env, upstream, 
 # ---------------------------------------------------------------- limits are kept to the moment
 
 OVER_S = 0.75  # allowed here; the contract's machine is idle, and its figure 0.1
+SKEW_S = 0.2  # the upstream notes late that it was asked, where it had to wait for its turn
 
 
 def check_over(name, over_s):
     print(f"{name}: {over_s * 1000:+.0f} ms")
-    assert -0.05 < over_s < OVER_S
+    assert -SKEW_S < over_s < OVER_S
 
 
 SHORTER = {  # behaviour, stream, the limit where another model is left
