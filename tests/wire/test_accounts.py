@@ -403,7 +403,7 @@ def test_an_end_that_the_database_does_not_take_is_written_when_it_does_and_nobo
         for call in calls:
             end(call)
         assert time.monotonic() - began < 3, "the first has waited for all"
-        assert len(on_postgres.accounts._late) == 20
+        assert len(on_postgres.accounts._late.waiting) == 20
         assert on_postgres.endings() == [None] * 20
     assert wait_until(lambda: on_postgres.endings() == ["completed"] * 20, 6)
     assert on_postgres.used() == {("a/b", "completed"): 20}
@@ -466,7 +466,7 @@ def test_a_redis_that_is_away_costs_no_call_and_limits_go_on_in_the_database(wit
     own.start()
     time.sleep(0.6)
     assert refused(begun(with_own_redis.accounts, caller)) is None
-    assert wait_until(lambda: not with_own_redis.accounts._late_in_redis, 5)
+    assert wait_until(lambda: not with_own_redis.accounts._late_in_redis.waiting, 5)
 
 
 @pytest.mark.parametrize("words", ["concurrency=1", "tpm=50"])
@@ -479,7 +479,7 @@ def test_what_redis_could_not_be_told_at_the_end_of_a_call_it_is_told_later(with
         assert with_own_redis.endings() == ["completed"]
     finally:
         os.kill(own.process.pid, signal.SIGCONT)
-    assert wait_until(lambda: not with_own_redis.accounts._late_in_redis, 8)
+    assert wait_until(lambda: not with_own_redis.accounts._late_in_redis.waiting, 8)
     time.sleep(0.6)
     assert refused(begun(with_own_redis.open(), caller, job_of(41))) is None
 
