@@ -12,7 +12,8 @@ from functools import cache, lru_cache
 from operator import itemgetter
 from pathlib import Path
 
-LANGUAGES = ("en", "pt-BR")
+OWN_NAMES = {"en": "English", "pt-BR": "Português"}
+LANGUAGES = tuple(OWN_NAMES)
 _SOURCE = LANGUAGES[0]
 _BY_SUBTAG = {tag.partition("-")[0]: tag for tag in LANGUAGES}
 

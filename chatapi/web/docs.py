@@ -133,7 +133,7 @@ def _link(self: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
     """Links between the files lead to the guides' pages."""
     token = tokens[index]
     target, _hash, anchor = str(token.attrs.get("href", "")).partition("#")
-    name = target.removesuffix(".md").removesuffix(".pt-BR").rpartition("/")[2]
+    name = target.rpartition("/")[2].partition(".")[0]
     if target.endswith(".md") and name in GUIDES:
         token.attrs["href"] = f"/docs/{name}" + (f"#{anchor}" if anchor else "")
     return str(self.renderToken(tokens, index, options, env))

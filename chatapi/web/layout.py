@@ -67,6 +67,7 @@ def page(template: str, styles: tuple[str, ...], **context: object) -> Response:
         _=_,
         style=style,
         language=language,
+        languages=languages.OWN_NAMES,
         theme=theme if theme in ("light", "dark") else None,
         pages=[(path, _(name)) for path, name in PAGES],
         current_page=request.path,
