@@ -118,7 +118,7 @@ def test_a_calls_ending(call, error, ending):
 
 
 def test_a_model_that_an_upstream_does_not_know_is_its_failure(call):
-    call.asked.append("nobody/knows-it")
+    call.attempts = 1
     call.fail(ModelNotFound("no"))
     assert call.ending == "upstream_cut"
 

@@ -102,9 +102,6 @@ def test_odd_authorizations_are_refused_and_break_nothing(gateways, value):
     assert post(gateways["off"], HTTP_AUTHORIZATION=value).status_code == LET_IN
 
 
-# --- keys from the database
-
-
 # --- floods
 
 

@@ -432,8 +432,8 @@ UNKNOWN = (
 CHATS = [ModelCard(id="org/name"), ModelCard(id="org/name", url="https://own.test")]
 
 
-def sent(card, **fields):
-    job = job_of("openai", **fields)
+def sent(card, dialect="openai", **fields):
+    job = job_of(dialect, **fields)
     return task_for(card).request("http://base.test", card, job, job.stream).payload
 
 
@@ -750,11 +750,29 @@ def test_parts_of_a_type_we_do_not_know_are_v1s_only():
     assert faults_of("s1", messages=user(parts)) == ["messages.1.content.0.type"]
 
 
-def test_a_tools_result_may_have_no_content_but_names_its_call():
-    silent = {"role": "tool", "tool_call_id": "a1", "content": None}
+@pytest.mark.parametrize("content", [{"content": None}, {}, {"content": ""}], ids=str)
+def test_a_tools_result_may_be_of_no_words_but_names_its_call(content):
+    silent = {"role": "tool", "tool_call_id": "a1", **content}
     assert job_of("openai", messages=[USER, silent]).messages[1] == silent
-    for wrong in ({"role": "tool", "content": "x"}, {"role": "tool", "tool_call_id": "", "content": "x"}):
+    for id in ({}, {"tool_call_id": ""}, {"tool_call_id": None}):
+        wrong = {"role": "tool", "content": "x", **id}
         assert faults_of("openai", messages=[USER, wrong]) == ["messages.1.tool_call_id"]
+
+
+NOTHING = (
+    {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True, "functions": [], "function_call": "none"}
+    | {"stop": [], "logit_bias": {}, "response_format": {"type": "text"}, "n": 1, "logprobs": False, "metadata": {}}
+    | {"top_logprobs": 3, "stream_options": {"include_usage": True}, "stream": False}
+)
+
+
+@pytest.mark.parametrize("dialect", ["s1", "openai"])
+def test_what_asks_for_nothing_is_not_sent(dialect):
+    assert sent(CHATS[0], dialect, **NOTHING).keys() == {"model", "messages"}
+    limits = sent(CHATS[0], dialect, max_tokens=5, max_completion_tokens=3)
+    assert (limits["max_tokens"], "max_completion_tokens" in limits) == (3, False)
+    forbidden = sent(CHATS[0], dialect, tools=[FUNCTION], tool_choice="none")
+    assert (forbidden["tools"], forbidden["tool_choice"]) == ([FUNCTION], "none")
 
 
 @pytest.mark.parametrize("field", ["messages", "tools", "stop", "functions", "fallbacks"])
