@@ -14,12 +14,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import sqlalchemy as sa
+
 from ..caller import Caller, Limits, key_subject
 from ..errors import StoreUnavailable
 from ..languages import _
-from . import statements, tables
-from .statements import Row, Tx
+from .statements import Row, Tx, get_meta, put_meta, rows_of, upsert
 from .store import Store
+from .tables import keys
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +64,7 @@ class Keys:
 
     def _forget_if_changed(self) -> None:
         try:
-            version = self._store.read(lambda tx: statements.get_meta(tx, "keys_version"), fresh=False)
+            version = self._store.read(lambda tx: get_meta(tx, "keys_version"), fresh=False)
         except StoreUnavailable as error:
             # Keys that are known here stay so while the database is away.
             log.warning("keys cannot be checked: the database is away (%s)", error.cause)
@@ -75,7 +77,7 @@ class Keys:
     def _find(self, id: str) -> tuple[Row, Caller] | None:
         self.generation()
         if id not in self._known:
-            row = self._store.read(lambda tx: statements.get_key(tx, id), fresh=False)
+            row = self._store.read(lambda tx: get_key(tx, id), fresh=False)
             if len(self._known) >= REMEMBERED:
                 self._known.clear()
             self._known[id] = (row, _caller(row)) if row else None
@@ -89,7 +91,7 @@ class Keys:
 
     def _hmac(self, purpose: bytes, id: str, secret: str) -> bytes:
         if self._secret is None:
-            given = self._store.read(lambda tx: statements.get_meta(tx, "secret"), fresh=False)
+            given = self._store.read(lambda tx: get_meta(tx, "secret"), fresh=False)
             self._secret = bytes.fromhex(given or "")
         return hmac.digest(self._secret, b"\0".join((purpose, id.encode(), secret.encode())), hashlib.sha256)
 
@@ -101,7 +103,7 @@ class Keys:
         """A new key, and its text, which is shown this once and stored nowhere."""
         id = _random(ID_LENGTH)
         text, digest = self._new_text(id)
-        row = dict.fromkeys(tables.keys.c.keys()) | {
+        row = dict.fromkeys(keys.c.keys()) | {
             "id": id,
             "name": name,
             "digest": digest,
@@ -111,7 +113,7 @@ class Keys:
             "expires_at": expires_at,
             "admin": admin,
         }
-        self._store.write(lambda tx: statements.put_key(tx, row))
+        self._store.write(lambda tx: put_key(tx, row))
         return row, text
 
     def rotate(self, id: str, grace_s: float) -> tuple[Row, str]:
@@ -141,7 +143,7 @@ class Keys:
 
     def list(self) -> Sequence[Row]:
         """All keys, the oldest first."""
-        return self._store.read(statements.all_keys)
+        return self._store.read(all_keys)
 
     def _change(self, id: str, change: Callable[[Row], dict[str, Any]]) -> Row:
         def do(tx: Tx) -> Row:
@@ -149,7 +151,7 @@ class Keys:
             if row["revoked_at"]:
                 raise LookupError(_("the key {id!r} is revoked", id=id))
             new = {**row, **change(row)}
-            statements.put_key(tx, new)
+            put_key(tx, new)
             return new
 
         return self._store.write(do)
@@ -160,7 +162,7 @@ class Keys:
 
 
 def _existing(tx: Tx, id: str) -> Row:
-    row = statements.get_key(tx, id) if _ID.fullmatch(id) else None
+    row = get_key(tx, id) if _ID.fullmatch(id) else None
     if row is None:
         raise LookupError(_("there is no key {id!r}", id=id))
     return row
@@ -189,3 +191,23 @@ def _random(length: int) -> str:
 
 def _letters(digest: bytes, length: int) -> str:
     return "".join(_ALPHABET[byte & 31] for byte in digest[:length])
+
+
+# --- in the database
+
+
+def put_key(tx: Tx, row: Row) -> None:
+    """Add a key, or replace the one of the same id; every process hears of it."""
+    new = upsert(keys, tx).values(**row)
+    tx.execute(new.on_conflict_do_update(index_elements=["id"], set_={c.name: c for c in new.excluded}))
+    put_meta(tx, "keys_version", str(int(get_meta(tx, "keys_version") or 0) + 1))
+
+
+def get_key(tx: Tx, id: str) -> Row | None:
+    """One key, or None."""
+    return next(iter(rows_of(tx.execute(sa.select(keys).where(keys.c.id == id)))), None)
+
+
+def all_keys(tx: Tx) -> list[Row]:
+    """Every key, the oldest first."""
+    return rows_of(tx.execute(sa.select(keys).order_by(keys.c.created_at, keys.c.id)))

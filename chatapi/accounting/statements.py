@@ -83,26 +83,6 @@ def clock(tx: Tx) -> float | None:
     return float(tx.execute(sa.select(sa.extract("epoch", sa.func.clock_timestamp()))).scalar_one())
 
 
-def put_key(tx: Tx, row: Row) -> None:
-    """Add a key, or replace the one of the same id; every process hears of it."""
-    new = upsert(keys, tx).values(**row)
-    tx.execute(new.on_conflict_do_update(index_elements=["id"], set_={c.name: c for c in new.excluded}))
-    put_meta(tx, "keys_version", str(int(get_meta(tx, "keys_version") or 0) + 1))
-
-
-def get_key(tx: Tx, id: str) -> Row | None:
-    """One key, or None."""
-    return next(iter(rows_of(tx.execute(_KEY, {"of": id}))), None)
-
-
-_KEY = sa.select(keys).where(keys.c.id == sa.bindparam("of"))
-
-
-def all_keys(tx: Tx) -> list[Row]:
-    """Every key, the oldest first."""
-    return rows_of(tx.execute(sa.select(keys).order_by(keys.c.created_at, keys.c.id)))
-
-
 def use_key(tx: Tx, id: str, at: float) -> None:
     """A key was used at `at` (Unix seconds)."""
     _use_key(tx, {"of": id, "at": at, "before": at - USED_S})

@@ -17,7 +17,7 @@ from support.upstream import say
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from chatapi import create_app, languages
-from chatapi.accounting import statements, tables
+from chatapi.accounting import keys, tables
 from chatapi.migration.rewrite import rewrite
 from chatapi.migration.schedule import DAY_S, parse_brownouts, suggest
 from chatapi.schemas.envelope import LEGACY_FIELDS, LEGACY_SPELLINGS
@@ -130,7 +130,7 @@ def world(settings, upstream, tmp_path):
         for id, name in (("qk3m7xv2ab", "billing"), ("h5n2ytd6wc", "search")):
             row = dict.fromkeys(column.name for column in tables.keys.columns)
             row |= {"id": id, "name": name, "digest": "-", "limits": {}, "models": [], "created_at": 0, "admin": False}
-            made[-1].parts.store.write(lambda tx, row=row: statements.put_key(tx, row))
+            made[-1].parts.store.write(lambda tx, row=row: keys.put_key(tx, row))
         return made[-1]
 
     made = []

@@ -21,7 +21,7 @@ from support.gateways import clean_environment
 from support.heard import wait_until
 from support.stores import locked, path_of, restartable, side_by_side_processes, sql
 
-from chatapi.accounting import Accounts, statements, sums, tables
+from chatapi.accounting import Accounts, keys, statements, sums, tables
 from chatapi.accounting import store as stores
 from chatapi.accounting.store import Store
 from chatapi.accounting.tables import Step
@@ -217,7 +217,7 @@ def test_a_database_of_the_first_schema_is_brought_to_this_one_with_all_that_is_
             t: [c[0] for c in shape[0]] for t, shape in there.items()
         }
         assert {t: shape[1:] for t, shape in here.items()} == {t: shape[1:] for t, shape in there.items()}
-    assert store.read(lambda tx: statements.get_key(tx, "a")) == key(
+    assert store.read(lambda tx: keys.get_key(tx, "a")) == key(
         "a", old_digest="o", old_until=1.5, limits={"rpm": 3}, models=["google/*"], last_used_at=DAY
     )
     assert {row["id"]: row["ending"] for row in ledger(store).values()} == {1: "completed", 2: None}
@@ -260,17 +260,17 @@ def test_a_step_that_fails_leaves_nothing_of_the_steps_before_it(store, database
 
 
 def test_keys_are_kept_and_every_change_is_heard_of(store, other):
-    assert store.read(lambda tx: statements.get_key(tx, "a")) is None
+    assert store.read(lambda tx: keys.get_key(tx, "a")) is None
     versions = [store.read(lambda tx: statements.get_meta(tx, "keys_version"))]
     later = key("a", DAY + 5, limits={"rpm": 3, "shadow": ["rpm"]}, models=["google/*"], old_digest="o", old_until=1.5)
     for row in (later, key("b"), later | {"name": "Ünïcode 名前", "revoked_at": DAY + 9.25}):
-        store.write(lambda tx, row=row: statements.put_key(tx, row))
+        store.write(lambda tx, row=row: keys.put_key(tx, row))
         versions.append(other.read(lambda tx: statements.get_meta(tx, "keys_version")))
-        assert other.read(lambda tx, row=row: statements.get_key(tx, row["id"])) == row
+        assert other.read(lambda tx, row=row: keys.get_key(tx, row["id"])) == row
     assert [int(version) for version in versions] == [0, 1, 2, 3]
-    assert [row["id"] for row in other.read(statements.all_keys)] == ["b", "a"]
+    assert [row["id"] for row in other.read(keys.all_keys)] == ["b", "a"]
     store.write(lambda tx: statements.use_key(tx, "a", DAY + 20.5))
-    assert other.read(lambda tx: statements.get_key(tx, "a"))["last_used_at"] == DAY + 20.5
+    assert other.read(lambda tx: keys.get_key(tx, "a"))["last_used_at"] == DAY + 20.5
     assert other.read(lambda tx: statements.get_meta(tx, "keys_version")) == "3"
 
 
@@ -408,7 +408,7 @@ USES = [(0, "a", "m1"), (0, "b", "m1"), (1, "a", "m2"), (1, None, "m1"), (2, "a"
     ],
 )
 def test_usage_is_asked_for_by_day_and_key(store, since, until, key_id, found):
-    store.write(lambda tx: statements.put_key(tx, key("a")))
+    store.write(lambda tx: keys.put_key(tx, key("a")))
     for number, (day, owner, model) in enumerate(USES):
         row = ended(call(number, DAY + day * DAY_S + 5, key_id=owner), served=model, prompt_tokens=number)
         store.write(lambda tx, row=row: statements.record(tx, [row]))
