@@ -69,6 +69,7 @@ def test_every_catalogue_id_is_answered_and_the_answer_names_the_model(gateway):
         assert answer.status_code == 200, answer.text
         assert answer.json()["data"]["model"] == MODEL_ID
         assert answer.headers.get("X-Requested-Model", MODEL_ID) == model
+    assert {m["served_by"] for m in listed if m["id"] != MODEL_ID} == {MODEL_ID}
 
 
 def test_a_model_that_is_not_here_is_named_with_those_that_are(gateway):

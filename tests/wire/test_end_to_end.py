@@ -7,11 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 import requests
+from support.dialects import LEGACY, V1
+from support.dialects import NEW as COMPLETIONS
 from support.embedded_gateway import MODEL_ID, serve_embedded
 from support.gateways import ROOT
+from support.openai_schema import COMPLETION, ERROR, check, check_stream
 from support.s1 import S1_EXAMPLE_1, S1_EXAMPLE_2, S1_EXAMPLE_3, S1_FORMAT
-
-COMPLETIONS, LEGACY = "/api/chat/completions", "/api/huggingface-chat"
 
 # The documented request and its three examples, to the letter.
 DOCUMENTED = {
@@ -167,9 +168,26 @@ def test_usage_is_the_engines_own_count(gateway, engine_url):
     assert counts.items() <= chunks[-1]["usage"].items()
     legacy = {"message": QUESTION["messages"][0]["content"], "temperature": 0, "max_tokens": 24}
     assert ask(gateway, LEGACY, legacy).json()["data"] == whole
-    openai = ask(gateway, "/v1/chat/completions", QUESTION).json()
+    openai = check(COMPLETION, ask(gateway, V1, QUESTION).json())
     assert openai["choices"][0]["message"]["content"] == said
     assert counts.items() <= openai["usage"].items()
+    streaming = {"stream": True, "stream_options": {"include_usage": True}}
+    chunks = chunks_of(ask(gateway, V1, {**QUESTION, **streaming}))
+    assert text_of(check_stream(chunks, include_usage=True)) == said
+    assert counts.items() <= chunks[-1]["usage"].items()
+
+
+def test_the_second_documents_request_is_answered_whole_and_as_a_stream(gateway):
+    body = {"model": "amazonia-1", "top_p": 0.8, "messages": [{"role": "user", "content": "Quem é o rei do futebol?"}]}
+    whole = check(COMPLETION, ask(gateway, V1, {**body, "stream": False, "max_tokens": 8}).json())
+    assert whole["choices"][0]["message"]["content"]
+    check_stream(chunks_of(ask(gateway, V1, {**body, "stream": True, "max_tokens": 8})))
+
+
+def test_what_the_engine_does_not_take_is_the_callers_mistake(gateway):
+    answer = ask(gateway, V1, {**QUESTION, "tools": [{"type": "mystery"}]})
+    assert answer.status_code == 400, answer.text
+    check(ERROR, answer.json())
 
 
 @pytest.mark.parametrize("body", [S1_FORMAT, S1_EXAMPLE_3], ids=["one-turn", "conversation"])

@@ -288,20 +288,21 @@ def test_a_rescue_that_breaks_is_rescued(gateway, upstream):
     assert upstream.calls_for("odd/third")[0].body["messages"][-1]["content"] == "".join(PIECES[:4])
 
 
-def test_a_tgi_stream_is_rescued_by_a_chat_model(gateway, upstream):
-    upstream.behave("own/tgi", "cut")
-    upstream.behave("chat/after-tgi", "ok")
-    heard = hear(gateway, NEW, "own/tgi", stream=True, fallbacks=["chat/after-tgi"])
-    check_one_answer(heard, TEXT)
-    assert heard.models == ["own/tgi", "chat/after-tgi"]
+JOINED = {  # what the first model does, what the second, and the second's id
+    "of TGI by a chat model": ("own/tgi", "cut", "chat/after-tgi", "ok"),
+    "of a chat model by TGI": ("chat/before-tgi", "cut", "own/tgi", "ok"),
+    "by a whole answer": ("whole/first", "cut", "whole/second", "whole-for-stream"),
+    "of which only the end was missing": ("ended/first", breaking_after(PIECES), "ended/second", "ok"),
+}
 
 
-def test_a_chat_stream_is_rescued_by_a_tgi_model(gateway, upstream):
-    upstream.behave("chat/before-tgi", "cut")
-    upstream.behave("own/tgi", "ok")
-    heard = hear(gateway, NEW, "chat/before-tgi", stream=True, fallbacks=["own/tgi"])
+@pytest.mark.parametrize("first, breaks, second, goes_on", JOINED.values(), ids=JOINED)
+def test_the_rescue_of_a_stream(gateway, upstream, first, breaks, second, goes_on):
+    upstream.behave(first, breaks)
+    upstream.behave(second, goes_on)
+    heard = hear(gateway, NEW, first, stream=True, fallbacks=[second])
     check_one_answer(heard, TEXT)
-    assert heard.models == ["chat/before-tgi", "own/tgi"]
+    assert heard.models == [first, second]
 
 
 def test_the_token_limit_holds_over_both_parts(gateway, upstream):
@@ -311,13 +312,6 @@ def test_the_token_limit_holds_over_both_parts(gateway, upstream):
     assert upstream.calls_for("odd/limit")[0].body["max_tokens"] == 1
     assert heard.told.done
     assert choices(heard.told)[-1]["finish_reason"] == "length"
-
-
-def test_a_malformed_event_is_skipped_and_nobody_else_is_asked(gateway, upstream):
-    upstream.behave("mal/formed", "malformed-event")
-    heard = hear(gateway, V1, "mal/formed", stream=True, fallbacks=["mal/second"])
-    check_one_answer(heard, TEXT)
-    assert upstream.calls_for("mal/second") == []
 
 
 def test_a_content_filter_in_mid_stream_is_told_with_its_reason(gateway, upstream):
@@ -447,20 +441,6 @@ def test_a_rescue_does_not_hammer(gateway, upstream):
     check_failed_stream(heard, "upstream_unavailable")
     times = [call.at for call in upstream.calls_for("odd/again")]
     assert all(later - at > 3 for at, later in zip(times, times[4:], strict=False)), times
-
-
-def test_text_that_ends_where_the_first_model_was_cut(gateway, upstream):
-    """All of the text had gone out, only its end had not: nothing is said twice."""
-    upstream.behave("ended/first", breaking_after(PIECES))
-    upstream.behave("ended/second", "ok")
-    heard = hear(gateway, NEW, "ended/first", stream=True, fallbacks=["ended/second"])
-    check_one_answer(heard, TEXT)
-
-
-def test_a_whole_answer_rescues_a_stream(gateway, upstream):
-    upstream.behave("whole/first", "cut")
-    upstream.behave("whole/second", "whole-for-stream")
-    check_one_answer(hear(gateway, NEW, "whole/first", stream=True, fallbacks=["whole/second"]), TEXT)
 
 
 def test_a_shorter_answer_is_no_rescue(gateway, upstream):

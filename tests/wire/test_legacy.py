@@ -96,13 +96,6 @@ def test_an_announced_route_is_served_and_leads_to_its_successor(gateway):
     ]
 
 
-def test_without_a_sunset_no_day_is_told(settings):
-    response = create_app(settings).test_client().post(LEGACY, json=BODY)
-    assert response.status_code == 200
-    assert "Sunset" not in response.headers
-    assert not [link for link in links(response) if "sunset" in link]
-
-
 @pytest.mark.parametrize(
     "now, until, seconds",
     [

@@ -115,13 +115,6 @@ def test_a_report_is_a_table_or_csv(run, parts, billing):
     assert (row["key_name"], row["calls"], row["uses"]) == ("billing", "3", "message=3")
 
 
-def test_a_year_is_reported(run, parts, billing):
-    for day in range(0, 360, 3):
-        called(parts, billing, "okhttp/4.12", 1, days_ago=day)
-    (one,) = told(run("report", "--json"))
-    assert one["calls"] == 120
-
-
 # --- rehearse
 
 

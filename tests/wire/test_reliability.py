@@ -13,6 +13,7 @@ from support import portuguese
 from support.faults import CODES, FAULTS
 from support.gateways import LIMITS, MAX_TIME_S, ROOT, serve
 from support.heard import DIALECTS, ON_V1, all_at_once, check_failed_stream, check_one_answer, hear
+from support.openai_schema import CHUNK, ERROR, check
 from support.upstream import BEHAVIOURS, TEXT, Upstream
 
 PAGES = {"en": ROOT / "docs/reliability.md", "pt-BR": ROOT / "docs/reliability.pt-BR.md"}
@@ -23,36 +24,22 @@ SLACK_S = 1.0
 
 # Healthy answers of unusual looks: test_streams, test_openai and test_tasks hold them.
 HEALTHY = {
-    "ok",
-    "slow",
-    "echo",
-    "paced",
-    "continue",
-    "tool-calls",
-    "reasoning",
-    "close-delimited",
-    "finish-only",
-    "role-only",
+    *(
+        "ok",
+        "slow",
+        "echo",
+        "paced",
+        "continue",
+        "tool-calls",
+        "reasoning",
+        "close-delimited",
+        "finish-only",
+        "role-only",
+    ),
+    *("null-content", "finish-with-text", "usage-in-finish", "usage-every-chunk", "usage-nowhere", "stop-sequence"),
+    *("eos-token", "finish-length", "no-space", "crlf", "crlf-split", "comments", "event-fields", "several-data-lines"),
+    *("no-final-blank", "utf8-split", "u2028", "packed", "bytewise"),
 }
-HEALTHY |= {
-    "null-content",
-    "finish-with-text",
-    "usage-in-finish",
-    "usage-every-chunk",
-    "usage-nowhere",
-    "stop-sequence",
-}
-HEALTHY |= {
-    "eos-token",
-    "finish-length",
-    "no-space",
-    "crlf",
-    "crlf-split",
-    "comments",
-    "event-fields",
-    "several-data-lines",
-}
-HEALTHY |= {"no-final-blank", "utf8-split", "u2028", "packed", "bytewise"}
 
 
 def test_the_table_names_every_fault():
@@ -113,6 +100,7 @@ def test_the_matrix(outcomes, fault, dialect, mode):
     elif row.mid:
         assert heard.status == 200
         check_failed_stream(heard, code)
+        check_said(heard, code, dialect)
     else:
         check_refused(heard, code, dialect)
     assert attempts == row.attempts_of(mode)
@@ -121,13 +109,23 @@ def test_the_matrix(outcomes, fault, dialect, mode):
 
 def check_refused(heard, code, dialect):
     """A plain HTTP error in the route's dialect."""
-    api_status, v1_status, retryable = CODES[code]
+    api_status, v1_status, _ = CODES[code]
     assert (heard.code, heard.status) == (code, v1_status if dialect in ON_V1 else api_status), heard.body
     assert heard.headers["Content-Type"] == "application/json"
-    assert heard.error["retryable"] is retryable
-    assert heard.error["request_id"] == heard.headers["X-Request-Id"]
+    check_said(heard, code, dialect)
     if code == "model_loading":
         assert int(heard.headers["Retry-After"]) == 20
+
+
+def check_said(heard, code, dialect):
+    """What every failure says of itself, be it a whole answer or the last event of a stream."""
+    assert heard.error["retryable"] is CODES[code].retryable
+    assert heard.error["request_id"] == heard.headers["X-Request-Id"]
+    if dialect == "v1":
+        check(ERROR, {"error": heard.error})
+        assert not heard.is_stream or all(check(CHUNK, chunk) for chunk in heard.told.chunks)
+    elif dialect not in ON_V1:
+        assert (code == "upstream_timeout") <= ("upstream_status" not in heard.error)
 
 
 def test_a_whole_and_a_streamed_failure_have_the_same_status(outcomes):
@@ -147,6 +145,7 @@ def test_the_dialects_agree(outcomes):
 # ---------------------------------------------------------------- after a heartbeat the failure is an event
 
 AFTER_A_BEAT = ("silent", "headers-only", "http500", "rate-retry-after", "body-200-error", "error-first-429")
+UPSTREAM_STATUS = {"http500": 500, "rate-retry-after": 429, "body-200-error": 502, "error-first-429": 429}
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -155,6 +154,9 @@ def test_after_a_heartbeat_the_failure_is_an_event(upstream, dialect, beaten):
         assert heard.status == 200
         assert heard.told.comments
         check_failed_stream(heard, FAULTS[fault].code_of("stream"))
+        check_said(heard, heard.code, dialect)
+        if dialect not in ON_V1:
+            assert heard.error.get("upstream_status") == UPSTREAM_STATUS.get(fault), fault
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,10 @@ import json
 import pytest
 from support.callers import Caller
 from support.dialects import RESPONSES
-from support.gateways import serve
 from support.heard import hear
 from support.openai_schema import ERROR, check
-from support.responses_schema import RESPONSE, WEATHER, check_events, comments_of, events_of, without_ids
-from support.upstream import TEXT, saying
+from support.responses_schema import RESPONSE, WEATHER, check_events, events_of, without_ids
+from support.upstream import TEXT
 
 KINDS = ["test/ok", "own/ok", "tgi/ok", "classic/any"]
 PICTURE = {"type": "input_image", "image_url": "data:image/png;base64,AA=="}
@@ -81,11 +80,6 @@ def test_a_stored_response_is_not_to_be_had(client):
     assert "keeps no responses" in refused(client.get(f"{RESPONSES}/resp_123/input_items"), 404, "not_found")
 
 
-def test_a_stored_response_is_missed_in_portuguese_too(client):
-    answer = client.get(f"{RESPONSES}/resp_123", headers={"Accept-Language": "pt-BR"})
-    assert "não guarda respostas" in answer.json["error"]["message"]
-
-
 def test_what_is_wrong_is_said_in_openais_shape_and_the_callers_language(client):
     message = refused(post(client, previous_response_id="resp_1"), 400, "invalid_request", "previous_response_id")
     assert "items again in input" in message
@@ -125,15 +119,6 @@ def test_a_failure_before_the_first_event_is_a_plain_error(gateway, upstream):
 
 
 # ---------------------------------------------------------------- time
-
-
-def test_comments_come_before_the_first_event(gateway_env, upstream):
-    upstream.sequence("test/slow-start", [lambda x: (x.sleep(1), saying(TEXT)(x))])
-    with serve({**gateway_env, "CHATAPI_HEARTBEAT": "0.2"}) as quick:
-        body = quick.post(RESPONSES, {"model": "test/slow-start", "input": "Hi", "stream": True}).content
-    assert body.startswith(b": ")
-    assert len(comments_of(body)) >= 2
-    assert check_events(events_of(body))["status"] == "completed"
 
 
 def test_events_come_as_they_are_made(gateway, upstream):

@@ -57,15 +57,6 @@ def counts(route):
     return {place: count for day in route.days() for place, count in route.calls_of(day)}
 
 
-def test_the_stage_follows_the_clock(route, clock):
-    stages = []
-    for now in (SUNSET - 8 * DAY_S, BROWNOUT[0], BROWNOUT[1], SUNSET):
-        clock.now = now
-        stages.append(route.stage("k1").name)
-    assert stages == ["announced", "brownout", "announced", "retired"]
-    assert route.stage("k1", at=BROWNOUT[0]) == Stage("brownout", SUNSET, BROWNOUT[1])
-
-
 def test_an_extension_is_for_one_key_and_a_new_date_replaces_the_old_one(route, clock):
     clock.now = SUNSET
     route.extend("k1", SUNSET + 30 * DAY_S)

@@ -384,22 +384,6 @@ def test_heartbeats_while_waiting_for_the_next_attempt(upstream, beating):
     assert len(told.comments) >= 3
 
 
-@pytest.mark.parametrize("route", ROUTES)
-def test_a_fault_after_a_heartbeat_is_an_event(upstream, beating, route):
-    def late_fault(x):
-        x.sleep(0.5)
-        x.send_json(402, {"error": "You have depleted your monthly included credits."})
-
-    upstream.behave("test/late-fault", late_fault)
-    answer = beating.post(route, asking(route, "test/late-fault", stream=True))
-    told = take_apart(answer.content)
-    assert answer.status_code == 200
-    assert told.comments
-    assert (told.chunks, told.done, told.error["code"]) == ([], False, "upstream_quota")
-    assert told.error["upstream_status"] == 402
-    assert b'{"success":false,' in answer.content
-
-
 # ---------------------------------------------------------------- callers who leave
 
 PROMPTLY_S = 1.0  # the contract says 250 ms; a loaded test machine is given more
@@ -433,16 +417,6 @@ def check_serves_on(upstream, gateway, workers, log):
         assert gateway.post(NEW, asking(NEW, "test/ok", stream=stream)).ok
     assert gateway.workers() == workers
     assert "Traceback" not in gateway.log_text()[log:]
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_nobody_is_asked_again_for_a_caller_who_left(upstream, gateway, stream):
-    with Caller(gateway, NEW, "test/rate-retry-after", stream=stream) as caller:
-        upstream.wait_for(lambda: upstream.calls_for("test/rate-retry-after"))
-        time.sleep(0.1)
-        caller.leave()
-    time.sleep(1.3)
-    assert len(upstream.calls_for("test/rate-retry-after")) == 1
 
 
 def test_one_who_leaves_disturbs_nobody_else(upstream, gateway):

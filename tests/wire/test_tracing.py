@@ -1,24 +1,19 @@
 """Traces: W3C Trace Context goes through; with OpenTelemetry asked for, spans arrive at a collector."""
 
-import json
 import subprocess
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from support.gateways import ROOT, serve
+from support.heard import records_of, wait_until
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE}-{SPAN}-01"
 ASK = {"model": "test/ok", "messages": [{"role": "user", "content": "hi"}]}
 ROUTES = ("/api/huggingface-chat", "/api/chat/completions", "/v1/chat/completions")
-
-
-def lines(gateway):
-    return [json.loads(line) for line in gateway.log_text().splitlines() if line.startswith('{"time"')]
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -44,8 +39,8 @@ def test_what_is_no_trace_goes_nowhere(client, upstream, given):
 
 def test_the_line_of_the_call_names_the_trace(gateway, upstream):
     request_id = gateway.post(ROUTES[2], ASK, headers={"traceparent": PARENT}).headers["X-Request-Id"]
-    upstream.wait_for(lambda: any(line["request_id"] == request_id for line in lines(gateway)))
-    assert [line["trace_id"] for line in lines(gateway) if line["request_id"] == request_id] == [TRACE]
+    upstream.wait_for(lambda: records_of(gateway, request_id))
+    assert [record["trace_id"] for record in records_of(gateway, request_id)] == [TRACE]
 
 
 # --- OpenTelemetry
@@ -90,20 +85,13 @@ class Collector:
         self.server.server_close()
 
 
-def until(condition, seconds=15):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert condition()
-
-
 def test_spans_of_call_and_upstream_arrive_in_one_trace(upstream, gateway_env):
     with Collector() as collector:
         env = {**gateway_env, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
         with serve(env) as gateway:
             assert gateway.post(ROUTES[2], ASK, headers={"traceparent": PARENT}).ok
             assert gateway.post(ROUTES[2], {**ASK, "stream": True}, headers={"traceparent": PARENT}).ok
-            until(lambda: len(collector.of(TRACE)) >= 4)
+            assert wait_until(lambda: len(collector.of(TRACE)) >= 4, 15)
             calls = upstream.calls_for("test/ok")
             assert gateway.post(ROUTES[2], {**ASK, "model": "test/http500", "max_time": 1}).status_code == 502
     ours = {span.span_id.hex(): span for span in collector.of(TRACE)}
@@ -120,13 +108,3 @@ def test_off_it_costs_nothing(settings):
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, env={"PATH": ""}
     )
     assert run.stdout.split() == ["False"]
-
-
-def test_without_its_packages_it_says_what_to_install(tmp_path):
-    (tmp_path / "opentelemetry.py").write_text("")  # hides the real one
-    script = "from chatapi import create_app; create_app()"
-    env = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318", "PATH": ""}
-    run = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, env=env, check=False
-    )
-    assert "pip install -r requirements-otel.txt" in run.stderr

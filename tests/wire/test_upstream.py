@@ -3,11 +3,10 @@
 import http.client
 import json
 import socket
-import time
 from contextlib import closing
 
 import pytest
-from support.upstream import BREAKS, TEXT, U2028_TEXT, UTF8_TEXT, Upstream, fault, saying
+from support.upstream import BREAKS, TEXT, U2028_TEXT, UTF8_TEXT, Upstream
 
 MESSAGES = [{"role": "user", "content": "hi there"}]
 CHAT = "/v1/chat/completions"
@@ -182,34 +181,7 @@ def test_reset_and_close_before_headers(up):
     assert chat(up, "test/reset-once")[0] == 200
 
 
-@pytest.mark.parametrize("name", ["silent", "headers-only", "header-dribble", "body-dribble", "slow", "paced"])
-@pytest.mark.parametrize("reset", [False, True])
-def test_a_client_who_leaves_is_seen(up, name, reset):
-    with closing(open_raw(up, f"test/{name}")) as sock:
-        (call,) = up.wait_for(lambda: up.calls_for(f"test/{name}"))
-        if reset:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        left = time.monotonic()
-    assert up.wait_for(lambda: call.client_closed_at, timeout=2) >= left
-    assert not call.finished
-
-
 # -- a test's own behaviours
-
-
-def test_behave_and_sequence(up):
-    up.behave("acme/x", saying("Good day to you."))
-    assert text_of(events(chat(up, "acme/x", stream=True)[2])) == "Good day to you."
-    up.sequence("acme/x", [fault(500, "no"), "reset", "test/ok", lambda x: x.send_json(201, x.attempt)])
-    assert chat(up, "acme/x")[0] == 500
-    with pytest.raises(ConnectionResetError):
-        chat(up, "acme/x")
-    assert chat(up, "acme/x")[0] == 200
-    assert [json.loads(chat(up, "acme/x")[2]) for _ in range(2)] == [4, 5]
-    up.behave("test/ok", "gone")
-    assert chat(up, "test/ok")[0] == 410
-    up.reset()
-    assert chat(up, "test/ok")[0] == 200 and chat(up, "acme/x")[0] == 400 and len(up.calls) == 2
 
 
 def test_a_faulty_behaviour_is_reported():
