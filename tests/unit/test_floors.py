@@ -3,15 +3,12 @@
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from support.house import HOUSE, trees
 
-HOUSE = Path(__file__).parents[2] / "chatapi"
 
-
-def _reads_environment(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+def _reads_environment(tree):
     names = {"environ", "environb", "getenv", "putenv"}
     attributes = (n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name))
     imports = (a for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module == "os" for a in n.names)
@@ -19,8 +16,7 @@ def _reads_environment(path):
 
 
 def test_the_settings_alone_read_the_environment():
-    readers = [path.relative_to(HOUSE).as_posix() for path in HOUSE.rglob("*.py") if _reads_environment(path)]
-    assert readers == ["settings.py"]
+    assert [name for name, tree in trees().items() if _reads_environment(tree)] == ["settings.py"]
 
 
 MASTER = "runpy.run_path('gunicorn.conf.py')"

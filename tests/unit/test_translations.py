@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from babel.messages.pofile import read_po
+from support.house import trees
 
 from chatapi import errors
 from chatapi.languages import LANGUAGES, TRANSLATIONS, catalogue
@@ -46,9 +47,9 @@ def test_every_text_has_its_translation(texts, language):
 def test_what_an_error_tells_its_caller_can_be_translated():
     """A sentence handed to an error, or beside one of its fields; a cause for the log is not told."""
     found = [
-        f"{path.relative_to(ROOT)}:{text.lineno}"
-        for path in (ROOT / "chatapi").rglob("*.py")
-        for call in ast.walk(ast.parse(path.read_text()))
+        f"{name}:{text.lineno}"
+        for name, tree in trees().items()
+        for call in ast.walk(tree)
         if isinstance(call, ast.Call) and name_of(call.func) in TOLD
         for text in said_by(call)
         if isinstance(text, ast.JoinedStr)
@@ -114,9 +115,9 @@ def test_the_catalogue_is_read_as_babel_reads_it(language):
 def test_no_text_stands_where_babel_does_not_look():
     """Up to Python 3.11 what is inside an f-string is no code to a tokenizer, and to Babel."""
     hidden = [
-        f"{path.relative_to(ROOT)}:{call.lineno}"
-        for path in sorted((ROOT / "chatapi").rglob("*.py"))
-        for string in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        f"{name}:{call.lineno}"
+        for name, tree in trees().items()
+        for string in ast.walk(tree)
         if isinstance(string, ast.JoinedStr)
         for call in ast.walk(string)
         if isinstance(call, ast.Call)

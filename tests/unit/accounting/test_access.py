@@ -11,7 +11,6 @@ from contextlib import contextmanager
 
 import pytest
 from support import keys as shared
-from support.heard import wait_until
 from support.keys import DIGEST, KEY, NOT_QUITE, RIGHT, WRONG, away, closing, flood, made, nobody
 from support.tables import rows
 
@@ -258,22 +257,35 @@ def test_a_revoked_key_opens_nowhere(keys, other, at_once):
             change(id)
 
 
-def test_a_key_expires_while_it_is_remembered(keys):
-    _, text = made(keys, expires_at=time.time() + 1.5)
+@pytest.fixture
+def later(monkeypatch):
+    """So many seconds are over."""
+
+    def go(seconds, real=time.time):
+        monkeypatch.setattr(time, "time", lambda: real() + seconds)
+
+    return go
+
+
+def test_a_key_expires_while_it_is_remembered(keys, later):
+    _, text = made(keys, expires_at=time.time() + 60)
     assert holder(keys, text)
-    assert wait_until(lambda: holder(keys, text) is None)
+    later(59)
+    assert holder(keys, text)
+    later(61)
+    assert holder(keys, text) is None
 
 
-def test_rotation_leaves_both_open_and_then_the_new_one(keys, other, at_once):
+def test_rotation_leaves_both_open_and_then_the_new_one(keys, other, at_once, later):
     limits = Limits(rpm=7, shadow=("rpm",))
     id, old = made(keys, limits=limits, models=["a/*"])
     before = holder(keys, old)
-    row, new = other.rotate(id, 0.5)
+    row, new = other.rotate(id, 60)
     assert (row["id"], new[8:18]) == (id, id)
     assert new != old
     for text in (old, new):
         assert holder(keys, text) == before, "id, limits and models stay"
-    time.sleep(0.55)
+    later(61)
     assert holder(keys, old) is None
     assert holder(keys, new) == before
 

@@ -18,6 +18,7 @@ from support.stores import full_disk, locked, sql
 
 from chatapi.accounting import journal as journals
 from chatapi.accounting import statements, sums, tables
+from chatapi.accounting import store as stores
 from chatapi.accounting.journal import BEGUN, COLUMNS, ENDED, Journal
 from chatapi.accounting.processes import Own, Seats
 from chatapi.accounting.store import Store
@@ -227,7 +228,8 @@ def test_files_of_processes_that_live_stay(store, other):
 # ---------------------------------------------------------------- trouble
 
 
-def test_a_locked_database_costs_no_call_and_nothing_is_lost(store, url):
+def test_a_locked_database_costs_no_call_and_nothing_is_lost(store, url, monkeypatch):
+    monkeypatch.setattr(stores, "LOCK_WAIT_S", 0.2)
     store.journal.append(row(1), BEGUN)
     assert endings(store) == [None]
     with locked(url):
