@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.tables import rows
 
-from chatapi.huggingface.sse import MAX_EVENT, ErrorEvent, Events, EventTooLarge, are_events, listed_events
+from chatapi.huggingface import sse
+from chatapi.huggingface.sse import ErrorEvent, Events, EventTooLarge, are_events, listed_events
 
 
 def read(*packets, end=True):
@@ -116,12 +117,19 @@ def test_any_bytes_can_be_fed(packets):
 # --- too much
 
 
-def test_a_large_event_is_fine():
-    data = b"x" * (MAX_EVENT // 2)
-    assert read(b"data: " + data + b"\n\n") == [data]
-
-
 MEGABYTE = 1024 * 1024
+MOST = 4 * MEGABYTE
+
+
+@pytest.fixture
+def small(monkeypatch):
+    assert sse.MAX_EVENT == 4 * MOST
+    monkeypatch.setattr(sse, "MAX_EVENT", MOST)
+
+
+def test_a_large_event_is_fine():
+    data = b"x" * (sse.MAX_EVENT // 2)
+    assert read(b"data: " + data + b"\n\n") == [data]
 
 
 @pytest.mark.parametrize(
@@ -135,10 +143,10 @@ MEGABYTE = 1024 * 1024
     ],
     ids=["one line", "large lines", "small lines", "empty lines"],
 )
-def test_an_event_that_does_not_end_is_refused(first, packet):
+def test_an_event_that_does_not_end_is_refused(small, first, packet):
     """Many lines and never a blank one: each is kept, and costs memory even when there is nothing in it."""
     with pytest.raises(EventTooLarge):
-        read(first, *[packet] * (MAX_EVENT // len(packet) + 2))
+        read(first, *[packet] * (MOST // len(packet) + 2))
 
 
 @pytest.mark.parametrize(
@@ -149,9 +157,9 @@ def test_an_event_that_does_not_end_is_refused(first, packet):
     ],
     ids=["whole", "cut anywhere"],
 )
-def test_many_events_may_be_more_than_one_may(first, packet, more):
+def test_many_events_may_be_more_than_one_may(small, first, packet, more):
     """The limit is an event's, not the stream's."""
-    packets = [packet] * (MAX_EVENT // len(packet) + 2)
+    packets = [packet] * (MOST // len(packet) + 2)
     assert len(read(first, *packets)) == len(packets) + more
 
 
