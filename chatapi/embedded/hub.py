@@ -132,10 +132,11 @@ def _fetch(url: str, headers: dict[str, str], blob: Path, size: int | None, name
     with partial.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # another start may be at it: then it is here when we may go on
         if not blob.exists():
+            here = file.tell()
             http_get(
                 url,
                 file,
-                resume_size=file.tell() if size is None or file.tell() <= size else _emptied(file),
+                resume_size=here if size is None or here <= size else file.truncate(0),
                 headers=headers,
                 expected_size=size,
                 displayed_filename=name,
@@ -152,11 +153,6 @@ def _folder(repo: str, cache: Path) -> Path:
 
 def _partial(blob: Path) -> Path:
     return blob.with_name(f"{blob.name}.incomplete")
-
-
-def _emptied(file: Any) -> int:
-    file.truncate(0)
-    return 0
 
 
 def _check_whole(path: Path, etag: str) -> None:

@@ -8,7 +8,7 @@ where none is needed.
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..chat import Json
@@ -83,17 +83,13 @@ class _Notation(NamedTuple):
             return self.scalar(value)
         inner = indent + self.step
         opening, closing = "{}" if isinstance(value, dict) else "[]"
+        children = value.values() if isinstance(value, dict) else value
+        items = [self.write(item, inner, False) for item in children]
         if isinstance(value, dict):
-            items = [f"{self.key(name)}: {self.write(item, inner, False)}" for name, item in value.items()]
-        else:
-            items = [self.write(item, inner, False) for item in value]
-        if not top and not any(isinstance(item, dict | list) for item in _children(value)):
+            items = [f"{self.key(name)}: {item}" for name, item in zip(value, items, strict=True)]
+        if not top and not any(isinstance(item, dict | list) for item in children):
             return f"{opening}{', '.join(items)}{closing}"
         return f"{opening}\n{inner}{f',{chr(10)}{inner}'.join(items)}\n{indent}{closing}"
-
-
-def _children(value: Json | list[Any]) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value
 
 
 _JSON = _Notation(_json_literal, _json_literal, "  ")

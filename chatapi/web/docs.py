@@ -4,7 +4,7 @@ import json
 from base64 import b64encode
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from flask import Blueprint, Response
 from markupsafe import Markup, escape
@@ -34,31 +34,6 @@ GUIDES = {
     "performance": N_("Performance"),
     "licences": N_("Licences"),
 }
-
-
-class Field(NamedTuple):
-    """A field of a request: its type and range in words."""
-
-    name: str
-    type: str
-    range: str
-    required: bool
-    description: str
-
-
-class Operation(NamedTuple):
-    """A route, as the reference shows it."""
-
-    method: str
-    path: str
-    anchor: str
-    summary: str
-    description: str
-    deprecated: bool
-    fields: list[Field]
-    example: str  # JSON; empty for a route without a body
-    runs: bool  # its example can be tried in place
-    statuses: list[tuple[str, str]]
 
 
 @blueprint.get("/docs")
@@ -158,21 +133,22 @@ def _image(self: Any, tokens: Any, index: int, options: Any, env: Any) -> str:
 # --- the reference
 
 
-def _operation(path: str, method: str, operation: Json, schemas: Json) -> Operation:
+def _operation(path: str, method: str, operation: Json, schemas: Json) -> Json:
+    """A route as the page shows it: `fields` is of its body, `runs` whether its example can be tried in place."""
     content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
     schema = schemas[content["schema"]["$ref"].rpartition("/")[2]] if content else {}
-    return Operation(
-        method=method.upper(),
-        path=path,
-        anchor=f"{method}-{path.strip('/').replace('/', '-').replace('{', '').replace('}', '')}",
-        summary=operation["summary"],
-        description=operation.get("description", ""),
-        deprecated=operation.get("deprecated", False),
-        fields=[_field(name, one, name in schema.get("required", ())) for name, one in _properties(schema)],
-        example=json.dumps(content["example"], indent=2, ensure_ascii=False) if content else "",
-        runs="{" not in path,
-        statuses=[(status, response["description"]) for status, response in operation["responses"].items()],
-    )
+    return {
+        "method": method.upper(),
+        "path": path,
+        "anchor": f"{method}-{path.strip('/').replace('/', '-').replace('{', '').replace('}', '')}",
+        "summary": operation["summary"],
+        "description": operation.get("description", ""),
+        "deprecated": operation.get("deprecated", False),
+        "fields": [_field(name, one, name in schema.get("required", ())) for name, one in _properties(schema)],
+        "example": json.dumps(content["example"], indent=2, ensure_ascii=False) if content else "",
+        "runs": "{" not in path,
+        "statuses": [(status, response["description"]) for status, response in operation["responses"].items()],
+    }
 
 
 def _properties(schema: Json) -> list[tuple[str, Json]]:
@@ -181,10 +157,12 @@ def _properties(schema: Json) -> list[tuple[str, Json]]:
     return sorted(schema.get("properties", {}).items(), key=lambda one: (one[0] not in required, one[0]))
 
 
-def _field(name: str, schema: Json, required: bool) -> Field:
+def _field(name: str, schema: Json, required: bool) -> Json:
+    """A field of a request: its type and range in words."""
     kinds = schema.get("type", [])
     words = [kind for kind in ([kinds] if isinstance(kinds, str) else kinds) if kind != "null"]
-    return Field(name, " | ".join(words), _range(schema), required, schema.get("description", ""))
+    told = {"type": " | ".join(words), "range": _range(schema), "description": schema.get("description", "")}
+    return {"name": name, "required": required, **told}
 
 
 def _range(schema: Json) -> str:

@@ -12,7 +12,7 @@ from ...settings import SettingsError
 from ..doctor import DEFAULT_URL, PARTS, Finding, check, of_mistakes
 from .groups import json_option
 from .printing import as_text
-from .values import base_url, one_word
+from .values import BASE_URL, SECRET
 
 
 @click.command(
@@ -23,8 +23,8 @@ from .values import base_url, one_word
     ),
 )
 @click.argument("part", type=click.Choice(list(PARTS)), required=False)
-@click.option("--url", callback=base_url, show_default=DEFAULT_URL, help=N_("The public URL, through nginx."))
-@click.option("--key", callback=one_word, help=N_("A gateway key, where the URL wants one."))
+@click.option("--url", type=BASE_URL, show_default=DEFAULT_URL, help=N_("The public URL, through nginx."))
+@click.option("--key", type=SECRET, help=N_("A gateway key, where the URL wants one."))
 @click.option("--no-calls", is_flag=True, help=N_("Ask no model: nothing that costs tokens."))
 @click.option("--slow", is_flag=True, help=N_("Wait as long as CHATAPI_MAX_TIME, to find timeouts that are too short."))
 @with_appcontext

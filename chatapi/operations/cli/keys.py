@@ -11,7 +11,7 @@ from ...caller import NAMES, WHAT, Limits
 from ...languages import N_, _
 from .groups import Group, components
 from .printing import Shown, cell, iso, one, table
-from .values import Duration, Moment, Words
+from .values import DURATION, MOMENT, WORDS
 
 keys = Group("keys", help=N_("The API keys of callers."))
 
@@ -26,8 +26,8 @@ def _grants(least: int) -> Callable[[Function], Function]:
         click.option(
             "--shadow", type=click.Choice(NAMES), multiple=True, help=N_("Count this limit, but refuse nobody.")
         ),
-        click.option("--models", type=Words(), multiple=True, metavar="GLOB", help=N_("Only these: 'google/*'.")),
-        click.option("--expires", type=Moment(), help=N_("Not valid from this date on (UTC).")),
+        click.option("--models", type=WORDS, multiple=True, metavar="GLOB", help=N_("Only these: 'google/*'.")),
+        click.option("--expires", type=MOMENT, help=N_("Not valid from this date on (UTC).")),
     ]
 
     def add(function: Function) -> Function:
@@ -39,7 +39,7 @@ def _grants(least: int) -> Callable[[Function], Function]:
 
 
 @keys.command(help=N_("Make a key. It is shown this once, and stored nowhere."))
-@click.option("--name", type=Words(), required=True, help=N_("Whose key it is."))
+@click.option("--name", type=WORDS, required=True, help=N_("Whose key it is."))
 @click.option("--admin", is_flag=True, help=N_("It may see what all keys do, on the dashboard."))
 @_grants(1)
 def create(
@@ -57,7 +57,7 @@ def create(
 
 @keys.command(help=N_("Change what is given, and leave the rest. A limit of 0 is none; --models '*' allows all."))
 @click.argument("id")
-@click.option("--name", type=Words(), help=N_("Whose key it is."))
+@click.option("--name", type=WORDS, help=N_("Whose key it is."))
 @_grants(0)
 def update(
     id: str,
@@ -87,9 +87,7 @@ def show(id: str) -> Shown:
 
 @keys.command(help=N_("Give a key a new secret. Its id, limits and usage stay."))
 @click.argument("id")
-@click.option(
-    "--grace", type=Duration(), default="24h", show_default=True, help=N_("How long the old key still opens.")
-)
+@click.option("--grace", type=DURATION, default="24h", show_default=True, help=N_("How long the old key still opens."))
 def rotate(id: str, grace: float) -> Shown:
     return _new(*components().keys.rotate(id, grace))
 

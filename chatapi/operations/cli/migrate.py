@@ -21,7 +21,7 @@ from ...schemas.strict_json import parse_json
 from ..doctor import DEFAULT_URL
 from .groups import Group, components
 from .printing import Shown, as_text, cell, iso, one, table
-from .values import Moment, base_url
+from .values import BASE_URL, MOMENT
 
 migrate = Group("migrate", help=N_("The end of the legacy route, /api/huggingface-chat."))
 
@@ -45,7 +45,7 @@ def report(since: datetime | None) -> Shown:
 
 
 @migrate.command(help=N_("Who of the last callers would be refused at a date."))
-@click.option("--at", type=Moment(), help=N_("The date (UTC); the sunset by default."))
+@click.option("--at", type=MOMENT, help=N_("The date (UTC); the sunset by default."))
 @click.option(
     "--days", type=click.IntRange(1, 400), default=7, show_default=True, help=N_("Whose calls: of so many days.")
 )
@@ -82,7 +82,7 @@ def _changes(row: Json) -> Json:
     "preview", help=N_("What legacy requests become. FILE has one body as JSON, or one on each line; - is stdin.")
 )
 @click.argument("file", type=click.File("rb"))
-@click.option("--url", callback=base_url, default=DEFAULT_URL, show_default=True, help=N_("The gateway's URL."))
+@click.option("--url", type=BASE_URL, default=DEFAULT_URL, show_default=True, help=N_("The gateway's URL."))
 def show_preview(file: BinaryIO, url: str) -> None:
     raw = file.read()
     lines = [line for line in raw.splitlines() if line.strip()]
@@ -139,7 +139,7 @@ def suggest(sunset: datetime) -> Shown:
     help=N_("Serve a key until a date after the sunset, and through brownouts. A new date replaces the old one.")
 )
 @click.argument("key")
-@click.option("--until", type=Moment(), required=True, help=N_("The date (UTC)."))
+@click.option("--until", type=MOMENT, required=True, help=N_("The date (UTC)."))
 def extend(key: str, until: float) -> Shown:
     parts = components()
     configured = any(digest.startswith(key) for digest in parts.settings.keys) and len(key) == KEY_ID_LENGTH

@@ -1,9 +1,11 @@
 """What the gateway asks: the upstream, whether the token is accepted there, each model of the catalogue."""
 
+import re
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextvars import copy_context
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 
 from ...call import Call
@@ -28,13 +30,16 @@ from ...settings import ROUTER_URL
 from . import reaching
 from .findings import AGENT, CREDIT, DOCTOR, TOKEN, Finding, Progress, setting
 from .machine import clock
-from .prefill import continues
 
 MODEL_S = 20.0  # for one model to say one token
 SIDE_BY_SIDE = 8
 LIST_S = 5.0  # for the upstream's list of models
 SUCCESSORS = 3  # proposed for a model that is gone
 TRIED = 3  # of its models, until one tells whether the token is accepted
+# Whether a model goes on from a beginning: a list of which everybody knows how it goes on, and how it began.
+QUESTION = "Count from one to ten in words, separated by commas. Write nothing else."
+BEGUN, BEGUN_TOKENS = "one, two, three, four, five,", 16
+_ON, _ANEW = re.compile(r"\b(?:six|6)\b", re.IGNORECASE), re.compile(r"\b(?:one|1)\b", re.IGNORECASE)
 
 
 class Upstream:
@@ -114,14 +119,17 @@ class Upstream:
     def _ask(self, model: str) -> ChatError | None:
         """What is wrong with one call for one token."""
         hello = {"role": "user", "content": "Hi"}
-        job = ChatJob(model=model, messages=[hello], options={"max_tokens": 1}, max_time_s=MODEL_S, fallbacks=())
+        said = self._answer(ChatJob(model=model, messages=[hello], options={"max_tokens": 1}))
+        return said if isinstance(said, ChatError) else None
+
+    def _answer(self, job: ChatJob) -> str | ChatError:
+        """The text that `job` is answered with by its own model, or why it is not."""
+        call, job = Call("-"), replace(job, max_time_s=MODEL_S, fallbacks=())
         try:
-            call = Call("-")
             self._engine.begin(job, call)
-            self._engine.reply(job, call)
+            return self._engine.reply(job, call).text
         except ChatError as error:
             return error
-        return None
 
     def _judged(self, error: ChatError | None) -> Finding:
         if error is None:
@@ -186,16 +194,19 @@ class Upstream:
         return Finding(name, None, message, self._in_the_catalogue(id, self._successors(id)))
 
     def _continuing(self, id: str, name: str) -> Finding:
-        found = continues(self._engine, id, MODEL_S)
-        if found is True:
+        messages = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": BEGUN}]
+        options = {"max_tokens": BEGUN_TOKENS, "temperature": 0}
+        said = self._answer(ChatJob(model=id, messages=messages, options=options, strict=True, prefill=True))
+        goes_on = None if isinstance(said, ChatError) else _goes_on(said)
+        if goes_on:
             return Finding(name, True, _("answers, and goes on from a given beginning"))
         lines = ("prefill = false", "# " + _("or the fields by which its server is told to go on: prefill_with = {…}"))
         fix = self._in_the_catalogue(id, lines)
-        if isinstance(found, ChatError):
-            said = f"{found.code}: {found.message}"
-            message = _("answers, but not where the beginning of its answer is given ({error})", error=said)
-            return Finding(name, False if isinstance(found, UpstreamRejected) else None, message, fix)
-        if found is False:
+        if isinstance(said, ChatError):
+            why = f"{said.code}: {said.message}"
+            message = _("answers, but not where the beginning of its answer is given ({error})", error=why)
+            return Finding(name, False if isinstance(said, UpstreamRejected) else None, message, fix)
+        if goes_on is False:
             message = _("begins anew where it is given a beginning: a rescued stream would be two answers in one")
             return Finding(name, False, message, fix)
         return Finding(name, None, _("answers; whether it goes on from a given beginning could not be told"), fix)
@@ -233,3 +244,11 @@ class Upstream:
         offers = successors(id, self._engine.models().values())[:SUCCESSORS]
         lines = [f'serve_as = "{offer.model}"  # {offer}' for offer in offers] or [f'serve_as = "{self._stand_in}"']
         return lines[0], *(f"# {line}" for line in lines[1:])
+
+
+def _goes_on(said: str) -> bool | None:
+    """Whether a model went on from BEGUN; None where its answer does not tell."""
+    on, anew = _ON.search(said), _ANEW.search(said)
+    if on is None:
+        return False if anew else None
+    return anew is None or on.start() < anew.start()
