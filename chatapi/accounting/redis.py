@@ -143,7 +143,7 @@ class RedisLimits:
         except self._errors.RedisError as error:
             raise ConnectionError(f"Redis: {type(error).__name__}; limits are held in the database") from error
 
-    def look(self) -> tuple[str, float]:
+    def examine(self) -> tuple[str, float]:
         """What it throws away when it is full ("" for nothing, ever), and its own time. Raises ConnectionError."""
         try:
             seconds, microseconds = self._redis.time()

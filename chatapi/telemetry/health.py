@@ -34,7 +34,7 @@ class Health:
         self._checks = {name: _Checked(check) for name, check in checks.items()}
         self.stopping = False  # this process takes no new calls: others do
 
-    def look(self, detailed: bool = False) -> dict[str, Any]:
+    def report(self, detailed: bool = False) -> dict[str, Any]:
         """`status` ("ok", "degraded", "not ready" or "stopping"), and for each part `ok`, `reason` and `age_s`.
 
         `detailed`: with a failure's own words, as `detail`.

@@ -25,7 +25,7 @@ def readyz() -> Response:
     circuit its server.
     """
     parts, with_key = components(), _has_key()
-    found = parts.health.look(detailed=with_key)
+    found = parts.health.report(detailed=with_key)
     opened = parts.engine.circuit.opened()
     shown = {name if with_key else name.partition(" at ")[0]: ago for name, ago in opened.items()}
     circuit = {"open": {name: {"failed_s_ago": round(ago, 1)} for name, ago in shown.items()}}

@@ -17,7 +17,7 @@ from .upstream import Upstream
 
 __all__ = ["DEFAULT_URL", "PARTS", "Finding", "check", "of_mistakes"]
 
-Look = Callable[[], Iterator[Finding]]
+Check = Callable[[], Iterator[Finding]]
 PARTS = {"models": ("upstream", "token", "models")}
 
 
@@ -37,7 +37,7 @@ def check(
     long as the longest call. `progress` hears what is being tried.
     """
     machine, upstream, front = Machine(parts), Upstream(parts), Front(parts, url, key)
-    looks: tuple[tuple[str, Look], ...] = (
+    checks: tuple[tuple[str, Check], ...] = (
         ("settings", lambda: _settings(parts)),
         ("database", machine.database),
         ("redis", machine.redis),
@@ -49,18 +49,18 @@ def check(
         ("open files", lambda: machine.files(front.open_files)),
     )
     secrets = [secret for secret in (parts.settings.huggingface_api_key, key) if secret]
-    for name, look in looks:
+    for name, find in checks:
         if only and name not in PARTS[only]:
             continue
         progress(name)
-        for finding in _looked(name, look):
+        for finding in _found(name, find):
             yield _without(secrets, finding)
 
 
-def _looked(name: str, look: Look) -> Iterator[Finding]:
-    """What `look` finds; what keeps it from looking is a finding too."""
+def _found(name: str, find: Check) -> Iterator[Finding]:
+    """What a check finds; what keeps it from that is a finding too."""
     try:
-        yield from look()
+        yield from find()
     except Exception as error:
         said = getattr(error, "cause", None) or str(error) or "-"
         message = _("cannot be checked: {kind}: {error}", kind=type(error).__name__, error=said)

@@ -55,9 +55,9 @@ class Front:
         yield from self._worker()
         yield from self._admission()
         yield self._forwarding()
-        for look in (self._buffering, self._aborts, self._body_limit):
-            progress(f"{self._url}: {look.__name__.strip('_').replace('_', ' ')}")
-            yield look()
+        for check in (self._buffering, self._aborts, self._body_limit):
+            progress(f"{self._url}: {check.__name__.strip('_').replace('_', ' ')}")
+            yield check()
         progress(_("{url}: a silence of {seconds:g} s", url=self._url, seconds=self._silence_s))
         yield self._timeouts() if slow else self._no_timeouts()
 

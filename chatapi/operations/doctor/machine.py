@@ -91,7 +91,7 @@ class Machine:
         if not self._settings.redis_url:
             return
         try:
-            policy, now = RedisLimits(self._settings.redis_url, lambda *of: 0).look()
+            policy, now = RedisLimits(self._settings.redis_url, lambda *of: 0).examine()
         except ConnectionError as error:
             message = _("it does not answer ({error}): limits are held in the database", error=error)
             yield Finding("redis", False, message, setting("REDIS_URL", "redis://HOST:6379/0"))

@@ -94,7 +94,7 @@ def test_a_slow_check_holds_up_nobody(monkeypatch):
         return "at last"
 
     checks = Health({"slow": Check(slow, "It is slow."), "quick": Check(lambda: "here", "")})
-    found = [checks.look() for _ in range(3)]
+    found = [checks.report() for _ in range(3)]
     assert len(asked) == 1, "nobody asks again while somebody waits"
     assert [look["status"] for look in found] == ["not ready"] * 3
     assert found[0]["parts"]["quick"]["reason"] == "here"
@@ -107,9 +107,9 @@ def test_a_finding_is_kept_for_a_while_and_no_older_one_is_told(monkeypatch):
     monkeypatch.setattr(health, "FRESH_S", 0.2)
     words = iter(["full", "empty"])
     checks = Health({"disk": Check(lambda: next(words), "")})
-    assert [checks.look()["parts"]["disk"]["reason"] for _ in range(3)] == ["full"] * 3
+    assert [checks.report()["parts"]["disk"]["reason"] for _ in range(3)] == ["full"] * 3
     time.sleep(0.3)
-    part = checks.look()["parts"]["disk"]
+    part = checks.report()["parts"]["disk"]
     assert (part["reason"], part["age_s"] < 0.2) == ("empty", True)
 
 
