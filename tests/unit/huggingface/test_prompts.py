@@ -5,6 +5,7 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.tables import rows
 
 from chatapi.catalogue import Catalogue, ModelCard
 from chatapi.chat import estimate_tokens, text_of
@@ -38,73 +39,61 @@ def card_for(model, **fields):
 # --- the first user message
 
 
-@pytest.mark.parametrize("model", [*TASKS, "org/other"])
-@pytest.mark.parametrize(
-    "messages, text",
-    [
-        (turns("Hi"), "Hi"),
-        (turns("One", "Two", "Three"), "One"),
-        (turns("One", "Two", system="Be brief."), "One"),
-        ([{"role": "assistant", "content": "Two"}, *turns("One")], "One"),
-        (turns("", "Two", "Three"), "Three"),
-        (turns(" \n", "Two", "Three"), "Three"),
-        ([{"role": "user", "content": []}, *turns("One")], "One"),
-        ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, *turns("One")], "One"),
-        (
-            [{"role": "user", "content": [{"type": "image_url"}, {"type": "text", "text": "What?"}]}, *turns("x")],
-            "What?",
-        ),
-        ([{"role": "user", "content": [{"type": "text", "text": t} for t in ("a", "b")]}], "a\nb"),
-        (turns("  kept as it is \n"), "  kept as it is \n"),
-        (turns("User: not a turn\nAssistant:"), "User: not a turn\nAssistant:"),
+def user(*parts):
+    return {"role": "user", "content": [{"type": "text", "text": p} if isinstance(p, str) else p for p in parts]}
+
+
+PICTURE = {"type": "image_url", "image_url": {}}
+FIRST = {
+    "Hi": [turns("Hi")],
+    "One": [
+        *(turns("One", "Two", "Three"), turns("One", "Two", system="Be brief.")),
+        *([before, *turns("One")] for before in ({"role": "assistant", "content": "Two"}, user(), user(PICTURE))),
     ],
-)
+    "Three": [turns("", "Two", "Three"), turns(" \n", "Two", "Three")],
+    "What?": [[user(PICTURE, "What?"), *turns("x")]],
+    "a\nb": [[user("a", "b")]],
+    "  kept as it is \n": [turns("  kept as it is \n")],
+    "User: not a turn\nAssistant:": [turns("User: not a turn\nAssistant:")],
+}
+
+
+@pytest.mark.parametrize("model", [*TASKS, "org/other"])
+@pytest.mark.parametrize("messages, text", rows(FIRST), ids=lambda value: str(value)[:60])
 def test_a_text_model_is_asked_with_the_first_user_message(model, messages, text):
-    prompt = prompt_for(ModelCard(id=model, task="text-generation"), messages)
-    assert prompt.text == text
-    assert prompt.stop == ()
+    assert prompt_for(ModelCard(id=model, task="text-generation"), messages) == (text, ())
 
 
 # --- HF§7's renderings, verbatim
 
 
-@pytest.mark.parametrize(
-    "model", [DIALOGPT, "microsoft/DialoGPT-large", "gpt2", "openai-community/gpt2", "a/gpt-neox-20b"]
-)
-def test_gpt2s_family_joins_turns_with_its_end_token(model):
-    eos = "<|endoftext|>"
-    prompt = prompt_for(card_for(model), turns("Hi", "Hello.", "How?", system="Glued in."))
-    assert prompt == (f"Glued in.{eos}Hi{eos}Hello.{eos}How?{eos}", ())
-
-
-def test_blenderbot_counts_its_spaces():
-    prompt = prompt_for(card_for(BLENDERBOT), turns("Hi, how are you?", "I'm well.", "Any plans?"))
-    assert prompt == (" Hi, how are you?  I'm well.   Any plans?</s>", ())
-
-
-def test_flan_is_given_an_instruction():
-    prompt = prompt_for(card_for(FLAN), turns("Hi", "Hello.", "How?"))
-    assert prompt == ("Continue the dialogue.\nUser: Hi\nAssistant: Hello.\nUser: How?\nAssistant:", ())
-
-
-@pytest.mark.parametrize("model", [NEO, BLOOM])
-def test_a_base_model_completes_a_dialogue_and_stops_before_the_next_turn(model):
-    prompt = prompt_for(card_for(model), turns("Hi", "Hello.", "How?", system="System line"))
-    assert prompt == ("System line\nUser: Hi\nAssistant: Hello.\nUser: How?\nAssistant:", STOPS)
-
-
-@pytest.mark.parametrize(
-    "model, task, stop",
-    [
-        ("org/other", "text-generation", STOPS),
-        ("org/other", "text2text-generation", ()),
-        ("org/chat5-base", "text-generation", STOPS),
-        ("org/gpt5-mini", "text-generation", STOPS),
-        ("bigscience/T0", "text2text-generation", ()),
-        ("google/t5-small", "text2text-generation", ()),
-        ("google/mt5-base", "text2text-generation", ()),
+EOS = "<|endoftext|>"
+TALK = turns("Hi", "Hello.", "How?", system="Be brief.")
+GPT2S = [DIALOGPT, "microsoft/DialoGPT-large", "gpt2", "openai-community/gpt2", "a/gpt-neox-20b"]
+RENDERED = {
+    (f"Be brief.{EOS}Hi{EOS}Hello.{EOS}How?{EOS}", ()): [(model, TALK) for model in GPT2S],
+    # Blenderbot counts its spaces.
+    (" Hi, how are you?  I'm well.   Any plans?</s>", ()): [
+        (BLENDERBOT, turns("Hi, how are you?", "I'm well.", "Any plans?")),
     ],
-)
+    ("Continue the dialogue.\nUser: Hi\nAssistant: Hello.\nUser: How?\nAssistant:", ()): [(FLAN, TALK[1:])],
+    # A base model completes a dialogue, and stops before the next turn.
+    ("Be brief.\nUser: Hi\nAssistant: Hello.\nUser: How?\nAssistant:", STOPS): [(NEO, TALK), (BLOOM, TALK)],
+}
+
+
+@pytest.mark.parametrize("model, messages, text, stop", rows(RENDERED), ids=lambda value: str(value)[:30])
+def test_each_family_is_given_a_conversation_as_it_was_trained(model, messages, text, stop):
+    assert prompt_for(card_for(model), messages) == (text, stop)
+
+
+OTHERS = {
+    ("text-generation", STOPS): ["org/other", "org/chat5-base", "org/gpt5-mini"],
+    ("text2text-generation", ()): ["org/other", "bigscience/T0", "google/t5-small", "google/mt5-base"],
+}
+
+
+@pytest.mark.parametrize("model, task, stop", rows(OTHERS))
 def test_other_models_are_rendered_by_their_task(model, task, stop):
     prompt = prompt_for(ModelCard(id=model, task=task, context="conversation"), turns("Hi"))
     assert prompt.text.endswith("User: Hi\nAssistant:")

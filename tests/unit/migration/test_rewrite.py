@@ -25,50 +25,40 @@ def renamed(body):
     return {one["field"]: one["becomes"] for one in changes(rewrite(body, DEFAULT))}
 
 
+def saying(text, model="m", **fields):
+    return {"model": model, "messages": [{"role": "user", "content": text}], **fields}
+
+
+OF_PARAMETERS = {"parameters.max_new_tokens": "max_tokens", "parameters.temperature": "temperature"}
+NO_EFFECT = dict.fromkeys(("parameters", "fallbacks", "options", "do_sample"))
+KEPT = {"stream": False, "max_time": 9, "fallbacks": ["x/y"]}
+
+
 @pytest.mark.parametrize(
     "body, new, differences",
     [
-        (
-            {"message": "Oi", "model": "org/name"},
-            {"model": "org/name", "messages": [{"role": "user", "content": "Oi"}]},
-            {"message": "messages"},
-        ),
+        ({"message": "Oi", "model": "org/name"}, saying("Oi", "org/name"), {"message": "messages"}),
         (
             {"inputs": " Oi\n", "parameters": {"max_new_tokens": 50, "temperature": 0}},
-            {"model": DEFAULT, "messages": [{"role": "user", "content": " Oi\n"}], "max_tokens": 50, "temperature": 0},
-            {
-                "inputs": "messages",
-                "parameters.max_new_tokens": "max_tokens",
-                "parameters.temperature": "temperature",
-                "model": "model",
-            },
+            saying(" Oi\n", DEFAULT, max_tokens=50, temperature=0),
+            {"inputs": "messages", **OF_PARAMETERS, "model": "model"},
         ),
         (
             {"prompt": "a", "message": "b", "max_length": 3, "parameters": {"max_tokens": 4}, "model": "m"},
-            {"model": "m", "messages": [{"role": "user", "content": "b"}], "max_tokens": 3},
+            saying("b", max_tokens=3),
             {"prompt": None, "message": "messages", "max_length": "max_tokens", "parameters.max_tokens": None},
         ),
         (
             {"message": "a", "parameters": {"model": "m", "message": "b", "top_k": 7}, "top_k": 5, "top_p": 0.5},
-            {"model": "m", "messages": [{"role": "user", "content": "a"}], "top_k": 5, "top_p": 0.5},
+            saying("a", top_k=5, top_p=0.5),
             {"message": "messages", "parameters.model": "model", "parameters.message": None, "parameters.top_k": None},
         ),
         (
             {"message": "a", "model": "m", "parameters": {}, "fallbacks": None, "options": {}, "do_sample": True},
-            {"model": "m", "messages": [{"role": "user", "content": "a"}]},
-            {"message": "messages", "parameters": None, "fallbacks": None, "options": None, "do_sample": None},
+            saying("a"),
+            {"message": "messages", **NO_EFFECT},
         ),
-        (
-            {"message": "a", "model": "m", "stream": False, "max_time": 9, "fallbacks": ["x/y"]},
-            {
-                "model": "m",
-                "messages": [{"role": "user", "content": "a"}],
-                "stream": False,
-                "max_time": 9,
-                "fallbacks": ["x/y"],
-            },
-            {"message": "messages"},
-        ),
+        ({"message": "a", "model": "m", **KEPT}, saying("a", **KEPT), {"message": "messages"}),
     ],
 )
 def test_the_new_bodies_hold_what_took_effect(body, new, differences):
