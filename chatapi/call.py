@@ -3,7 +3,8 @@
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from dataclasses import InitVar, dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from gevent import get_hub, getcurrent, spawn_later
@@ -25,9 +26,11 @@ from .languages import LANGUAGES
 
 T = TypeVar("T")
 MAX_UPSTREAM_REQUESTS = 8  # of one call, whatever its fallbacks
+WAITING = "waiting for the model"
 _FIRST_DAY = 1_767_225_600  # 2026-01-01, in Unix seconds
 
 
+@dataclass(slots=True, weakref_slot=True, eq=False, repr=False)
 class Call:
     """One request of a caller, from its head's arrival to the last byte of its answer.
 
@@ -37,28 +40,31 @@ class Call:
     milliseconds since its arrival.
     """
 
-    # What an instance starts with. Attributes of the class: each one costs nothing until it is set.
+    request_id: str
+    route: str = "-"
+    dialect: str = ""
+    seconds: InitVar[float] = 120.0
+    headers: Mapping[str, str] = field(default_factory=dict)  # that go along to the upstream
     key_id: str | None = None
     caller: Caller | None = None
     address: str | None = None  # the caller's, as far as proxies are trusted
     connection: Any = None  # the caller's, under a worker of ours
     trace_id: str | None = None
-    language = LANGUAGES[0]  # that it is answered in
+    language: str = LANGUAGES[0]  # that it is answered in
     model: str | None = None
     served: str | None = None  # the model that answered
-    stream = False
-    deadline: float
+    stream: bool = False
     first_byte_at: float | None = None
     auth_ms: float | None = None
     limit_ms: float | None = None
-    upstream_ms = 0.0
+    upstream_ms: float = 0.0
     gateway_ms: float | None = None
     first_token_ms: float | None = None
     first_token_model: str | None = None
     total_ms: float | None = None
-    attempts = 0  # requests to upstreams
-    fallbacks = 0  # models asked in place of the first
-    malformed_events = 0  # of upstreams; no JSON objects, and skipped
+    attempts: int = 0  # requests to upstreams
+    fallbacks: int = 0  # models asked in place of the first
+    malformed_events: int = 0  # of upstreams; no JSON objects, and skipped
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     usage_source: str | None = None
@@ -69,33 +75,27 @@ class Call:
     shadowed: tuple[str, ...] | None = None
     decision: Any = None  # of the caller's limits: accounting's, told in RateLimit headers
     reservation: Any = None  # accounting's own
-    begun = False  # its row is in the ledger
-    left = False
-    prompt_owed = False  # an upstream has it, and did not refuse it
-    more_ready = False  # the stream's next item needs no waiting
+    begun: bool = False  # its row is in the ledger
+    left: bool = False
+    prompt_owed: bool = False  # an upstream has it, and did not refuse it
+    more_ready: bool = False  # the stream's next item needs no waiting
     observers: Sequence[Callable[["Call"], None]] = ()  # of its end
-    waiting_for = "waiting for the model"  # what a heartbeat says
-    drain_s = 0  # how long the answer of a caller who left is still read, for the ledger
+    waiting_for: str = WAITING  # what a heartbeat says
+    drain_s: int = 0  # how long the answer of a caller who left is still read, for the ledger
+    asked: list[str] = field(default_factory=list)  # the model of each request to an upstream
+    id: int = field(init=False)
+    began: float = field(init=False)
+    started_at: float = field(init=False)
+    deadline: float = field(init=False)
+    lease_ends_at: float = field(init=False)
+    _interruption: ChatError | None = None
+    _waiting: Any = None  # the greenlet, while it may be interrupted
 
-    def __init__(
-        self,
-        request_id: str,
-        route: str = "-",
-        dialect: str = "",
-        seconds: float = 120.0,
-        headers: Mapping[str, str] = MappingProxyType({}),
-    ) -> None:
-        self.request_id = request_id
-        self.route = route
-        self.dialect = dialect
-        self.headers = headers  # that go along to the upstream
+    def __post_init__(self, seconds: float) -> None:
         self.began = time.monotonic()
         self.started_at = time.time()
         self.limit(seconds)
         self.id = call_id(self.started_at)
-        self.asked: list[str] = []  # the model of each request to an upstream
-        self._interruption: ChatError | None = None
-        self._waiting: Any = None  # the greenlet, while it may be interrupted
 
     def limit(self, seconds: float) -> None:
         """It may take so long from its arrival."""
@@ -113,19 +113,19 @@ class Call:
 
     # --- waiting, and what ends it
 
-    def wait(self, do: Callable[..., T], *args: Any) -> T:
+    def wait(self, do: Callable[[], T]) -> T:
         """What `do` returns, which may block; raises what interrupts it."""
         if self._interruption is not None:
             raise self._interruption
         self._waiting = getcurrent()
         try:
-            return do(*args)
+            return do()
         finally:
             self._waiting = None
 
     def pause(self, seconds: float) -> None:
         """Wait so long, or until interrupted."""
-        self.wait(time.sleep, seconds)
+        self.wait(partial(time.sleep, seconds))
 
     def interrupt(self, error: ChatError) -> None:
         """Raise `error` where this call waits, or will wait next. From the same event loop."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import TypeVar
 
-from ..call import MAX_UPSTREAM_REQUESTS, Call
+from ..call import MAX_UPSTREAM_REQUESTS, WAITING, Call
 from ..catalogue import Catalogue, ModelCard
 from ..chat import ChatJob, Json, Reply, StreamItem
 from ..errors import (
@@ -171,9 +171,10 @@ class Engine:
         cards = self._cards(job)
         chain = FallbackChain(cards, call)
         if len(cards) == 1 and not cards[0].prefill:
-            for card in chain:
-                yield from self._streamed(chain, card, job, call)
-            return
+            return self._streamed(chain, next(iter(chain)), job, call)
+        return self._continued(chain, job, call)
+
+    def _continued(self, chain: FallbackChain, job: ChatJob, call: Call) -> Iterator[StreamItem]:
         sent = Continuation(job)
         for card in chain:
             ways = sent.ways(card)
@@ -246,7 +247,7 @@ class Engine:
                 raise failed
             call.waiting_for = f"{failed.code.replace('_', ' ')}, about {max(1, round(wait_s))} s"
             call.pause(wait_s)
-            call.waiting_for = Call.waiting_for
+            call.waiting_for = WAITING
         raise AssertionError  # there is no end to count()
 
     def _enter(self, card: ModelCard, call: Call) -> Attempt:

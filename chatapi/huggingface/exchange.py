@@ -8,6 +8,7 @@ socket's own timeouts are what there is.
 import contextlib
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import gevent
@@ -33,6 +34,8 @@ PAUSE_S = 0.0001  # a turn for all others; gevent.sleep(0) is none, for its loop
 class Exchange:
     """A request on its way, and the answer whose head has come."""
 
+    __slots__ = ("_alarm", "_call", "_connection", "_deadline", "_response", "_was_late", "headers", "status")
+
     status: int
     headers: Headers
 
@@ -46,10 +49,10 @@ class Exchange:
 
     def send(self, way: Way, data: bytes) -> Response:
         """Send head and body in one write, on a kept connection or a new one, and read the head of the answer."""
-        self._connection = connection = way.idle() or self._guarded(way.connect, self._left_s())
+        self._connection = connection = way.idle() or self._guarded(partial(way.connect, self._left_s()))
         if self._alarm is None:
             connection.sock.settimeout(self._left_s())
-        response: Response = self._guarded(self._ask, data)
+        response: Response = self._guarded(partial(self._ask, data))
         self._response = response
         self.status, self.headers = response.status, response.headers
         return response
@@ -176,10 +179,10 @@ class Exchange:
             self._alarm.set(self._deadline)
         return data
 
-    def _guarded(self, do: Callable[..., Any], *args: Any) -> Any:
+    def _guarded(self, do: Callable[[], Any]) -> Any:
         """What `do` returns, unless the deadline passes, the call is interrupted or the connection fails."""
         try:
-            return self._call.wait(do, *args)
+            return self._call.wait(do)
         except TimeIsUp:
             raise silence() from None
         except NETWORK_ERRORS as error:

@@ -47,6 +47,11 @@ class Headers(dict[str, str]):
 class Response:
     """The final response on a connection; `receive(size)` gives what has arrived, nothing at the connection's end."""
 
+    __slots__ = (
+        *("receive", "status", "headers", "is_kept", "ended", "_buffer", "_at", "_left", "_chunked", "_until_close"),
+        *("_framing", "_inflate", "_deflated"),
+    )
+
     def __init__(self, receive: Callable[[int], bytes]) -> None:
         self.receive = receive
         self._buffer = b""

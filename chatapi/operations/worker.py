@@ -176,6 +176,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
             self._stop_serving()
         began = datetime.now()
         body = self.wsgi(environ, connection.start_response)
+        if not self.log.access_log_enabled:
+            environ, request.headers = {}, ()  # a stream may last for minutes, and nobody looks at them again
         try:
             for data in body:
                 connection.write(data)

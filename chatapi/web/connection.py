@@ -44,7 +44,7 @@ class Connection:
         self._request: Any = None
         self._watched = self._hung_up = False
         self._left: Callable[[], None] | None = None
-        self._closing = self._lingers = False
+        self._closing = self._lingers = self._asks_to_close = False
         self._reset()
 
     def _reset(self) -> None:
@@ -77,6 +77,7 @@ class Connection:
         self._reset()
         self._request = request
         self.wire.continues = request._expected_100_continue
+        self._asks_to_close = request.should_close()
         environ = self.environ.copy()
         environ["wsgi.input"] = request.body
         environ["wsgi.url_scheme"] = request.scheme
@@ -212,7 +213,7 @@ class Connection:
         self._closing = (
             self._closing
             or not self._server.alive
-            or request.should_close()
+            or self._asks_to_close
             or not (self._omits_body or self._chunked or length is not None)
             or bodies.unread(request.body.reader, self.wire) > bodies.SKIPPED
         )

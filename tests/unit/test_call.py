@@ -2,6 +2,7 @@
 
 import time
 from contextvars import copy_context
+from functools import partial
 
 import gevent
 import pytest
@@ -31,7 +32,7 @@ def call():
 
 def waiting(call, seconds=5.0):
     """A greenlet in which `call` waits."""
-    greenlet = gevent.spawn(call.wait, gevent.sleep, seconds)
+    greenlet = gevent.spawn(call.wait, partial(gevent.sleep, seconds))
     gevent.sleep(0)
     return greenlet
 
@@ -70,7 +71,7 @@ def test_what_does_not_wait_is_not_interrupted(call):
     done = []
 
     def work():
-        call.wait(gevent.sleep, 0)
+        call.wait(partial(gevent.sleep, 0))
         gevent.sleep(0.02)  # as a write to the ledger would
         done.append(True)
 
