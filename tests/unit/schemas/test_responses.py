@@ -8,6 +8,7 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 from support.openai_schema import check
 from support.responses_schema import RESPONSE, WEATHER, check_events, events_of, without_ids
+from support.tables import rows
 
 from chatapi.chat import Chunk, Reply, Usage
 from chatapi.errors import BadRequest, RateLimited, UpstreamRateLimited, UpstreamUnavailable
@@ -154,41 +155,36 @@ def test_a_conversation_has_something_in_it():
     assert [m["role"] for m in load(input=[], instructions="Say hello.").messages] == ["system"]
 
 
-@pytest.mark.parametrize(
-    "item, at",
-    [
-        (5, ""),
-        (None, ""),
-        ({}, ".role"),
-        ({"role": "tool", "content": "x"}, ".role"),
-        ({"role": ["user"], "content": "x"}, ".role"),
-        ({"role": "user"}, ".content"),
-        ({"role": "user", "content": None}, ".content"),
-        ({"role": "user", "content": {"type": "input_text", "text": "x"}}, ".content"),
-        ({"role": "user", "content": ["x"]}, ".content.0"),
-        ({"role": "user", "content": [{"text": "x"}]}, ".content.0.type"),
-        ({"role": "user", "content": [{"type": ["input_text"], "text": "x"}]}, ".content.0.type"),
-        ({"role": "user", "content": [{"type": "input_text"}]}, ".content.0.text"),
-        ({"role": "assistant", "content": [{"type": "refusal", "text": "x"}]}, ".content.0.refusal"),
-        ({"role": "user", "content": [{"type": "input_file", "file_url": "x"}]}, ".content.0.type"),
-        ({"role": "user", "content": [{"type": "input_audio"}]}, ".content.0.type"),
-        ({"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}, ".content.0.file_id"),
-        ({"role": "user", "content": [{"type": "input_image"}]}, ".content.0.image_url"),
-        ({"role": "user", "content": [{"type": "input_image", "image_url": {"url": "x"}}]}, ".content.0.image_url"),
-        ({**CALL, "call_id": ""}, ".call_id"),
-        ({**CALL, "name": 5}, ".name"),
-        ({**CALL, "arguments": {"city": "Belém"}}, ".arguments"),
-        ({**RESULT, "call_id": None}, ".call_id"),
-        ({**RESULT, "output": 32}, ".output"),
-        ({**RESULT, "output": [{"type": "input_file"}]}, ".output.0.type"),
-        ({"type": "item_reference", "id": "msg_1"}, ".type"),
-        ({"id": "msg_1"}, ".type"),
-        ({"type": "web_search_call", "id": "ws_1"}, ".type"),
-        ({"type": ["message"]}, ".type"),
-        ({"type": 5, "role": "user", "content": "x"}, ".type"),
+def by_user(*content):
+    return {"role": "user", "content": list(content)}
+
+
+ITEM_FAULTS = {
+    "": [5, None],
+    ".role": [{}, {"role": "tool", "content": "x"}, {"role": ["user"], "content": "x"}],
+    ".content": [{"role": "user"}, *({"role": "user", "content": c} for c in (None, input_text("x")))],
+    ".content.0": [by_user("x")],
+    ".content.0.type": [
+        *(by_user({"text": "x"}), by_user({"type": ["input_text"], "text": "x"}), by_user({"type": "input_audio"})),
+        by_user({"type": "input_file", "file_url": "x"}),
     ],
-    ids=str,
-)
+    ".content.0.text": [by_user({"type": "input_text"})],
+    ".content.0.refusal": [{"role": "assistant", "content": [{"type": "refusal", "text": "x"}]}],
+    ".content.0.file_id": [by_user({"type": "input_image", "file_id": "f"})],
+    ".content.0.image_url": [by_user({"type": "input_image", **url}) for url in ({}, {"image_url": {"url": "x"}})],
+    ".call_id": [{**CALL, "call_id": ""}, {**RESULT, "call_id": None}],
+    ".name": [{**CALL, "name": 5}],
+    ".arguments": [{**CALL, "arguments": {"city": "Belém"}}],
+    ".output": [{**RESULT, "output": 32}],
+    ".output.0.type": [{**RESULT, "output": [{"type": "input_file"}]}],
+    ".type": [
+        *({"type": "item_reference", "id": "msg_1"}, {"id": "msg_1"}, {"type": "web_search_call", "id": "ws_1"}),
+        *({"type": ["message"]}, {"type": 5, "role": "user", "content": "x"}),
+    ],
+}
+
+
+@pytest.mark.parametrize("item, at", rows(ITEM_FAULTS), ids=str)
 def test_an_item_that_cannot_be_used_is_named_by_its_place(item, at):
     assert item_fault({"role": "user", "content": "x"}, item) == f"input.1{at}"
 
@@ -306,22 +302,18 @@ def test_logprobs_are_asked_for_by_include():
 SCHEMA = {"type": "object", "properties": {}}
 
 
+CITY = {"type": "json_schema", "name": "city", "schema": SCHEMA}
+OF_CITY = {"name": "city", "schema": SCHEMA}
+STRICT = {"strict": True, "description": "A city."}
+
+
 @pytest.mark.parametrize(
     "given, sent",
     [
         ({"type": "text"}, None),
         ({"type": "json_object"}, {"type": "json_object"}),
-        (
-            {"type": "json_schema", "name": "city", "schema": SCHEMA, "strict": None},
-            {"type": "json_schema", "json_schema": {"name": "city", "schema": SCHEMA}},
-        ),
-        (
-            {"type": "json_schema", "name": "city", "schema": SCHEMA, "strict": True, "description": "A city."},
-            {
-                "type": "json_schema",
-                "json_schema": {"name": "city", "description": "A city.", "schema": SCHEMA, "strict": True},
-            },
-        ),
+        ({**CITY, "strict": None}, {"type": "json_schema", "json_schema": OF_CITY}),
+        ({**CITY, **STRICT}, {"type": "json_schema", "json_schema": {**OF_CITY, **STRICT}}),
     ],
 )
 def test_a_format_is_a_response_format(given, sent):
@@ -329,18 +321,18 @@ def test_a_format_is_a_response_format(given, sent):
     assert load(text={"format": given}).echo["settings"]["text"] == {"format": given}
 
 
-@pytest.mark.parametrize(
-    "given, at",
-    [
-        ("text", ""),
-        ({}, ".type"),
-        ({"type": "grammar"}, ".type"),
-        ({"type": "json_schema", "schema": SCHEMA}, ".name"),
-        ({"type": "json_schema", "name": "x"}, ".schema"),
-        ({"type": "json_schema", "name": "x", "schema": SCHEMA, "strict": "yes"}, ".strict"),
-        ({"type": "json_schema", "name": "x", "schema": SCHEMA, "description": 1}, ".description"),
-    ],
-)
+NAMED = {"type": "json_schema", "name": "x", "schema": SCHEMA}
+FORMAT_FAULTS = {
+    "": ["text"],
+    ".type": [{}, {"type": "grammar"}],
+    ".name": [{"type": "json_schema", "schema": SCHEMA}],
+    ".schema": [{"type": "json_schema", "name": "x"}],
+    ".strict": [{**NAMED, "strict": "yes"}],
+    ".description": [{**NAMED, "description": 1}],
+}
+
+
+@pytest.mark.parametrize("given, at", rows(FORMAT_FAULTS), ids=str)
 def test_a_format_that_cannot_be_used_is_named(given, at):
     assert param(text={"format": given}) == f"text.format{at}"
 
@@ -387,25 +379,25 @@ def test_allowed_tools_are_sent_alone():
     assert len(job.echo["settings"]["tools"]) == 2
 
 
-@pytest.mark.parametrize(
-    "choice, at",
-    [
-        ("any", ""),
-        (5, ""),
-        ({"type": "web_search_preview"}, ""),
-        ({"type": "mcp", "server_label": "x"}, ""),
-        ({"type": "custom", "name": "x"}, ""),
-        ({}, ""),
-        ({"type": "function"}, ".name"),
-        ({"type": "allowed_tools", "mode": "none", "tools": []}, ".mode"),
-        ({"type": "allowed_tools", "mode": "auto", "tools": "x"}, ".tools"),
-        ({"type": "allowed_tools", "mode": "auto", "tools": ["x"]}, ".tools.0"),
-        ({"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]}, ""),
-        ({"type": "allowed_tools", "mode": "auto", "tools": [{"type": "web_search"}]}, ""),
-        ({"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": ["x"]}]}, ""),
+def allowed(tools, mode="auto"):
+    return {"type": "allowed_tools", "mode": mode, "tools": tools}
+
+
+CHOICE_FAULTS = {
+    "": [
+        *("any", 5, {}, {"type": "web_search_preview"}, {"type": "mcp", "server_label": "x"}),
+        {"type": "custom", "name": "x"},
+        *(allowed([{"type": "function", "name": name}]) for name in ("f", ["x"])),
+        allowed([{"type": "web_search"}]),
     ],
-    ids=str,
-)
+    ".name": [{"type": "function"}],
+    ".mode": [allowed([], "none")],
+    ".tools": [allowed("x")],
+    ".tools.0": [allowed(["x"])],
+}
+
+
+@pytest.mark.parametrize("choice, at", rows(CHOICE_FAULTS), ids=str)
 def test_a_choice_that_cannot_be_made_is_refused(choice, at):
     assert param(tools=[WEATHER], tool_choice=choice) == f"tool_choice{at}"
 
@@ -422,21 +414,15 @@ def test_tools_of_openais_servers_alone_are_refused():
     assert "web_search" in error.message
 
 
-@pytest.mark.parametrize(
-    "tool, at",
-    [
-        (5, ""),
-        ({}, ".type"),
-        ({"type": 5}, ".type"),
-        ({"type": "function"}, ".name"),
-        ({"type": "function", "function": {"name": "f"}}, ".name"),
-        ({"type": "function", "name": ""}, ".name"),
-        ({"type": "function", "name": "f", "parameters": "x"}, ".parameters"),
-        ({"type": "function", "name": "f", "description": 5}, ".description"),
-        ({"type": "function", "name": "f", "strict": "x"}, ".strict"),
-    ],
-    ids=str,
-)
+TOOL_FAULTS = {
+    "": [5],
+    ".type": [{}, {"type": 5}],
+    ".name": [{"type": "function", **named} for named in ({}, {"function": {"name": "f"}}, {"name": ""})],
+    **{f".{key}": [{"type": "function", "name": "f", key: 5}] for key in ("parameters", "description", "strict")},
+}
+
+
+@pytest.mark.parametrize("tool, at", rows(TOOL_FAULTS), ids=str)
 def test_a_tool_that_cannot_be_used_is_named_by_its_place(tool, at):
     assert param(tools=[WEATHER, tool]) == f"tools.1{at}"
 

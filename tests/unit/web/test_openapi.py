@@ -52,35 +52,24 @@ def test_a_request_has_the_fields_and_ranges_of_its_schema(document, name):
 FUNCTION = {"type": "function", "name": "f"}
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        {"input": [{"type": "nothing"}]},
-        {"input": [{"role": "tool", "content": "x"}]},
-        {"input": [{"role": "user", "content": [{"type": "input_text"}]}]},
-        {"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f", "image_url": "data:,"}]}]},
-        {"input": [{"type": "function_call", "call_id": "", "name": "f", "arguments": "{}"}]},
-        {"input": [{"type": "function_call_output", "output": "x"}]},
-        {"input": [{"type": "item_reference", "id": "x"}]},
-        {"input": []},
-        {"input": [{"type": "reasoning"}]},
-        {"include": [1]},
-        {"metadata": {"a": 1}},
-        {"tool_choice": "sometimes", "tools": [FUNCTION]},
-        {"tool_choice": {"type": "web_search"}, "tools": [FUNCTION]},
-        {"tool_choice": {"type": "function"}, "tools": [FUNCTION]},
-        {"tool_choice": {"type": "allowed_tools", "mode": "none", "tools": []}, "tools": [FUNCTION]},
-        {"tools": [{"type": "web_search"}]},
-        {"tools": [{"type": "function", "parameters": {}}]},
-        {"text": {"format": {"type": "json_schema", "name": "n"}}},
-        {"text": {"verbosity": 1}},
-        {"reasoning": {"effort": 1}},
-        {"background": True},
-        {"previous_response_id": "resp_1"},
-        {"truncation": "most"},
-    ],
-    ids=json.dumps,
-)
+IMAGE = {"type": "input_image", "file_id": "f", "image_url": "data:,"}
+TYPED = {"reasoning": {"effort": 1}, "include": [1], "metadata": {"a": 1}, "truncation": "most", "background": True}
+REFUSED = [
+    *({"input": items} for items in ([], [{"type": "nothing"}], [{"type": "reasoning"}])),
+    *({"input": [{"role": "tool", "content": "x"}]}, {"input": [{"type": "item_reference", "id": "x"}]}),
+    *({"input": [{"role": "user", "content": [part]}]} for part in ({"type": "input_text"}, IMAGE)),
+    {"input": [{"type": "function_call", "call_id": "", "name": "f", "arguments": "{}"}]},
+    {"input": [{"type": "function_call_output", "output": "x"}]},
+    *({"tool_choice": c, "tools": [FUNCTION]} for c in ("sometimes", {"type": "web_search"}, {"type": "function"})),
+    {"tool_choice": {"type": "allowed_tools", "mode": "none", "tools": []}, "tools": [FUNCTION]},
+    *({"tools": [{"type": "web_search"}]}, {"tools": [{"type": "function", "parameters": {}}]}),
+    *({"text": {"format": {"type": "json_schema", "name": "n"}}}, {"text": {"verbosity": 1}}),
+    *({name: value} for name, value in TYPED.items()),
+    {"previous_response_id": "resp_1"},
+]
+
+
+@pytest.mark.parametrize("given", REFUSED, ids=json.dumps)
 def test_the_document_refuses_of_responses_what_the_gateway_refuses(client, upstream, document, given):
     schema = {**document["components"]["schemas"]["ResponsesRequest"], "components": document["components"]}
     body = {"model": "test/ok", "input": "hi", **given}
