@@ -38,7 +38,7 @@ def test_an_example_runs_in_place(docs, upstream, stream):
     expect(route.locator(".result pre")).to_contain_text("[DONE]" if stream else TEXT)
     expect(route.get_by_role("button", name="Run")).to_be_enabled()
     expect(route.get_by_role("button", name="Stop")).to_be_hidden()
-    [asked] = [call.body for call in upstream.calls if call.method == "POST"]
+    [asked] = [call.body for call in upstream.posts]
     assert asked.get("stream", False) is stream
 
 

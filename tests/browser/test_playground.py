@@ -44,7 +44,7 @@ def dialect(page, path):
 
 
 def bodies(upstream):
-    return [call.body for call in upstream.calls if call.method == "POST"]
+    return [call.body for call in upstream.posts]
 
 
 # ---------------------------------------------------------------- asking

@@ -1,6 +1,7 @@
 """deploy/nginx.conf as it ships, in a real nginx before a real gunicorn: only addresses and the certificate change."""
 
 import http.client
+import io
 import json
 import re
 import socket
@@ -140,9 +141,9 @@ def test_a_long_address_is_refused(fronted):
 
 
 @contextmanager
-def listener():
-    """A front whose gateway only notes each request's headers: (front, what was sent)."""
-    heads = []
+def listener(says=b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"):
+    """A front whose gateway notes each request, says this and closes: (front, what was sent)."""
+    taken = []
 
     def answer(server):
         while True:
@@ -150,9 +151,9 @@ def listener():
                 connection, _ = server.accept()
             except OSError:
                 return
-            with connection, connection.makefile("rb") as reader:
-                heads.append(http.client.parse_headers(reader) if reader.readline() else None)
-                connection.sendall(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+            with connection:
+                taken.append(connection.recv(65_536))
+                connection.sendall(says)
 
     with socket_path() as path, socket.socket(socket.AF_UNIX) as server, front(path) as running:
         server.bind(str(path))
@@ -160,7 +161,7 @@ def listener():
         thread = threading.Thread(target=answer, args=(server,))
         thread.start()
         try:
-            yield running, heads
+            yield running, taken
         finally:
             server.shutdown(socket.SHUT_RDWR)
             thread.join()
@@ -171,6 +172,11 @@ def noted():
     needs("nginx")
     with listener() as both:
         yield both
+
+
+def head_of(request):
+    """The headers of what was sent."""
+    return http.client.parse_headers(io.BytesIO(request.partition(b"\r\n")[2]))
 
 
 SPOOFED = {
@@ -186,11 +192,11 @@ SPOOFED = {
 
 
 def test_what_a_caller_says_of_itself_goes_no_further(noted):
-    running, heads = noted
+    running, taken = noted
     with requests.Session() as session:
         url = f"https://127.0.0.1:{running.tls_port}/healthz"
         assert session.get(url, headers=SPOOFED, verify=str(running.certificate), timeout=10).status_code == 204
-    head = heads[-1]
+    head = head_of(taken[-1])
     assert head["X-Forwarded-For"] == "127.0.0.1"
     assert head["X-Forwarded-Proto"] == "https"
     assert head["Host"] == "127.0.0.1"
@@ -209,13 +215,13 @@ def test_nobody_behind_it_passes_for_a_program_on_this_machine(env, trusted):
 
 
 def test_a_callers_request_id_is_passed_on_if_it_is_sane(noted):
-    running, heads = noted
+    running, taken = noted
     url = f"http://127.0.0.1:{running.port}/healthz"
     requests.get(url, headers={"X-Request-Id": "order-4711"}, timeout=10)
-    assert heads[-1]["X-Request-Id"] == "order-4711"
+    assert head_of(taken[-1])["X-Request-Id"] == "order-4711"
     for unusable in ({}, {"X-Request-Id": 'a"b'}, {"X-Request-Id": "x" * 200}):
         requests.get(url, headers=unusable, timeout=10)
-        assert re.fullmatch("[0-9a-f]{32}", heads[-1]["X-Request-Id"])
+        assert re.fullmatch("[0-9a-f]{32}", head_of(taken[-1])["X-Request-Id"])
 
 
 def test_tls_old_and_new(fronted):
@@ -267,35 +273,9 @@ def test_without_a_gateway_the_caller_is_told_in_its_own_shape(route):
         assert answer.json()["error"]["request_id"] == "order-4711"
 
 
-@contextmanager
-def cutting():
-    """A front whose gateway takes each request whole and closes without a word: (front, what was sent)."""
-    taken = []
-
-    def cut(server):
-        while True:
-            try:
-                connection, _ = server.accept()
-            except OSError:
-                return
-            with connection:
-                taken.append(connection.recv(65_536))
-
-    with socket_path() as path, socket.socket(socket.AF_UNIX) as server, front(path) as running:
-        server.bind(str(path))
-        server.listen()
-        thread = threading.Thread(target=cut, args=(server,))
-        thread.start()
-        try:
-            yield running, taken
-        finally:
-            server.shutdown(socket.SHUT_RDWR)
-            thread.join()
-
-
 def test_a_call_that_may_have_reached_a_model_is_sent_once():
     needs("nginx")
-    with cutting() as (running, taken):
+    with listener(says=b"") as (running, taken):  # each is cut without a word
         answers = all_at_once(lambda n: running.post(V1, asking(V1, f"nginx/once-{n}")), range(8))
         assert {answer.status_code for answer in answers.values()} == {502}
         for n in answers:

@@ -139,6 +139,13 @@ def clean_environment(home: str) -> dict[str, str]:
     return {**kept, "HOME": home, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
+def flask(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """`flask --app wsgi …` as operators start it, in this folder, with these settings."""
+    command = [sys.executable, "-m", "flask", "--app", "wsgi", *words]
+    environment = {**clean_environment(str(folder)), **env}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
 def await_ready(gateway: Gateway, within_s: float = READY_WITHIN_S) -> None:
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline and gateway.process.poll() is None:

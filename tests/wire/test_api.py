@@ -158,7 +158,7 @@ def test_nothing_else_is_deprecated(client, path):
 def test_what_every_upstream_is_sent_in_headers(upstream, client, model):
     upstream.behave("classic/any", "ok")
     answer = client.post(NEW, json=asking(NEW, model), headers={"X-Request-Id": "abc-1", "Cookie": "a=b"})
-    [call] = [call for call in upstream.calls if call.method == "POST"]
+    [call] = upstream.posts
     assert call.headers["Authorization"] == "Bearer hf_test-token"
     assert call.headers["Content-Type"] == "application/json"
     assert call.headers["User-Agent"].startswith("chatapi")

@@ -221,7 +221,7 @@ def test_max_time_holds_in_every_phase(upstream, gateway):
         error = json.loads(last.removeprefix(b"data: "))["error"]
         assert error["code"] == "upstream_timeout", model
         assert error["retryable"] is True
-    calls = [call for call in upstream.calls if call.method == "POST"]
+    calls = upstream.posts
     assert len(calls) == len(CASES), "none of them was asked twice"
     upstream.wait_for(lambda: all(call.client_closed_at for call in calls), timeout=2)
 

@@ -119,11 +119,6 @@ def names_as_ignored(client, body, name):
     return name in client.post(PATH, json=body).headers.get("X-Ignored-Fields", "").split(", ")
 
 
-def last_post(upstream):
-    # The list of models may be fetched at any time.
-    return [call for call in upstream.calls if call.method == "POST"][-1]
-
-
 def outcome(client, upstream, kind, fields):
     """What becomes of the first of `fields`: a word, and for translations what was sent in its place."""
     name, value = next(iter(fields.items()))
@@ -134,14 +129,14 @@ def outcome(client, upstream, kind, fields):
     if status == 400:
         return refusal(text, *fields)
     assert status == 200, text
-    sent = last_post(upstream).body
+    sent = upstream.posts[-1].body
     parameters = sent.get("parameters") or {}
     if value in (sent.get(name), parameters.get(name)):
         return FORWARDED
     if name == "stop" and '"content":"Hello from up"' in text:
         return HONOURED
     post(client, {"model": kind.model, "messages": QUESTION, **rest})
-    if changed := difference(last_post(upstream).body, sent):
+    if changed := difference(upstream.posts[-1].body, sent):
         return f"{TRANSLATED}: {changed}"
     named = names_as_ignored(client, {"model": kind.model, "messages": QUESTION, **fields}, name)
     return LEFT_OUT if named else IGNORED
@@ -184,7 +179,7 @@ def takes_messages(client, upstream, kind, fields):
     if status == 400:
         return refusal(text, "messages")
     assert status == 200, text
-    sent, messages = last_post(upstream).body, fields["messages"]
+    sent, messages = upstream.posts[-1].body, fields["messages"]
     if sent.get("messages") == messages:
         return FORWARDED
     first = next(m["content"] for m in messages if m["role"] == "user")

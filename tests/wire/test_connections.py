@@ -5,7 +5,6 @@ import json
 import re
 import socket
 import ssl
-import threading
 import time
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection
@@ -16,6 +15,7 @@ from support.dialects import NEW, V1, asking
 from support.fronts import certificate_in
 from support.gateways import serve
 from support.heard import all_at_once, wait_until
+from support.others import Others
 
 KEY = "sk-test-connections"
 OTHERS_WAIT_S = 1.5  # at most
@@ -40,28 +40,6 @@ def head(method, path, *lines, key=None):
 def connected(gateway):
     with closing(socket.create_connection(("127.0.0.1", gateway.port), timeout=10)) as sock:
         yield sock
-
-
-@contextmanager
-def others(gateway):
-    """Meanwhile another caller asks /healthz again and again: none of its answers may take long."""
-    took, ended = [], threading.Event()
-
-    def ask():
-        while not ended.is_set():
-            began = time.monotonic()
-            assert gateway.request("GET", "/healthz").status_code == 200
-            took.append(time.monotonic() - began)
-            time.sleep(0.02)
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        asking.join()
-    assert max(took) < OTHERS_WAIT_S
 
 
 # ---------------------------------------------------------------- bodies that nobody wants
@@ -91,7 +69,7 @@ def test_a_body_without_end_is_not_read_to_its_end(gateway, start, more, status)
                     sock.sendall(more)
         return time.monotonic() - began
 
-    with others(gateway):
+    with Others(gateway, OTHERS_WAIT_S, small_calls=False):
         took = all_at_once(send, range(4))
     assert max(took.values()) < CLOSED_WITHIN_S + 1
 

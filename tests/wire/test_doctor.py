@@ -6,8 +6,6 @@ import os
 import socketserver
 import sqlite3
 import ssl
-import subprocess
-import sys
 import threading
 import time
 import tomllib
@@ -23,7 +21,7 @@ from click.testing import CliRunner
 from flask.cli import FlaskGroup
 from support.fronts import certificate_in, socket_path
 from support.fronts import front as shipped_front
-from support.gateways import ROOT, TOKEN, clean_environment, entry, free_port, serve, side_by_side
+from support.gateways import ROOT, TOKEN, entry, flask, free_port, serve, side_by_side
 from support.servers import needs, nginx, postgres, redis
 from support.upstream import ERRORS, Upstream, say
 
@@ -110,7 +108,7 @@ def test_a_base_url_at_which_nobody_answers(settings):
 
 
 class _Elsewhere(BaseHTTPRequestHandler):
-    """Servers that are none of Hugging Face's protocol, by the first part of the path; without one, one that is."""
+    """Servers that are none of Hugging Face's protocol, by the first part of the path; `v1` is one that is."""
 
     def do_GET(self):
         self.answer()
@@ -134,15 +132,21 @@ class _Elsewhere(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def date_time_string(self, timestamp=None):
+        return formatdate(time.time() + self.server.off_s, usegmt=True)
+
     def log_message(self, *_):
         pass
 
 
 @contextmanager
-def elsewhere(certificate=None, kind=""):
-    """Such a server; with a certificate it speaks TLS, with a `kind` it is that at every path. Gives its port."""
+def elsewhere(certificate=None, kind="", off_s=0):
+    """Such a server, whose clock is off; with a certificate it speaks TLS, with a `kind` it is that at every path.
+
+    Gives its port.
+    """
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Elsewhere)
-    server.kind = kind
+    server.kind, server.off_s = kind, off_s
     if certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, certificate.with_name("key.pem"))
@@ -173,23 +177,34 @@ def test_a_base_url_at_which_no_model_s_server_is(settings, kind, path, words, i
     assert found["upstream"].fix == f".env: HUGGINGFACE_BASE_URL={instead.format(origin=origin)}"
 
 
-def test_tls_that_is_not_as_it_must_be(settings, tmp_path):
+def of_upstream(settings, url):
+    return examined(replace(settings, huggingface_base_url=url), calls=False)["upstream"]
+
+
+def of_gateway(settings, url):
+    return examined(settings, url, calls=False)["gateway"]
+
+
+BY_TLS = {
+    "upstream": (of_upstream, ".env: HUGGINGFACE_BASE_URL="),
+    "gateway": (of_gateway, "flask --app wsgi doctor --url "),
+}
+
+
+@pytest.mark.parametrize("found_of, use", BY_TLS.values(), ids=BY_TLS)
+def test_tls_that_is_not_as_it_must_be_is_named_with_the_url_to_use(settings, tmp_path, monkeypatch, found_of, use):
     certificate = certificate_in(tmp_path)
     with elsewhere(certificate) as port:
-        unknown = examined(replace(settings, huggingface_base_url=f"https://localhost:{port}"))["upstream"]
-        plain = examined(replace(settings, huggingface_base_url=f"http://localhost:{port}"))["upstream"]
-    with elsewhere() as port:
-        no_tls = examined(replace(settings, huggingface_base_url=f"https://localhost:{port}"))["upstream"]
+        unknown = found_of(settings, f"https://localhost:{port}")
+        plain = found_of(settings, f"http://localhost:{port}")
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+        known = found_of(settings, f"https://localhost:{port}")
+    with elsewhere() as other_port:
+        no_tls = found_of(settings, f"https://localhost:{other_port}")
     assert "authority" in unknown.message and "REQUESTS_CA_BUNDLE=" in unknown.fix
-    assert "speaks TLS" in plain.message and plain.fix.startswith(".env: HUGGINGFACE_BASE_URL=https://localhost")
-    assert "plain http" in no_tls.message and no_tls.fix == f".env: HUGGINGFACE_BASE_URL=http://localhost:{port}"
-
-
-def test_a_named_authority_is_believed(settings, tmp_path, monkeypatch):
-    certificate = certificate_in(tmp_path)
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
-    with elsewhere(certificate) as port:
-        assert examined(replace(settings, huggingface_base_url=f"https://localhost:{port}"), calls=False)["upstream"].ok
+    assert "speaks TLS" in plain.message and plain.fix.startswith(f"{use}https://localhost:")
+    assert "authority" not in known.message and known.ok is (found_of is of_upstream)
+    assert "plain http" in no_tls.message and no_tls.fix == f"{use}http://localhost:{other_port}"
 
 
 @pytest.mark.parametrize("language", languages.LANGUAGES)
@@ -257,7 +272,7 @@ def test_a_token_that_is_refused(settings, token, line):
         assert wrong(found) == {"token"}
         assert found["token"].fix == line
         assert found["upstream"].ok
-        assert len([call for call in strict.calls if call.method == "POST"]) == 1, "what is refused is not tried again"
+        assert len(strict.posts) == 1, "what is refused is not tried again"
 
 
 def test_a_token_that_is_accepted(settings):
@@ -293,7 +308,7 @@ def test_the_engine_on_this_machine_is_asked_once(settings, upstream):
     found = examined(replace(given, default_model="microsoft/DialoGPT-medium"))
     assert wrong(found) == set()
     assert found["token"].ok
-    assert [call.body["model"] for call in upstream.calls if call.method == "POST"] == [MODEL_ID]
+    assert [call.body["model"] for call in upstream.posts] == [MODEL_ID]
 
 
 def test_no_token_for_the_router(settings):
@@ -413,33 +428,10 @@ def test_without_calls_no_model_is_asked(settings, upstream):
     assert [call.method for call in upstream.calls] == ["GET"]
 
 
-@contextmanager
-def dated(off_s):
-    """An upstream whose clock is off."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response_only(200)
-            self.send_header("Date", formatdate(time.time() + off_s, usegmt=True))
-            self.send_header("Content-Length", "11")
-            self.end_headers()
-            self.wfile.write(b'{"data":[]}')
-
-        def log_message(self, *args):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
 @pytest.mark.parametrize("off_s, way", [(3600, "slow"), (-60, "fast")])
 def test_a_clock_that_is_off(settings, off_s, way):
-    with dated(off_s) as url:
-        found = examined(replace(settings, huggingface_base_url=url), calls=False)
+    with elsewhere(kind="v1", off_s=off_s) as port:
+        found = examined(replace(settings, huggingface_base_url=f"http://127.0.0.1:{port}"), calls=False)
     assert wrong(found) == {"clock"}
     assert way in found["clock"].message
     assert found["clock"].fix == "timedatectl set-ntp true"
@@ -752,18 +744,6 @@ def test_what_keeps_the_gateway_from_being_heard_is_told_in_the_reader_s_languag
         assert context.run(examined, settings, url, calls=False)["gateway"].message == f"{url}: {closed}"
 
 
-def test_a_gateway_that_speaks_tls_or_does_not_is_named_with_the_url_to_use(settings, tmp_path):
-    certificate = certificate_in(tmp_path)
-    with elsewhere(certificate) as port:
-        plain = examined(settings, f"http://localhost:{port}", calls=False)["gateway"]
-        unknown = examined(settings, f"https://localhost:{port}", calls=False)["gateway"]
-    with elsewhere() as port:
-        no_tls = examined(settings, f"https://localhost:{port}", calls=False)["gateway"]
-    assert "speaks TLS" in plain.message and plain.fix.startswith("flask --app wsgi doctor --url https://localhost:")
-    assert "authority" in unknown.message and unknown.fix.startswith("export REQUESTS_CA_BUNDLE=")
-    assert "plain http" in no_tls.message and no_tls.fix == f"flask --app wsgi doctor --url http://localhost:{port}"
-
-
 def test_every_way_in_which_a_connection_fails_has_the_doctor_s_words():
     assert {row[1] for row in connect._CAUSES} == reaching._FAILED.keys()
 
@@ -842,19 +822,17 @@ def test_notes_are_forgotten_when_the_next_is_made(app, client):
 # ---------------------------------------------------------------- the command
 
 
-def flask(cwd, *words, **env):
-    """How it ended, what it said, what it said on stderr."""
-    command = [sys.executable, "-m", "flask", "--app", "wsgi", *words]
-    environment = {**clean_environment(str(cwd)), **env}
-    ended = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-    assert "Traceback" not in ended.stdout + ended.stderr
-    return ended.returncode, ended.stdout, ended.stderr
+def ended(folder, *words, **env):
+    """The command's status and what it said."""
+    done = flask(folder, "doctor", *words, **env)
+    assert "Traceback" not in done.stdout + done.stderr
+    return done.returncode, done.stdout
 
 
 def test_the_command(settings, tmp_path):
     env = {"HUGGINGFACE_API_KEY": TOKEN, "HUGGINGFACE_BASE_URL": settings.base_url}
     env |= {"CHATAPI_CATALOGUE": str(settings.catalogue), "CHATAPI_DEFAULT_MODEL": "test/ok"}
-    status, said, _ = flask(tmp_path, "doctor", "--json", **env)
+    status, said = ended(tmp_path, "--json", **env)
     found = json.loads(said)
     assert status == 0, said
     assert all(set(finding) == {"name", "ok", "message", "fix"} for finding in found)
@@ -876,7 +854,7 @@ def test_the_command_for_people(settings):
 
 def test_settings_that_cannot_be_used_are_findings(tmp_path):
     wrong = {"CHATAPI_KEYS": "secret-key", "CHATAPI_AUTH": "yes", "DATABASE_URL": "mysql://u:pass@host/x"}
-    status, said, _ = flask(tmp_path, "doctor", "--json", **wrong)
+    status, said = ended(tmp_path, "--json", **wrong)
     assert status == 1
     assert [finding["fix"] for finding in json.loads(said)] == [f".env: {name}=…" for name in wrong]
     assert "secret-key" not in said and "pass@" not in said
@@ -933,8 +911,6 @@ def test_elsewhere_such_settings_are_still_an_error(monkeypatch):
 
 
 def test_the_doctor_speaks_the_language_of_the_locale(tmp_path):
-    _, said, _ = flask(
-        tmp_path, "doctor", "--no-calls", HUGGINGFACE_BASE_URL="http://127.0.0.1:9", LC_ALL="pt_BR.UTF-8"
-    )
+    _, said = ended(tmp_path, "--no-calls", HUGGINGFACE_BASE_URL="http://127.0.0.1:9", LC_ALL="pt_BR.UTF-8")
     assert "podem ser usadas; CHATAPI_AUTH=auto" in said
     assert "can be used" not in said

@@ -147,11 +147,7 @@ def test_the_catalogue_names_fallbacks(gateway, upstream, dialect, mode):
     upstream.behave("named/third", saying(SECOND))
     heard = hear(gateway, DIALECTS[dialect], "named/first", stream=mode == "stream")
     assert (heard.text, heard.models) == (SECOND, ["named/third"])
-    assert [call.model for call in asked(upstream)] == ["named/first", "named/second", "named/third"]
-
-
-def asked(upstream):
-    return [call for call in upstream.calls if call.method == "POST"]
+    assert [call.model for call in upstream.posts] == ["named/first", "named/second", "named/third"]
 
 
 @pytest.mark.parametrize("given, models", [([], []), (["other/one"], ["other/one"])])
@@ -159,7 +155,7 @@ def test_the_requests_fallbacks_outrank_the_catalogues(gateway, upstream, given,
     upstream.behave("named/first", "gone")
     upstream.behave("other/one", saying(SECOND))
     heard = hear(gateway, NEW, "named/first", fallbacks=given)
-    assert [call.model for call in asked(upstream)] == ["named/first", *models]
+    assert [call.model for call in upstream.posts] == ["named/first", *models]
     assert heard.code == (None if models else "model_not_found")
 
 
@@ -168,7 +164,7 @@ def test_each_model_is_asked_once_and_by_the_name_that_answers(gateway, upstream
     upstream.behave("named/heir", "gone")
     heard = hear(gateway, V1, "once/first", fallbacks=["once/first", "alias/second", "named/heir"])
     assert heard.code == "model_not_found"
-    assert [call.model for call in asked(upstream)] == ["once/first", "named/heir"]
+    assert [call.model for call in upstream.posts] == ["once/first", "named/heir"]
 
 
 @pytest.mark.parametrize("dialect, mode", CASES)
@@ -180,7 +176,7 @@ def test_when_all_fail_the_error_is_that_of_the_model_asked_for(gateway, upstrea
     heard = hear(gateway, DIALECTS[dialect], first, stream=mode == "stream", fallbacks=[second, third])
     assert (heard.code, heard.headers["Retry-After"]) == ("model_loading", "20")
     assert first in heard.error["message"]
-    assert {call.model for call in asked(upstream)} == {first, second, third}
+    assert {call.model for call in upstream.posts} == {first, second, third}
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -190,13 +186,13 @@ def test_too_long_goes_to_larger_models_only(gateway, upstream, mode):
     fallbacks = ["size/smaller", "size/same", "size/larger"]
     heard = hear(gateway, NEW, "size/small", stream=mode == "stream", fallbacks=fallbacks)
     assert (heard.text, heard.models) == (SECOND, ["size/larger"])
-    assert [call.model for call in asked(upstream)] == ["size/small", "size/larger"]
+    assert [call.model for call in upstream.posts] == ["size/small", "size/larger"]
 
 
 def test_too_long_with_no_larger_model_is_said_at_once(gateway, upstream):
     upstream.behave("size/small", "context-length")
     heard = hear(gateway, NEW, "size/small", fallbacks=["size/smaller", "size/same"])
-    assert (heard.code, len(asked(upstream))) == ("context_length_exceeded", 1)
+    assert (heard.code, len(upstream.posts)) == ("context_length_exceeded", 1)
 
 
 def test_a_content_filter_further_down_is_final(gateway, upstream):
@@ -205,7 +201,7 @@ def test_a_content_filter_further_down_is_final(gateway, upstream):
     upstream.behave("filter/second", "content-filter")
     heard = hear(gateway, NEW, "filter/first", fallbacks=["filter/second", "filter/third"])
     assert heard.code == "content_filter"
-    assert len(asked(upstream)) == 2
+    assert len(upstream.posts) == 2
 
 
 @pytest.mark.parametrize("dialect, mode", CASES)

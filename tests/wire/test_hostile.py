@@ -1,18 +1,11 @@
 """What one caller's body may cost the others, under real gunicorn: processor time, memory, and how long they wait."""
 
-import re
-import threading
-import time
-from contextlib import contextmanager
-from pathlib import Path
-
-import psutil
 import pytest
-import requests
 from support.bodies import FAULTY, MODEL, VALID
-from support.dialects import V1, asking
+from support.dialects import V1
 from support.gateways import serve
 from support.heard import all_at_once
+from support.others import Others, Worker
 
 RESPONSES = "/v1/responses"
 OTHERS_WAIT_S = 1.5
@@ -26,55 +19,6 @@ def gateway(gateway_env):
         yield running
 
 
-class Worker:
-    """The gateway's one worker: CPU seconds and MB it takes while this is open."""
-
-    def __init__(self, gateway):
-        [self.pid] = gateway.workers()
-        self.process = psutil.Process(self.pid)
-
-    def __enter__(self):
-        Path(f"/proc/{self.pid}/clear_refs").write_text("5")  # its peak begins anew
-        self._before_mb, self._before_s = self._peak_mb(), self._cpu_s()
-        return self
-
-    def __exit__(self, *_):
-        self.cpu_s, self.memory_mb = self._cpu_s() - self._before_s, self._peak_mb() - self._before_mb
-
-    def _cpu_s(self):
-        times = self.process.cpu_times()
-        return times.user + times.system
-
-    def _peak_mb(self):
-        return int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{self.pid}/status").read_text())[1]) / 1024
-
-
-@contextmanager
-def others(gateway):
-    """Meanwhile others ask again and again, for /healthz and for a small call: none may wait long."""
-    took, ended = [], threading.Event()
-
-    def ask():
-        with requests.Session() as session:
-            session.trust_env = False
-            while not ended.is_set():
-                began = time.monotonic()
-                assert session.get(gateway.url + "/healthz", timeout=30).status_code == 200
-                assert session.post(gateway.url + V1, json=asking(V1, "test/ok"), timeout=30).status_code == 200
-                took.append(time.monotonic() - began)
-                time.sleep(0.02)
-
-    asking_on = threading.Thread(target=ask)
-    asking_on.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        asking_on.join()
-    print(f"{len(took)} others, the slowest after {max(took):.2f} s")
-    assert max(took) < OTHERS_WAIT_S
-
-
 def in_words_of(route, body):
     """The same body for another route."""
     return body.replace(b'"messages"', b'"input"', 1) if route == RESPONSES else body
@@ -83,7 +27,7 @@ def in_words_of(route, body):
 @pytest.mark.parametrize("name", VALID)
 def test_what_is_valid_but_dear_holds_up_nobody(upstream, gateway, name):
     body = VALID[name]()
-    with others(gateway), Worker(gateway) as worker:
+    with Others(gateway, OTHERS_WAIT_S), Worker(gateway) as worker:
         answer = gateway.post(V1, data=body, headers=JSON, timeout=60)
     print(f"{name}: {answer.status_code}, {worker.cpu_s:.2f} s, {worker.memory_mb:.0f} MB")
     # What TGI says to more than 2 MB: the whole of it went there.
@@ -94,7 +38,7 @@ def test_what_is_valid_but_dear_holds_up_nobody(upstream, gateway, name):
 
 def test_a_photo_among_many_messages_is_answered(upstream, gateway):
     body = VALID["a photo among 200 messages"]().replace(MODEL, b"test/ok", 1)
-    with others(gateway):
+    with Others(gateway, OTHERS_WAIT_S):
         assert gateway.post(V1, data=body, headers=JSON, timeout=60).status_code == 200
 
 
@@ -102,7 +46,7 @@ def test_a_photo_among_many_messages_is_answered(upstream, gateway):
 @pytest.mark.parametrize("name", FAULTY)
 def test_a_million_faults_hold_up_nobody(upstream, gateway, name, route):
     body = in_words_of(route, FAULTY[name]())
-    with others(gateway), Worker(gateway) as worker:
+    with Others(gateway, OTHERS_WAIT_S), Worker(gateway) as worker:
         answer = gateway.post(route, data=body, headers=JSON, timeout=60)
     print(f"{name}: {answer.status_code}, {worker.cpu_s:.2f} s, {worker.memory_mb:.0f} MB, {len(answer.content)} bytes")
     assert answer.status_code == 400
@@ -113,7 +57,7 @@ def test_a_million_faults_hold_up_nobody(upstream, gateway, name, route):
 
 def test_twelve_large_bodies_at_once_are_read_one_after_another(upstream, gateway):
     body = VALID["as many messages as are read"]()
-    with others(gateway), Worker(gateway) as worker:
+    with Others(gateway, OTHERS_WAIT_S), Worker(gateway) as worker:
         answers = all_at_once(lambda _: gateway.post(V1, data=body, headers=JSON, timeout=60).status_code, range(12))
     print(f"{worker.cpu_s:.2f} s, {worker.memory_mb:.0f} MB")
     assert set(answers.values()) == {400}, "as TGI says to more than 2 MB"

@@ -1,15 +1,13 @@
 """Upstreams whose answers have no end: a call ends within its limits, others go on, memory stays where it was."""
 
 import json
-import re
-import threading
 import time
-from pathlib import Path
 
 import pytest
 import requests
 from support.dialects import RESPONSES, V1, asking
 from support.gateways import serve
+from support.others import Others, Worker
 
 MAX_TIME_S = 2
 FEW_S = 8  # beyond that, on a machine that other tests share
@@ -83,36 +81,6 @@ CASES += [(name, V1, False) for name in ("blanks before JSON", "arrays", "a whol
 CASES += [(name, RESPONSES, True) for name in ("large deltas", "tool calls")]
 
 
-class Others:
-    """Meanwhile others ask again and again, for /healthz and for a small call; `answered` counts them."""
-
-    def __init__(self, gateway):
-        self._gateway, self._ended = gateway, threading.Event()
-        self.answered = 0
-        self._asking = threading.Thread(target=self._ask)
-
-    def _ask(self):
-        with requests.Session() as session:
-            session.trust_env = False
-            while not self._ended.is_set():
-                assert session.get(self._gateway.url + "/healthz", timeout=60).status_code == 200
-                assert session.post(self._gateway.url + V1, json=asking(V1, "test/ok"), timeout=60).status_code == 200
-                self.answered += 1
-                time.sleep(0.02)
-
-    def __enter__(self):
-        self._asking.start()
-        return self
-
-    def __exit__(self, *_):
-        self._ended.set()
-        self._asking.join()
-
-
-def peak_mb(pid):
-    return int(re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) / 1024
-
-
 @pytest.mark.parametrize("name, route, stream", CASES)
 def test_what_has_no_end_ends_and_holds_up_nobody(upstream, gateway, name, route, stream):
     first, then = WITHOUT_END[name]
@@ -126,10 +94,8 @@ def test_what_has_no_end_ends_and_holds_up_nobody(upstream, gateway, name, route
 
     model = f"endless/{list(WITHOUT_END).index(name)}-{stream}-{route[4]}"
     upstream.behave(model, answer)
-    [pid] = gateway.workers()
-    Path(f"/proc/{pid}/clear_refs").write_text("5")  # its peak begins anew
-    before, began, length, end = peak_mb(pid), time.monotonic(), 0, b""
-    with Others(gateway) as others:
+    began, length, end = time.monotonic(), 0, b""
+    with Worker(gateway) as worker, Others(gateway) as others:
         with requests.Session() as session:
             session.trust_env = False
             body = asking(route, model, stream=stream)
@@ -137,12 +103,11 @@ def test_what_has_no_end_ends_and_holds_up_nobody(upstream, gateway, name, route
                 for data in heard.iter_content(65_536):
                     length, end = length + len(data), (end + data)[-4000:]
         took_s, answered = time.monotonic() - began, others.answered
-    grown = peak_mb(pid) - before
-    print(f"{took_s:.1f} s, {answered} others meanwhile, {grown:.0f} MB, {length / 1e6:.1f} MB for the caller")
+    print(f"{took_s:.1f} s, {worker.memory_mb:.0f} MB, {length / 1e6:.1f} MB for the caller")
     assert took_s < MAX_TIME_S + FEW_S
     assert answered or took_s < A_WHILE_S
-    assert grown < MOST_MB
+    assert worker.memory_mb < MOST_MB
     assert b"internal_error" not in end
     finished = heard.status_code == 200 and (not stream or b"[DONE]" in end or b"response.completed" in end)
     assert finished == (name in ENDS_WELL)
-    assert gateway.workers() == [pid]
+    assert gateway.workers() == [worker.pid]

@@ -1,8 +1,6 @@
 """Keys on the wire: who is let in, what refusals say, whose models may be asked, how soon a revocation is heard of."""
 
 import json
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
@@ -11,7 +9,7 @@ import requests
 from support import keys as shared
 from support.dialects import LEGACY, V1, asking
 from support.dialects import NEW as CHAT
-from support.gateways import clean_environment, serve
+from support.gateways import flask, serve
 from support.keys import DIGEST, KEY, RIGHT, WRONG, asked, away, bearer, closing, flood, made
 from support.openai_schema import ERROR, check
 
@@ -207,8 +205,8 @@ def test_a_revocation_reaches_every_worker_within_five_seconds(gateway_env, url,
                 break
         at = dict(asked(of))
         assert at.keys() == workers, "a connection to each worker"
-        revoked = flask("keys", "revoke", id, "--json", cwd=tmp_path, env=env)
-        assert json.loads(revoked)["state"] == "revoked"
+        revoked = flask(tmp_path, "keys", "revoke", id, "--json", **env)
+        assert json.loads(revoked.stdout)["state"] == "revoked", revoked.stderr
         deadline = time.monotonic() + 5
         waiting = {pid: sessions[int(name.removeprefix("n-"))] for pid, name in at.items()}
         while waiting:
@@ -220,10 +218,3 @@ def test_a_revocation_reaches_every_worker_within_five_seconds(gateway_env, url,
         assert gateway.post(CHAT, {}, headers=bearer(KEY)).status_code == LET_IN, "keys of CHATAPI_KEYS are not touched"
         for session in sessions.values():
             session.close()
-
-
-def flask(*words, cwd, env):
-    """What the command line says, as operators start it."""
-    command = [sys.executable, "-m", "flask", "--app", "wsgi", *words]
-    env = {**clean_environment(str(cwd)), **env}
-    return subprocess.run(command, cwd=cwd, env=env, check=True, capture_output=True, timeout=30).stdout

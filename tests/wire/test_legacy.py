@@ -2,13 +2,13 @@
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from support.gateways import ROOT, clean_environment, serve
+from support.dialects import LEGACY, V1
+from support.dialects import NEW as CHAT
+from support.gateways import flask, serve
 from support.heard import wait_until
 
 from chatapi import create_app
@@ -16,12 +16,7 @@ from chatapi.caller import NO_LIMITS, Limits
 from chatapi.migration.schedule import DAY_S, parse_brownouts
 from chatapi.telemetry import metrics
 
-LEGACY, CHAT, V1, PREVIEW = (
-    "/api/huggingface-chat",
-    "/api/chat/completions",
-    "/v1/chat/completions",
-    "/api/migrate/preview",
-)
+PREVIEW = "/api/migrate/preview"
 SUNSET = datetime(2027, 6, 30, tzinfo=UTC).timestamp()
 SCHEDULE = "2027-06-02T12:00Z/PT1H 2027-06-16T12:00Z/P1D 2027-06-17T00:00Z/P1D"
 BROWNOUTS = parse_brownouts(SCHEDULE)
@@ -358,13 +353,9 @@ def test_operators_reach_every_worker_within_five_seconds(gateway_env, tmp_path)
         def statuses():
             return {running.post(LEGACY, BODY).status_code for _time in range(30)}
 
-        def migrate(*args):
-            command = [sys.executable, "-m", "flask", "--app", "wsgi", "migrate", *args]
-            subprocess.run(command, env={**clean_environment(str(tmp_path)), **env}, cwd=ROOT, check=True)
-
         assert statuses() == {200}
         for command, wanted in (("switch-off", {410}), ("switch-on", {200})):
-            migrate(command)
+            assert flask(tmp_path, "migrate", command, **env).returncode == 0
             assert wait_until(lambda wanted=wanted: statuses() == wanted, 15), command
         assert 'chatapi_legacy_calls_total{key=""}' in running.request("GET", "/metrics").text
 

@@ -75,11 +75,6 @@ def streamed(gateway, model="test/ok", messages=HELLO, **fields):
     return check_stream([json.loads(e) for e in found], include_usage=usage, n=fields.get("n", 1))
 
 
-def last_post(upstream):
-    # The list of models may be fetched at any time.
-    return [call for call in upstream.calls if call.method == "POST"][-1]
-
-
 def refused(response, status, code):
     assert response.status_code == status, response.text
     error = check(ERROR, response.json())["error"]
@@ -350,7 +345,7 @@ def test_what_the_list_shows_to_be_impossible_is_not_sent(routed, router, model,
 )
 def test_what_may_be_possible_is_sent(routed, router, model, fields):
     whole(routed, model, **fields)
-    assert last_post(router).body["model"] == model
+    assert router.posts[-1].body["model"] == model
 
 
 def test_a_fallback_answers_for_a_prompt_that_is_too_long(routed):

@@ -22,28 +22,11 @@ KEY = "sk-the-key"
 KEYS = [KEY] * 9 + ["sk-wrong"]
 # Whose behaviours at the upstream have an outcome each of their own; none of them waits.
 MODELS = [
-    "test/ok",
-    "test/ok",
-    "test/echo",
-    "test/tool-calls",
-    "test/reasoning",
-    "test/quirk-refusal",
-    "test/err-bad-token",
-    "test/err-gated",
-    "test/err-depleted",
-    "test/err-validation",
-    "test/err-context-length",
-    "test/err-too-large",
-    "test/content-filter",
-    "test/gone",
-    "test/loading",
-    "test/rate-bare",
-    "test/http500",
-    "test/reset",
-    "test/body-html",
-    "test/cut",
-    "test/error-first",
-    "nobody/has-this",
+    *("test/ok", "test/ok", "test/echo", "test/tool-calls", "test/reasoning", "test/quirk-refusal"),
+    *("test/err-bad-token", "test/err-gated", "test/err-depleted", "test/err-validation"),
+    *("test/err-context-length", "test/err-too-large", "test/content-filter", "test/gone", "test/loading"),
+    *("test/rate-bare", "test/http500", "test/reset", "test/body-html", "test/cut", "test/error-first"),
+    *("nobody/has-this",),
 ]
 EXAMPLES = 25  # of each operation
 # A message's own, and the connection's.

@@ -24,21 +24,10 @@ SLACK_S = 1.0
 
 # Healthy answers of unusual looks: test_streams, test_openai and test_tasks hold them.
 HEALTHY = {
-    *(
-        "ok",
-        "slow",
-        "echo",
-        "paced",
-        "continue",
-        "tool-calls",
-        "reasoning",
-        "close-delimited",
-        "finish-only",
-        "role-only",
-    ),
+    *("ok", "slow", "echo", "paced", "continue", "tool-calls", "reasoning", "close-delimited", "finish-only"),
     *("null-content", "finish-with-text", "usage-in-finish", "usage-every-chunk", "usage-nowhere", "stop-sequence"),
     *("eos-token", "finish-length", "no-space", "crlf", "crlf-split", "comments", "event-fields", "several-data-lines"),
-    *("no-final-blank", "utf8-split", "u2028", "packed", "bytewise"),
+    *("role-only", "no-final-blank", "utf8-split", "u2028", "packed", "bytewise"),
 }
 
 

@@ -41,15 +41,6 @@ def ask(client, model="test/ok", messages=USER, **fields):
     return client.chat.completions.create(model=model, messages=messages, **fields)
 
 
-def posts(upstream):
-    return [call for call in upstream.calls if call.method == "POST"]
-
-
-def last_post(upstream):
-    # The list of models may be fetched at any time.
-    return posts(upstream)[-1]
-
-
 # --- answers
 
 
@@ -112,7 +103,7 @@ def test_extra_body_and_several_choices(client, upstream):
     completion = ask(client, n=2, logprobs=True, top_logprobs=1, extra_body={"min_p": 0.1, "top_k": 4})
     assert [choice.message.content for choice in completion.choices] == [TEXT, TEXT]
     assert completion.choices[1].logprobs.content[0].token == "Hel"
-    assert last_post(upstream).body.items() >= {"min_p": 0.1, "top_k": 4, "n": 2}.items()
+    assert upstream.posts[-1].body.items() >= {"min_p": 0.1, "top_k": 4, "n": 2}.items()
 
 
 def test_reasoning_content(client):
@@ -136,14 +127,14 @@ TOOLS = [openai.pydantic_function_tool(Weather, name="weather")]
 
 def test_tools_back_and_forth(client, upstream):
     completion = client.chat.completions.parse(model="test/tool-calls", messages=USER, tools=TOOLS)
-    assert last_post(upstream).body["tools"] == TOOLS
+    assert upstream.posts[-1].body["tools"] == TOOLS
     message = completion.choices[0].message
     assert completion.choices[0].finish_reason == "tool_calls"
     assert message.tool_calls[0].function.parsed_arguments == Weather(city="Belém")
     result = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "32 °C"}
     later = [*USER, message, result]
     assert ask(client, "test/ok", later, tools=TOOLS).choices[0].message.content == TEXT
-    sent = last_post(upstream).body["messages"]
+    sent = upstream.posts[-1].body["messages"]
     assert [m["role"] for m in sent] == ["user", "assistant", "tool"]
     assert json.loads(sent[1]["tool_calls"][0]["function"]["arguments"]) == {"city": "Belém"}
     assert sent[2] == result
@@ -179,7 +170,7 @@ def test_a_response_format(client, upstream):
     upstream.behave("test/json", saying('{"city": "Manaus"}'))
     parsed = client.chat.completions.parse(model="test/json", messages=USER, response_format=Weather)
     assert parsed.choices[0].message.parsed == Weather(city="Manaus")
-    assert last_post(upstream).body["response_format"]["json_schema"]["schema"]["required"] == ["city"]
+    assert upstream.posts[-1].body["response_format"]["json_schema"]["schema"]["required"] == ["city"]
     with client.chat.completions.stream(model="test/json", messages=USER, response_format=Weather) as stream:
         final = stream.get_final_completion()
     assert final.choices[0].message.parsed == Weather(city="Manaus")
@@ -280,7 +271,7 @@ def test_bad_requests(client, upstream, fields, param):
     assert caught.value.type == "invalid_request_error"
     assert param in caught.value.message
     check(ERROR, {"error": caught.value.body})
-    assert posts(upstream) == []
+    assert upstream.posts == []
 
 
 def test_a_wrong_key(gateway):
@@ -351,12 +342,12 @@ def documented(gateway, key, *changes):
 def test_the_documented_curl(gateway, upstream):
     body = check(COMPLETION, json.loads(documented(gateway, KEY)))
     assert body["choices"][0]["message"]["content"] == TEXT
-    assert last_post(upstream).body == {
+    assert upstream.posts[-1].body == {
         "model": "test/ok",
         "top_p": 0.8,
         "messages": [{"role": "user", "content": "Quem é o rei do futebol?"}],
     }
-    assert last_post(upstream).headers["authorization"] != f"Bearer {KEY}"
+    assert upstream.posts[-1].headers["authorization"] != f"Bearer {KEY}"
 
 
 def test_the_documented_curl_as_a_stream(gateway, upstream):
@@ -370,7 +361,7 @@ def test_the_documented_curl_as_a_stream(gateway, upstream):
 def test_the_documented_curl_with_every_optional_parameter(gateway, upstream):
     optional = '"top_p": 0.8, "temperature": 0.5, "top_k": 40,'
     check(COMPLETION, json.loads(documented(gateway, KEY, ('"top_p": 0.8,', optional))))
-    assert last_post(upstream).body.items() >= {"top_p": 0.8, "temperature": 0.5, "top_k": 40}.items()
+    assert upstream.posts[-1].body.items() >= {"top_p": 0.8, "temperature": 0.5, "top_k": 40}.items()
 
 
 def test_the_documented_curl_without_a_key(gateway):

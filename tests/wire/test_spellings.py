@@ -17,12 +17,7 @@ ROUTES = (LEGACY, NEW, V1, RESPONSES)
 
 def sent(upstream):
     """The last body that a model was sent."""
-    return posts(upstream)[-1].body
-
-
-def posts(upstream):
-    """What models were asked; the list of them is fetched on the side."""
-    return [call for call in upstream.calls if call.method == "POST"]
+    return upstream.posts[-1].body
 
 
 # ---------------------------------------------------------------- keys
@@ -48,7 +43,7 @@ SPELLED = [
 def test_a_key_opens_in_whichever_header(upstream, guarded, headers):
     for route in ROUTES:
         assert guarded.post(route, json=asking(route, "test/ok"), headers=headers).status_code == 200, route
-        assert not any(KEY in value for value in posts(upstream)[-1].headers.values()), "none goes upstream"
+        assert not any(KEY in value for value in upstream.posts[-1].headers.values()), "none goes upstream"
     for path in ("/v1/models", "/v1/usage"):
         assert guarded.get(path, headers=headers).status_code == 200
 
@@ -63,7 +58,7 @@ def test_a_wrong_key_is_wrong_in_whichever_header(upstream, guarded, name):
         else:
             assert (answer.status_code, check(ERROR, answer.json)["error"]["code"]) == (401, "invalid_api_key")
         assert answer.headers["WWW-Authenticate"].startswith("Bearer")
-    assert posts(upstream) == []
+    assert upstream.posts == []
 
 
 # ---------------------------------------------------------------- messages

@@ -70,18 +70,17 @@ def check_broken_stream(answer, model, text, code):
 # ---------------------------------------------------------------- every behaviour, on both routes
 
 PLAIN = ["ok", "no-done", "usage-in-finish", "usage-every-chunk", "usage-nowhere", "malformed-event", "malformed-first"]
-PLAIN += [
-    "role-only",
-    "null-content",
-    "finish-with-text",
-    "stop-sequence",
-    "eos-token",
-    "no-space",
-    "crlf",
-    "crlf-split",
-]
+PLAIN += ["role-only", "null-content", "finish-with-text", "stop-sequence", "eos-token", "no-space", "crlf"]
 PLAIN += ["comments", "event-fields", "several-data-lines", "no-final-blank", "packed", "bytewise", "close-delimited"]
-PLAIN += ["no-stream-support", "whole-for-stream", "keepalive-then-ok", "slow-first", "reasoning", "continue"]
+PLAIN += [
+    "crlf-split",
+    "no-stream-support",
+    "whole-for-stream",
+    "keepalive-then-ok",
+    "slow-first",
+    "reasoning",
+    "continue",
+]
 # Behaviours whose answer is whole: text and finish reason.
 GOOD = {
     **dict.fromkeys(PLAIN, (TEXT, "stop")),

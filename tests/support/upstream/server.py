@@ -52,6 +52,11 @@ class Upstream:
     def calls_for(self, model: str) -> list[Call]:
         return [call for call in list(self.calls) if call.model == model]
 
+    @property
+    def posts(self) -> list[Call]:
+        """What models were asked; the list of them may be fetched at any time."""
+        return [call for call in list(self.calls) if call.method == "POST"]
+
     def reset(self) -> None:
         """Forget calls, attempts and what behave() and sequence() said; no token."""
         with self._lock:
