@@ -141,14 +141,11 @@ def test_what_is_read_on_for_a_caller_who_left_ends_as_left(call):
     assert (call.ending, call.code) == ("client_left", None)
 
 
-def test_the_first_model_that_answered_has_the_first_tokens_time(call):
+def test_the_first_model_that_answered_has_the_first_tokens_time_and_usage_is_counted(call):
     call.answered("a/b")
     call.answered("c/d")
     assert (call.served, call.first_token_model) == ("c/d", "a/b")
     assert call.first_token_ms is not None
-
-
-def test_usage_is_counted(call):
     call.count(Usage(3, 4, "estimate"))
     assert (call.prompt_tokens, call.completion_tokens, call.usage_source) == (3, 4, "estimate")
 

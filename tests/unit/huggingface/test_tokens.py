@@ -33,11 +33,6 @@ def test_the_first_is_estimated_and_the_next_are_counted(tmp_path):
     assert tokenizers.count("a/b", usage) == found
 
 
-def test_a_provider_named_with_the_model_does_not_matter(tmp_path):
-    put_tokenizer(tmp_path, "a/b")
-    assert counted(Tokenizers(tmp_path), "a/b:fastest", estimated(MESSAGES, "x")).completion_tokens == 1
-
-
 @pytest.mark.parametrize("model", ["a/other", "../../../etc", "a/b/c"])
 def test_without_a_tokenizer_it_stays_an_estimate(tmp_path, model):
     put_tokenizer(tmp_path, "a/b")
@@ -57,22 +52,14 @@ def test_a_tokenizer_that_cannot_be_read_is_told_once(tmp_path, caplog):
     assert len(told()) == 1
 
 
-def test_what_the_upstream_reported_is_not_counted_again(tmp_path):
+def test_what_is_not_counted(tmp_path):
     put_tokenizer(tmp_path, "a/b")
-    reported = Usage(1, 2)
-    assert Tokenizers(tmp_path).count("a/b", reported) is reported
-
-
-def test_a_very_long_text_is_estimated(tmp_path):
-    put_tokenizer(tmp_path, "a/b")
-    tokenizers = Tokenizers(tmp_path)
-    counted(tokenizers, "a/b", estimated(MESSAGES, "x"))
+    tokenizers, reported = Tokenizers(tmp_path), Usage(1, 2)
+    assert counted(tokenizers, "a/b:fastest", estimated(MESSAGES, "x")).completion_tokens == 1, "whoever serves it"
+    assert tokenizers.count("a/b", reported) is reported, "the upstream has counted"
     assert tokenizers.count("a/b", estimated(MESSAGES, "x" * (MOST_CHARACTERS + 1))).source == "estimate"
-
-
-def test_nothing_there_costs_nothing(tmp_path):
     usage = estimated(MESSAGES, "four")
-    assert Tokenizers(tmp_path / "nowhere").count("a/b", usage) is usage
+    assert Tokenizers(tmp_path / "nowhere").count("a/b", usage) is usage, "nothing is there"
 
 
 def test_counting_runs_apart(tmp_path, monkeypatch):

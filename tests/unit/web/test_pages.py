@@ -143,20 +143,12 @@ def test_a_link_from_elsewhere_finds_the_page_unlocked(settings):
     assert '"locked": null' not in client.get("/", headers=headers | {"X-Forwarded-For": "192.0.2.1"}).text
 
 
-def test_snippets_are_made_of_a_request_to_a_chat_route(client):
-    body = {"model": "a/b", "input": "hello"}
-    made = client.post("/playground/snippets", json={"path": "/v1/responses", "body": body}).json
+def test_snippets_are_made_of_a_request_to_a_chat_route_for_whoever_may_call(client, settings):
+    asked = {"path": "/v1/responses", "body": {"model": "a/b", "input": "hello"}}
+    made = client.post("/playground/snippets", json=asked).json
     assert set(made) == {"curl", "python", "javascript"}
     assert "http://localhost/v1/responses" in made["curl"]
-
-
-@pytest.mark.parametrize(
-    "asked", [{}, {"path": "/metrics", "body": {}}, {"path": [], "body": {}}, {"path": "/v1/responses"}]
-)
-def test_snippets_of_anything_else_are_refused(client, asked):
-    assert client.post("/playground/snippets", json=asked).status_code == 400
-
-
-def test_snippets_want_a_key_where_calls_do(settings):
-    client = create_app(replace(settings, auth="required")).test_client()
-    assert client.post("/playground/snippets", json={"path": "/v1/responses", "body": {}}).status_code == 401
+    for other in ({}, {"path": "/metrics", "body": {}}, {"path": [], "body": {}}, {"path": "/v1/responses"}):
+        assert client.post("/playground/snippets", json=other).status_code == 400
+    guarded = create_app(replace(settings, auth="required")).test_client()
+    assert guarded.post("/playground/snippets", json=asked).status_code == 401
