@@ -82,11 +82,14 @@ def test_a_call_shows_at_once(client, upstream):
 
 @pytest.fixture
 def large(tmp_path, settings):
-    """A ledger of the last eight days in which each midnight has a burst: 2,000 calls within two seconds."""
+    """A ledger of the last eight days with a burst at six midnights: 2,000 calls within two seconds.
+
+    None just before the last seven days begin: of a day that is known as a whole, its share of the span is told.
+    """
     store = create_app(replace(settings, database_url=f"sqlite:///{tmp_path}/large.db")).extensions["chatapi"].store
     now = time.time()
     midnight = now // 86_400 * 86_400
-    bursts = [midnight - day * 86_400 + n / 1000 for day in range(1, 8) for n in range(2000)]
+    bursts = [midnight - day * 86_400 + n / 1000 for day in range(1, 7) for n in range(2000)]
     steady = [now - 8 * 86_400 * (n + 0.5) / 20_000 for n in range(20_000)]
     rows = [_row(n, at) for n, at in enumerate([*bursts, *steady])]
     for first in range(0, len(rows), 5000):
