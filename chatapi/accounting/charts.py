@@ -45,22 +45,18 @@ class Row(NamedTuple):
 
 
 _range = Often(
-    lambda insert: (
-        sa.select(*(calls.c[name] for name in Row._fields))
-        .where(calls.c.id >= sa.bindparam("low"), calls.c.id < sa.bindparam("high"))
-        .order_by(calls.c.id)
-        .limit(sa.bindparam("most"))
-        .offset(sa.literal_column("0"))  # else a parameter of SQLAlchemy's own
-    )
+    sa.select(*(calls.c[name] for name in Row._fields))
+    .where(calls.c.id >= sa.bindparam("low"), calls.c.id < sa.bindparam("high"))
+    .order_by(calls.c.id)
+    .limit(sa.bindparam("most"))
+    .offset(sa.literal_column("0"))  # else a parameter of SQLAlchemy's own
 )
 _beyond = Often(
-    lambda insert: (
-        sa.select(calls.c.id)
-        .where(calls.c.id >= sa.bindparam("low"), calls.c.id < sa.bindparam("high"))
-        .order_by(calls.c.id)
-        .offset(sa.bindparam("most"))
-        .limit(sa.literal_column("1"))
-    )
+    sa.select(calls.c.id)
+    .where(calls.c.id >= sa.bindparam("low"), calls.c.id < sa.bindparam("high"))
+    .order_by(calls.c.id)
+    .offset(sa.bindparam("most"))
+    .limit(sa.literal_column("1"))
 )
 
 
@@ -96,7 +92,7 @@ def span(tx: Tx, since: float, until: float, key_id: str | None = None, model: s
     first = math.floor(since / step_s) * step_s
     at = [first + step_s * n for n in range(max(1, math.ceil((until - first) / step_s)))]
     whole = _ids(since, until)
-    sampled = _beyond(tx, {**whole, "most": MAX_ROWS}).fetchone() is not None
+    sampled = _beyond.value(tx, {**whole, "most": MAX_ROWS}) is not None
     slices = max(1, SLICES // len(at)) if sampled else 1
     found: list[list[Weighed]] = [[] for _ in at]
     for place, begin in enumerate(at):

@@ -28,21 +28,29 @@ def execute(tx: Tx, text: str, values: Row | None = None) -> Any:
 
 
 class Often:
-    """A statement that every call needs: made into SQL once, and run below SQLAlchemy, which took as long again."""
+    """A statement that every call needs: made into SQL once, and run below SQLAlchemy, which took as long again.
 
-    def __init__(self, statement: Callable[[Any], Any]) -> None:
-        self._statement = statement  # from the dialect's `insert`
+    An upsert is given as a function of the dialect's own `insert`.
+    """
+
+    def __init__(self, statement: sa.ClauseElement | Callable[[Any], sa.ClauseElement]) -> None:
+        self._statement = statement
         self._text: dict[str, str] = {}
 
     def __call__(self, tx: Tx, values: Row) -> Any:
         return execute(tx, self.text(tx), values)
 
+    def value(self, tx: Tx, values: Row) -> Any:
+        """The first column of the first row; None where there is no row."""
+        return next((row[0] for row in self(tx, values)), None)
+
     def text(self, tx: Tx) -> str:
         """In the dialect of `tx`."""
         name = tx.dialect.name
         if name not in self._text:
-            dialect = sqlite if name == "sqlite" else postgresql
-            self._text[name] = str(self._statement(dialect.insert).compile(dialect=tx.dialect))
+            dialect, made = sqlite if name == "sqlite" else postgresql, self._statement
+            statement = made if isinstance(made, sa.ClauseElement) else made(dialect.insert)
+            self._text[name] = str(statement.compile(dialect=tx.dialect))
         return self._text[name]
 
 
@@ -58,10 +66,11 @@ def upsert(table: sa.Table, tx: Tx) -> Any:
 
 def get_meta(tx: Tx, name: str) -> str | None:
     """A value that the gateway keeps for itself."""
-    return next((row[0] for row in _meta(tx, {"of": name})), None)
+    found: str | None = _meta.value(tx, {"of": name})
+    return found
 
 
-_meta = Often(lambda insert: sa.select(meta.c.value).where(meta.c.name == sa.bindparam("of")))
+_meta = Often(sa.select(meta.c.value).where(meta.c.name == sa.bindparam("of")))
 
 
 def put_meta(tx: Tx, name: str, value: str) -> None:
@@ -89,21 +98,20 @@ def use_key(tx: Tx, id: str, at: float) -> None:
 
 
 _use_key = Often(
-    lambda insert: (
-        keys.update()
-        .where(keys.c.id == sa.bindparam("of"))
-        .where(keys.c.last_used_at.is_(None) | (keys.c.last_used_at < sa.bindparam("before")))
-        .values(last_used_at=sa.bindparam("at"))
-    )
+    keys.update()
+    .where(keys.c.id == sa.bindparam("of"))
+    .where(keys.c.last_used_at.is_(None) | (keys.c.last_used_at < sa.bindparam("before")))
+    .values(last_used_at=sa.bindparam("at"))
 )
 
 
 def get_limits(tx: Tx, subject: str) -> str | None:
     """The state of a caller's limits."""
-    return next((row[0] for row in _limits(tx, {"of": subject})), None)
+    found: str | None = _limits.value(tx, {"of": subject})
+    return found
 
 
-_limits = Often(lambda insert: sa.select(limits.c.state).where(limits.c.subject == sa.bindparam("of")))
+_limits = Often(sa.select(limits.c.state).where(limits.c.subject == sa.bindparam("of")))
 
 
 def put_limits(tx: Tx, subject: str, state: str, expires_at: float) -> None:
@@ -240,11 +248,9 @@ ENDED = (  # what is known of a call at its end
     "total_ms",
 )
 _end_call = Often(
-    lambda insert: (
-        calls.update()
-        .where(calls.c.id == sa.bindparam("of"), calls.c.ending.is_(None))
-        .values({name: sa.bindparam(f"new_{name}") for name in ENDED})
-    )
+    calls.update()
+    .where(calls.c.id == sa.bindparam("of"), calls.c.ending.is_(None))
+    .values({name: sa.bindparam(f"new_{name}") for name in ENDED})
 )
 
 
@@ -280,10 +286,10 @@ _sum_up = Often(lambda insert: _put(insert, usage, _PRIMARY, lambda name, new: u
 
 def get_folded(tx: Tx, journal: str) -> int:
     """How many bytes of a journal are in the ledger."""
-    return next((row[0] for row in _folded(tx, {"of": journal})), 0)
+    return _folded.value(tx, {"of": journal}) or 0
 
 
-_folded = Often(lambda insert: sa.select(journals.c.folded).where(journals.c.name == sa.bindparam("of")))
+_folded = Often(sa.select(journals.c.folded).where(journals.c.name == sa.bindparam("of")))
 
 
 def put_folded(tx: Tx, journal: str, size: int) -> None:

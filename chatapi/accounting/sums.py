@@ -55,11 +55,11 @@ def _ints(found: sa.CursorResult[Any]) -> list[Row]:
 
 def tokens_used(tx: Tx, key_id: str, since: str) -> int:
     """Tokens of the calls of a key that began on day `since` or later, and have ended."""
-    return int(next(iter(_tokens_used(tx, {"of": key_id, "since": since})))[0])
+    return int(_tokens_used.value(tx, {"of": key_id, "since": since}))
 
 
 _tokens_used = Often(
-    lambda insert: sa.select(
+    sa.select(
         sa.func.coalesce(sa.func.sum(usage.c.prompt_tokens + usage.c.completion_tokens), sa.literal_column("0"))
     ).where(usage.c.key_id == sa.bindparam("of"), usage.c.day >= sa.bindparam("since"))
 )

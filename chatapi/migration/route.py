@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 
 from ..accounting import legacy
@@ -11,8 +11,10 @@ from ..accounting.statements import Tx
 from ..accounting.store import Store
 from ..accounting.tables import day_of
 from ..caller import Caller
+from ..chat import Json
 from ..errors import StoreUnavailable
 from ..telemetry import metrics
+from . import callers
 from .callers import CLIENTS, DAY_S, NONE, OTHER, Callers, Count, Place
 from .rewrite import Rewritten
 from .schedule import Interval, Stage, stage_at
@@ -21,6 +23,7 @@ log = logging.getLogger(__name__)
 
 CHECK_S = 2.0  # what operators change is heard of everywhere after at most so long
 KEPT_DAYS = 400
+Reading = Callable[[Sequence[str]], Iterable[str]]
 
 
 class LegacyRoute:
@@ -95,6 +98,21 @@ class LegacyRoute:
             legacy.drop_callers(tx, day_of(self.clock() - KEPT_DAYS * DAY_S))
 
         self._store.write(save)
+
+    def report(self, default_model: str, since: str | None = None, reading: Reading = list) -> list[Json]:
+        """Who called from the day `since` on, by default in the last two weeks: see `callers.report`.
+
+        `reading` is given the days, and gives back each when it is to be read.
+        """
+        now = self.clock()
+        trend_since = day_of(now - callers.TREND_S)
+        rows = self.calls(trend_since if since is None else min(since, trend_since), reading)
+        return callers.report(rows, now, self.key_names(), default_model, trend_since if since is None else since)
+
+    def calls(self, since: str, reading: Reading = list) -> Iterator[tuple[Place, Count]]:
+        """The counts of all days from `since` on."""
+        for day in reading(self.days(since)):
+            yield from self.calls_of(day)
 
     def days(self, since: str = "") -> Sequence[str]:
         """The days (ISO 8601) from `since` on that have calls."""

@@ -18,7 +18,6 @@ from ..accounting.tables import day_of
 from ..chat import Json
 from ..errors import AdminRequired, BadRequest, MissingApiKey, NotFound
 from ..languages import _
-from ..migration import callers
 from . import layout
 from .request import authenticated, components
 from .response import json_response
@@ -126,17 +125,8 @@ def _state(asked: Asked) -> Json:
         "open_calls": parts.store.read(charts.open_calls),
         "circuits": [{"model": name, "failed_s_ago": round(ago, 1)} for name, ago in sorted(opened.items())],
         "limits": _near_their_limits(),
-        "legacy": _legacy_callers(),
+        "legacy": parts.legacy.report(parts.settings.default_model),
     }
-
-
-def _legacy_callers() -> list[Json]:
-    """Who called the legacy route in the last two weeks: what `flask migrate report` has."""
-    parts = components()
-    now = parts.legacy.clock()
-    first = day_of(now - callers.TREND_S)
-    rows = [row for day in parts.legacy.days(first) for row in parts.legacy.calls_of(day)]
-    return callers.report(rows, now, parts.legacy.key_names(), parts.settings.default_model, first)
 
 
 def _near_their_limits() -> list[Json]:

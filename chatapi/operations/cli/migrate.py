@@ -14,9 +14,7 @@ from ...chat import Json
 from ...errors import BadRequest
 from ...languages import N_, _
 from ...migration import callers, schedule
-from ...migration.callers import Count, Place
 from ...migration.rewrite import preview
-from ...migration.route import LegacyRoute
 from ...schemas.strict_json import parse_json
 from ..doctor import DEFAULT_URL
 from .groups import Group, components
@@ -36,12 +34,8 @@ REPORT = (
 @migrate.command(as_csv=True, help=N_("Who still calls, how often, and what will change for them."))
 @click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help=N_("First day (UTC)."))
 def report(since: datetime | None) -> Shown:
-    found = components()
-    now, first = found.legacy.clock(), since.date().isoformat() if since else ""
-    # The trend needs the last fourteen days, whatever is asked for.
-    rows = _rows(found.legacy, min(first, day_of(now - callers.TREND_S)))
-    names = found.legacy.key_names()
-    return _table(REPORT, callers.report(rows, now, names, found.settings.default_model, first))
+    found, first = components(), since.date().isoformat() if since else ""
+    return _table(REPORT, found.legacy.report(found.settings.default_model, first, _reading))
 
 
 @migrate.command(help=N_("Who of the last callers would be refused at a date."))
@@ -51,19 +45,17 @@ def report(since: datetime | None) -> Shown:
 )
 def rehearse(at: float | None, days: int) -> Shown:
     route = components().legacy
-    rows = _rows(route, day_of(route.clock() - (days - 1) * callers.DAY_S))
+    rows = route.calls(day_of(route.clock() - (days - 1) * callers.DAY_S), _reading)
     refused = callers.refused_at(rows, route.key_names(), lambda key_id: route.serves(key_id, at))
     if not refused:
         return Shown([], _("Nobody who called in the last {days} days would be refused.", days=days))
     return _table(REHEARSAL, refused)
 
 
-def _rows(route: LegacyRoute, since: str) -> Iterator[tuple[Place, Count]]:
-    days = route.days(since)
+def _reading(days: Sequence[str]) -> Iterator[str]:
     hidden = len(days) < _DAYS_AT_ONCE or not sys.stderr.isatty()
     with click.progressbar(days, label=_("Reading"), file=sys.stderr, hidden=hidden) as bar:
-        for day in bar:
-            yield from route.calls_of(day)
+        yield from bar
 
 
 def _table(columns: Sequence[str], rows: Sequence[Json]) -> Shown:
