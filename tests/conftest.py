@@ -7,7 +7,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from support import legacy_bodies
+from support import legacy_bodies, stores
 from support.gateways import LOG_TAIL, TOKEN, Gateway, catalogue_for, serve
 from support.upstream import Upstream
 
@@ -20,6 +20,12 @@ os.environ["LC_ALL"] = "C.UTF-8"  # commands speak the language of their locale
 # The same cases in every run, and nothing left behind in the checkout.
 hypothesis.settings.register_profile("house", derandomize=True, database=None, deadline=None)
 hypothesis.settings.load_profile("house")
+
+
+# Under these names tests ask for databases and for Redis: one server of each for all of them.
+database, sqlite_url = stores.database, stores.sqlite_url
+postgres_url, postgres_server = stores.postgres_url, stores.postgres_server
+redis_url, redis_server = stores.redis_url, stores.redis_server
 
 
 @pytest.fixture(scope="session", autouse=True)

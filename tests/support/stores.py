@@ -1,8 +1,5 @@
 """Fixtures: every test with `database` runs on SQLite and on real PostgreSQL, each time on an empty database.
 
-    from support import stores
-    database, sqlite_url, postgres_url = stores.database, stores.sqlite_url, stores.postgres_url
-
 `side_by_side_processes` runs the same few lines in several processes that begin at the same moment.
 """
 

@@ -11,7 +11,6 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import stores as shared
 from support.accounts import JOB, PROMPT, V1, begun, caller_of, end, job_of
 from support.heard import wait_until
 from support.servers import redis as own_redis
@@ -29,11 +28,6 @@ from chatapi.call import Call
 from chatapi.caller import NAMES, NO_LIMITS, Caller, Limits
 from chatapi.chat import ChatJob
 from chatapi.errors import StoreUnavailable
-
-# Fixtures, under the names that tests ask for them by.
-database, sqlite_url = shared.database, shared.sqlite_url
-postgres_url, postgres_server = shared.postgres_url, shared.postgres_server
-redis_server, redis_url = shared.redis_server, shared.redis_url
 
 NOON = 1_795_348_800.0  # 2026-11-22T12:00:00Z
 

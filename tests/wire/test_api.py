@@ -63,16 +63,13 @@ def check_answer(body, model):
 
 
 @pytest.mark.parametrize("text, model, inputs, parameters", S1.values(), ids=S1)
-def test_s1_word_for_word(upstream, gateway, text, model, inputs, parameters):
+def test_s1_word_for_word_whole_and_streamed(upstream, gateway, text, model, inputs, parameters):
     answer = gateway.post(NEW, data=text.encode(), headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/json")
     assert answer.headers["X-Usage-Source"] == "estimate"
     check_answer(answer.json(), model)
     check_reached(upstream, model, inputs, parameters)
-
-
-@pytest.mark.parametrize("text, model, inputs, parameters", S1.values(), ids=S1)
-def test_s1_streamed(upstream, gateway, text, model, inputs, parameters):
+    upstream.reset()
     answer = gateway.post(NEW, {**json.loads(text), "stream": True})
     *chunks, done = [line[6:] for line in answer.text.split("\n\n") if line]
     assert done == "[DONE]"

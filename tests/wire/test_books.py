@@ -11,7 +11,6 @@ from contextlib import contextmanager
 
 import psutil
 import pytest
-from support import stores as shared
 from support.books import check_usage, kept
 from support.callers import Caller
 from support.dialects import NEW, V1
@@ -21,11 +20,6 @@ from support.stores import locked, restartable
 from support.upstream import PIECES, TEXT, say, script
 
 from chatapi.accounting.redis import AWAY_S
-
-# Fixtures, under the names that tests ask for them by.
-database, sqlite_url = shared.database, shared.sqlite_url
-postgres_url, postgres_server = shared.postgres_url, shared.postgres_server
-redis_server, redis_url = shared.redis_server, shared.redis_url
 
 ANSWERED_S = 15  # an upper bound where hanging is the failure
 

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
-from support import stores as shared
 from support.accounts import PROMPT, begun, caller_of, end, job_of
 from support.books import check_usage, kept
 from support.heard import wait_until
@@ -19,11 +18,6 @@ from support.stores import restartable
 from support.upstream import PIECES, say
 
 from chatapi.accounting import Accounts
-
-# Fixtures, under the names that tests ask for them by.
-sqlite_url = shared.sqlite_url
-postgres_url, postgres_server = shared.postgres_url, shared.postgres_server
-redis_server, redis_url = shared.redis_server, shared.redis_url
 
 CALLS = 1000
 LIMITS = {"rpm": 5000, "tpm": 10_000_000, "concurrency": 3000}

@@ -42,18 +42,12 @@ def hub():
         yield running
 
 
-def fetch(home, endpoint, model=REPO, **env):
+def fetch(home, endpoint, model=REPO, code=FETCH, stderr=subprocess.PIPE, **env):
     """The files that a start would serve: what a process of its own prints."""
     settings = {"CHATAPI_EMBEDDED_MODEL": model, "HF_ENDPOINT": endpoint, "HF_HOME": str(home / "hf"), **env}
-    return subprocess.run(
-        [sys.executable, "-c", FETCH],
-        check=False,
-        cwd=home,
-        env={**clean_environment(str(home)), **settings},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    env = {**clean_environment(str(home)), **settings}
+    out = {"stdout": subprocess.PIPE, "stderr": stderr, "text": True}
+    return subprocess.run([sys.executable, "-c", code], check=False, cwd=home, env=env, timeout=60, **out)
 
 
 def told(ended):
@@ -132,16 +126,7 @@ def test_a_split_model_comes_whole(tmp_path):
 def test_progress_is_shown_at_a_terminal(hub, tmp_path):
     mine, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 100))
-    env = {**clean_environment(str(tmp_path)), "HF_HOME": str(tmp_path), "HF_ENDPOINT": hub.url}
-    subprocess.run(
-        [sys.executable, "-c", FETCH],
-        check=True,
-        cwd=tmp_path,
-        env={**env, "CHATAPI_EMBEDDED_MODEL": REPO},
-        stdout=subprocess.DEVNULL,
-        stderr=theirs,
-        timeout=60,
-    )
+    assert fetch(tmp_path, hub.url, stderr=theirs).returncode == 0
     os.close(theirs)
     shown = b""
     with suppress(OSError):  # how a terminal's end is told
@@ -206,17 +191,7 @@ def test_offline_without_the_model_is_told(hub, tmp_path):
 def test_a_disk_without_room_is_told_before_anything_is_sent(hub, tmp_path):
     small = "import shutil; from collections import namedtuple as n; "
     small += "shutil.disk_usage = lambda path: n('Usage', 'total used free')(10**6, 10**6 - 1000, 1000)\n"
-    env = {**clean_environment(str(tmp_path)), "HF_HOME": str(tmp_path), "HF_ENDPOINT": hub.url}
-    ended = subprocess.run(
-        [sys.executable, "-c", small + FETCH],
-        check=False,
-        cwd=tmp_path,
-        env={**env, "CHATAPI_EMBEDDED_MODEL": REPO},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    said = told(ended)
+    said = told(fetch(tmp_path, hub.url, code=small + FETCH))
     assert "0 MB left" in said and "HF_HOME" in said
     assert hub.asked_of_store() == []
 

@@ -173,7 +173,8 @@ def test_the_callers_key_is_in_no_answer(gateway):
 def test_an_extended_key_is_served_and_told_its_own_day(gateway):
     gateway.now = SUNSET
     gateway.key("billing")
-    assert gateway.run("extend", gateway.ids["billing"], "--until", "2027-08-01")["key_name"] == "billing"
+    told = {"key_id": gateway.ids["billing"], "key_name": "billing", "until": "2027-08-01T00:00:00+00:00"}
+    assert gateway.run("extend", gateway.ids["billing"], "--until", "2027-08-01") == told
     response = gateway.post(LEGACY, BODY, key="billing")
     assert (response.status_code, response.headers["Sunset"]) == (200, "Sun, 01 Aug 2027 00:00:00 GMT")
     response = gateway.post(LEGACY, {}, key="billing")
@@ -188,10 +189,10 @@ def test_an_extended_key_is_served_and_told_its_own_day(gateway):
 def test_the_switch_is_for_everybody(gateway):
     gateway.key("billing")
     gateway.run("extend", gateway.ids["billing"], "--until", "2027-08-01")
-    gateway.run("switch-off")
+    assert gateway.run("switch-off") == {"switched_off": True}
     response = gateway.post(LEGACY, BODY, key="billing")
     assert response.status_code == 410 and not response.json["error"]["retryable"]
-    gateway.run("switch-on")
+    assert gateway.run("switch-on") == {"switched_off": False}
     assert gateway.post(LEGACY, BODY, key="billing").status_code == 200
 
 

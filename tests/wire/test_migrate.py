@@ -71,31 +71,6 @@ def search(parts):
 # --- report
 
 
-def test_a_report_tells_who_still_calls(run, parts, billing, search):
-    called(parts, billing, "okhttp/4.12", 3, body={"inputs": "a", "parameters": {"max_new_tokens": 5}, "x": 1})
-    called(parts, billing, "okhttp/4.12", 2, days_ago=8, refused=True)
-    called(parts, search, "python-requests/2.32", 1)
-    called(parts, None, None, 1, days_ago=20)
-    found = told(run("report", "--json"))
-    assert [(one["key_name"], one["client"], one["calls"], one["refused"]) for one in found] == [
-        ("billing", "okhttp", 5, 2),
-        (None, "-", 1, 0),
-        ("search", "python-requests", 1, 0),
-    ]
-    first = found[0]
-    assert first["key_id"] == billing and first["last_seen"] == "2027-06-25T00:00:00+00:00"
-    assert (first["this_week"], first["last_week"]) == (3, 2)
-    assert first["uses"] == {"inputs": 3, "parameters.max_new_tokens": 3, "other": 3, "message": 2}
-    assert {one["field"]: one["becomes"] for one in first["changes"]} == {
-        "inputs": "messages",
-        "message": "messages",
-        "parameters.max_new_tokens": "max_tokens",
-        "other": None,
-        "model": "model",
-    }
-    assert (first["compared"], first["differ"]) == (5, 0)
-
-
 def test_a_report_may_begin_later(run, parts, billing):
     called(parts, billing, "okhttp/4.12", 3)
     called(parts, billing, "okhttp/4.12", 2, days_ago=8)
@@ -206,30 +181,12 @@ def test_a_suggested_schedule_can_be_pasted_into_the_settings(run, settings):
     assert told(run("suggest", "--sunset", "2027-12-31", "--json")) == lines
 
 
-def test_a_key_is_extended(run, parts, billing):
-    assert told(run("extend", billing, "--until", "2027-08-01", "--json")) == {
-        "key_id": billing,
-        "key_name": "billing",
-        "until": "2027-08-01T00:00:00+00:00",
-    }
-    assert parts.legacy.stage(billing, at=SUNSET).name == "announced"
-    assert "billing" in run("extend", billing, "--until", "2027-09-01")[0]
-
-
 def test_a_configured_key_is_extended(settings, tmp_path):
     own = {"database_url": f"sqlite:///{tmp_path}/chatapi.db", "legacy_sunset": SUNSET, "keys": frozenset({"ab" * 32})}
     app = create_app(replace(settings, **own))
     result = app.test_cli_runner().invoke(args=["migrate", "extend", "ab" * 6, "--until", "2027-08-01", "--json"])
     assert json.loads(result.stdout)["key_id"] == "ab" * 6
     assert app.extensions["chatapi"].legacy.stage("ab" * 6, at=SUNSET).name == "announced"
-
-
-def test_the_switch_goes_off_and_on(run, parts):
-    assert told(run("switch-off", "--json")) == {"switched_off": True}
-    assert parts.legacy.stage(None).name == "retired"
-    assert told(run("switch-on", "--json")) == {"switched_off": False}
-    assert parts.legacy.stage(None).name == "announced"
-    assert "410" in run("switch-off")[0] and "schedule" in run("switch-on")[0]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 
 import pytest
 import sqlalchemy as sa
-from support import stores as shared
 from support.heard import wait_until
 
 from chatapi.accounting import tables
@@ -15,9 +14,6 @@ from chatapi.migration.callers import CLIENTS, FLUSH_S, Count, Place
 from chatapi.migration.rewrite import rewrite
 from chatapi.migration.route import KEPT_DAYS, LegacyRoute
 from chatapi.migration.schedule import DAY_S, Stage
-
-database, sqlite_url = shared.database, shared.sqlite_url
-postgres_url, postgres_server = shared.postgres_url, shared.postgres_server
 
 SUNSET = datetime(2027, 6, 30, tzinfo=UTC).timestamp()
 BROWNOUT = (SUNSET - 7 * DAY_S, SUNSET - 6 * DAY_S)

@@ -16,7 +16,6 @@ import hypothesis
 import pytest
 import sqlalchemy as sa
 from hypothesis import strategies as st
-from support import stores as shared
 from support.gateways import clean_environment
 from support.heard import wait_until
 from support.stores import locked, path_of, restartable, side_by_side_processes, sql
@@ -27,10 +26,6 @@ from chatapi.accounting.store import Store
 from chatapi.accounting.tables import Step
 from chatapi.call import call_id
 from chatapi.errors import SchemaError, StoreUnavailable
-
-# Fixtures, under the names that tests ask for them by.
-database, sqlite_url = shared.database, shared.sqlite_url
-postgres_url, postgres_server = shared.postgres_url, shared.postgres_server
 
 SCHEMA = len(tables.STEPS)
 DAY = 1_795_305_600.0  # 2026-11-22T00:00:00Z
