@@ -22,7 +22,7 @@ SLACK_S = 1.0
 # ---------------------------------------------------------------- the table
 
 
-# Healthy answers of unusual looks: test_streams, test_openai and test_tasks hold them.
+# Healthy answers of unusual looks: test_streams, test_openai and test_chat_answers hold them.
 HEALTHY = {
     *("ok", "slow", "echo", "paced", "continue", "tool-calls", "reasoning", "close-delimited", "finish-only"),
     *("null-content", "finish-with-text", "usage-in-finish", "usage-every-chunk", "usage-nowhere", "stop-sequence"),
