@@ -216,23 +216,19 @@ def _errors(path: str) -> Json:
     return found
 
 
+_ALWAYS = (errors.InternalError, errors.MethodNotAllowed)
+_KEYED = (errors.MissingApiKey, errors.InvalidApiKey, errors.StoreUnavailable)
+_MORE = {"/v1/models/{model}": (errors.ModelNotFound, errors.ForbiddenModel), "/v1/usage": (errors.BadRequest,)}
+
+
 def _is_possible(kind: type[ChatError], path: str) -> bool:
+    if path in READ:
+        return kind in (*_ALWAYS, *(() if path in OPEN else _KEYED), *_MORE.get(path, ()))
+    if path == PREVIEW and (issubclass(kind, errors.UpstreamError) or kind is errors.ForbiddenModel):
+        return False
     if kind is errors.RouteRetired:
         return path == "/api/huggingface-chat"
-    if kind is errors.AdminRequired:  # of the dashboard's data
-        return False
-    if kind in (errors.InternalError, errors.MethodNotAllowed):
-        return True
-    if path in OPEN:
-        return False
-    if path in CHAT or path == PREVIEW:
-        return kind is not errors.NotFound
-    if issubclass(kind, errors.UpstreamError):
-        return kind is errors.ModelNotFound and path == "/v1/models/{model}"
-    if kind is errors.ForbiddenModel:
-        return path == "/v1/models/{model}"
-    bodies = (errors.InvalidJSON, errors.UnsupportedMediaType, errors.PayloadTooLarge, errors.NotFound)
-    return kind not in bodies and not (kind is errors.BadRequest and path != "/v1/usage")
+    return kind not in (errors.NotFound, errors.AdminRequired)
 
 
 def _refs() -> Json:
