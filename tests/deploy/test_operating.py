@@ -3,13 +3,13 @@
 import re
 import subprocess
 import sys
-from contextlib import ExitStack
 
 import pytest
 import sqlalchemy as sa
 import yaml
 from support.gateways import ROOT, clean_environment
-from support.servers import ELSEWHERE, needs, postgres
+from support.servers import ELSEWHERE, needs
+from support.stores import sql
 
 GUIDES = {language: ROOT / "docs" / f"operating{language}.md" for language in ("", ".pt-BR")}
 ALERTS = [
@@ -91,28 +91,34 @@ def test_a_backup_of_sqlite_brings_back_what_was_there(tmp_path):
     assert "before" in listed and "after" not in listed
 
 
-def test_a_dump_of_postgresql_brings_back_what_was_there(tmp_path):
+@pytest.fixture
+def two_databases(postgres_server):
+    """The URLs of two empty databases."""
     needs("pg_dump")
-    with ExitStack() as servers:
-        old, new = (servers.enter_context(postgres()) for _ in range(2))
-        flask(old, tmp_path, "keys", "create", "--name", "before")
-        dump, restore = block_with('"$DATABASE"').splitlines()
-        shell(dump, tmp_path, DATABASE=old.replace("+psycopg", ""))
-        shell(restore, tmp_path, DATABASE=new.replace("+psycopg", ""))
-        assert "before" in flask(new, tmp_path, "keys", "list")
+    names = ("operating_old", "operating_new")
+    for name in names:
+        sql(postgres_server, f"CREATE DATABASE {name}")
+    yield [sa.make_url(postgres_server).set(database=name).render_as_string(hide_password=False) for name in names]
+    for name in names:
+        sql(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def test_a_dump_out_of_the_container_brings_back_what_was_there(tmp_path):
+def test_a_dump_of_postgresql_brings_back_what_was_there(two_databases, tmp_path):
+    old, new = two_databases
+    flask(old, tmp_path, "keys", "create", "--name", "before")
+    dump, restore = block_with('"$DATABASE"').splitlines()
+    shell(dump, tmp_path, DATABASE=old.replace("+psycopg", ""))
+    shell(restore, tmp_path, DATABASE=new.replace("+psycopg", ""))
+    assert "before" in flask(new, tmp_path, "keys", "list")
+
+
+def test_a_dump_out_of_the_container_brings_back_what_was_there(two_databases, tmp_path):
     """What is run in the container, on PostgreSQL here."""
-    needs("pg_dump")
-    with ExitStack() as servers:
-        old, new = (servers.enter_context(postgres()) for _ in range(2))
-        for words, url in ((" pg_dump ", old), (" pg_restore ", new)):
-            [line] = [line for line in block_with(f"postgres{words}").splitlines() if words in line]
-            server = sa.make_url(url)
-            if url == old:
-                flask(old, tmp_path, "keys", "create", "--name", "before")
-            line = line.removeprefix(CONTAINER).replace("dbname=chatapi", f"dbname={server.database}")
-            line = line.replace("custom chatapi ", f"custom {server.database} ")
-            shell(line, tmp_path, PGHOST=server.host, PGPORT=str(server.port))
-        assert "before" in flask(new, tmp_path, "keys", "list")
+    flask(two_databases[0], tmp_path, "keys", "create", "--name", "before")
+    for words, url in zip((" pg_dump ", " pg_restore "), two_databases, strict=True):
+        [line] = [line for line in block_with(f"postgres{words}").splitlines() if words in line]
+        server = sa.make_url(url)
+        line = line.removeprefix(CONTAINER).replace("dbname=chatapi", f"dbname={server.database}")
+        line = line.replace("custom chatapi ", f"custom {server.database} ")
+        shell(line, tmp_path, PGHOST=server.host, PGPORT=str(server.port))
+    assert "before" in flask(two_databases[1], tmp_path, "keys", "list")

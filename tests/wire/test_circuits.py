@@ -188,32 +188,22 @@ def test_a_caller_who_left_counts_as_none(upstream, gateway, lines, fault, strea
     check_closed(upstream, lines, model)
 
 
-def in_a_hurry(upstream, gateway, model, max_time, **fields):
-    return all_at_once(lambda _: hear(gateway, NEW, model, max_time=max_time, **fields), range(FAILURES + 1))
+# What an upstream does (its model says why it is well), the caller's patience, and whether for a stream.
+HURRIED = {
+    "a first token that comes later": (lambda x: (x.sleep(1.5), say(x)), 1, True),
+    "healthy tokens that go on": (lambda x: say(x, [f"tok{i} " for i in range(100)], pause=0.05), 2, True),
+    "a whole answer that takes its time": (lambda x: (x.sleep(2.6), say(x)), 2, False),  # it may take REPLY_S
+}
 
 
-def test_a_caller_in_a_hurry_counts_as_none(upstream, gateway, lines):
-    """A first token may take longer than this caller gives."""
-    upstream.behave("hurry/stream", lambda x: (x.sleep(1.5), say(x)))
-    found = in_a_hurry(upstream, gateway, "hurry/stream", 1, stream=True)
+@pytest.mark.parametrize("why", HURRIED)
+def test_a_caller_in_a_hurry_counts_as_none(upstream, gateway, lines, why):
+    behaviour, max_time, stream = HURRIED[why]
+    model = f"hurry/{why.replace(' ', '-')}"
+    upstream.behave(model, behaviour)
+    found = all_at_once(lambda _: hear(gateway, NEW, model, max_time=max_time, stream=stream), range(FAILURES + 1))
     assert {heard.code for heard in found.values()} == {"upstream_timeout"}
-    check_closed(upstream, lines, "hurry/stream")
-
-
-def test_a_caller_whose_time_ends_amid_healthy_tokens_counts_as_none(upstream, gateway, lines):
-    """Every token came in time; the answer was longer than the caller's patience."""
-    upstream.behave("hurry/slow", lambda x: say(x, [f"tok{i} " for i in range(100)], pause=0.05))
-    found = in_a_hurry(upstream, gateway, "hurry/slow", 2, stream=True)
-    assert {heard.code for heard in found.values()} == {"upstream_timeout"}
-    check_closed(upstream, lines, "hurry/slow")
-
-
-def test_a_caller_in_a_hurry_for_a_whole_answer_counts_as_none(upstream, gateway, lines):
-    """A whole answer may take REPLY_S; the time to a first token says nothing about it."""
-    upstream.behave("hurry/whole", lambda x: (x.sleep(2.6), say(x)))
-    found = in_a_hurry(upstream, gateway, "hurry/whole", 2)
-    assert {heard.code for heard in found.values()} == {"upstream_timeout"}
-    check_closed(upstream, lines, "hurry/whole")
+    check_closed(upstream, lines, model)
 
 
 def test_silence_within_the_limits_of_the_operator_counts(upstream, gateway, lines):

@@ -34,6 +34,8 @@ def env(upstream_server, tmp_path_factory):
     entries = [
         entry(f"drain-{name}/{number}", chat, f"drain_s = {s}") for name, s in DRAIN_S.items() for number in range(6)
     ]
+    at_tgi = [model_of(*case) for case in LEAVING if "tgi" in case[0]]
+    entries += [entry(model, 'task = "text-generation"', f'{url}/{model}"') for model in at_tgi]
     entries += [entry("own/chat", chat, f'{url}/own/chat"')]
     entries += [entry("own/tgi", 'task = "text-generation"', f'{url}/own/tgi"')]
     catalogue.write_text("\n".join(entries))
@@ -96,11 +98,17 @@ PHASES = {  # behaviour, stream, what the caller has read when it leaves
     "waiting-to-ask-again": ("rate-retry-after-date", True, None),
     "waiting-for-a-model-to-load": ("loading", True, b"model loading, about 20 s"),
     "amid-tokens": ("slow", True, b"tok3"),
+    "amid-tgis-tokens": ("slow", True, b"tok3"),
+    "whole-amid-tgis-body": ("body-dribble", False, None),
     "in-mid-token": (mid_token, True, b" from"),
     "before-done": (before_done, True, PIECES[-2].encode()),
 }
 FINISHED_ALREADY = ("whole-waiting-to-ask-again", "waiting-to-ask-again", "waiting-for-a-model-to-load")
 LEAVING = [(phase, dialect, how) for phase in PHASES for dialect in DIALECTS for how in ("fin", "rst")]
+
+
+def model_of(phase, dialect, how):
+    return f"leave-{phase}/{dialect}-{how}"
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +119,7 @@ def left(gateway, upstream_server):
     def leave(case):
         phase, dialect, how = case
         behaviour, stream, marker = PHASES[phase]
-        model = f"leave-{phase}/{dialect}-{how}"
+        model = model_of(*case)
         upstream_server.behave(model, behaviour)
         with Caller(gateway, DIALECTS[dialect], model, stream=stream) as caller:
             upstream_server.wait_for(lambda: upstream_server.calls_for(model))
@@ -131,7 +139,7 @@ def left(gateway, upstream_server):
 @pytest.mark.parametrize("phase, dialect, how", LEAVING)
 def test_the_caller_leaves(gateway, left, phase, dialect, how):
     left_at, calls = left[phase, dialect, how]
-    record = the_record(gateway, f"leave-{phase}/{dialect}-{how}")
+    record = the_record(gateway, model_of(phase, dialect, how))
     assert record["ending"] == "client_left"
     assert record["time"] - clock_at(left_at) < PROMPTLY_S
     assert len(calls) == 1 == record["attempts"], "and nobody is asked for them again"

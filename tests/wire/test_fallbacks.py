@@ -261,17 +261,26 @@ def test_a_stream_that_breaks(gateway, rescues, upstream_server, fault, way, dia
     assert heard.seconds < IDLE_S + SLACK_S
 
 
-def breaking_after(pieces):
-    """These tokens, and then the connection closes."""
+def cut_after(*deltas):
+    """These deltas (of choice 0, or with the index given), and then the connection closes."""
 
     def behaviour(x):
         x.start_stream()
-        for item in script(x, pieces).tokens:
-            x.event(item)
+        for delta in deltas:
+            index, delta = delta if isinstance(delta, tuple) else (0, delta)
+            x.event(chunk(x, delta, index=index))
         x.sleep(0.05)
         x.close()
 
     return behaviour
+
+
+ROLE = {"role": "assistant", "content": ""}
+
+
+def breaking_after(pieces):
+    """These tokens, and then the connection closes."""
+    return cut_after(ROLE, *({"content": piece} for piece in pieces))
 
 
 def test_a_rescue_that_breaks_is_rescued(gateway, upstream):
@@ -335,20 +344,6 @@ CALL = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "we
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}]
 
 
-def cut_after(*deltas):
-    """These deltas (of choice 0, or with the index given), and then the connection closes."""
-
-    def behaviour(x):
-        x.start_stream()
-        for delta in deltas:
-            index, delta = delta if isinstance(delta, tuple) else (0, delta)
-            x.event(chunk(x, delta, index=index))
-        x.sleep(0.05)
-        x.close()
-
-    return behaviour
-
-
 def calling_a_tool(x):
     """A good answer that is a tool call."""
     told = {"role": "assistant", "content": None, "tool_calls": [CALL]}
@@ -390,9 +385,6 @@ def check_whole_or_failed(heard):
         else:
             assert said == TEXT, (index, said)
     return None
-
-
-ROLE = {"role": "assistant", "content": ""}
 
 
 @pytest.mark.parametrize(

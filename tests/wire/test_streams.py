@@ -383,32 +383,9 @@ def test_heartbeats_while_waiting_for_the_next_attempt(upstream, beating):
     assert len(told.comments) >= 3
 
 
-# ---------------------------------------------------------------- callers who leave
+# ---------------------------------------------------------------- callers who leave: in every phase, in test_endings
 
 PROMPTLY_S = 1.0  # the contract says 250 ms; a loaded test machine is given more
-# Every phase, in every dialect, is in test_endings: there it is chat models who are left.
-LEAVING = {  # behaviour, stream?, what the caller has read when it leaves
-    "before-the-status": ("silent", True, None),
-    "before-the-first-event": ("headers-only", True, b"\n: "),
-    "in-mid-stream": ("slow", True, b"tok3"),
-    "whole-body": ("body-dribble", False, None),
-}
-
-
-@pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
-@pytest.mark.parametrize("name, stream, marker", LEAVING.values(), ids=LEAVING)
-def test_a_caller_who_leaves(upstream, gateway, name, stream, marker, reset):
-    workers, log = gateway.workers(), len(gateway.log_text())
-    with Caller(gateway, NEW, f"tgi/{name}", stream=stream) as caller:
-        [call] = upstream.wait_for(lambda: upstream.calls_for(f"test/{name}"))
-        if marker:
-            caller.read_until(marker)
-        left_at = time.monotonic()
-        caller.leave(reset)
-    upstream.wait_for(lambda: call.client_closed_at, PROMPTLY_S)
-    assert call.client_closed_at - left_at < PROMPTLY_S
-    assert not call.finished
-    check_serves_on(upstream, gateway, workers, log)
 
 
 def check_serves_on(upstream, gateway, workers, log):

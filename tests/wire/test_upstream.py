@@ -6,6 +6,7 @@ import socket
 from contextlib import closing
 
 import pytest
+from support.callers import http_request
 from support.upstream import BREAKS, TEXT, U2028_TEXT, UTF8_TEXT, Upstream
 
 MESSAGES = [{"role": "user", "content": "hi there"}]
@@ -56,16 +57,10 @@ def text_of(found):
     return "".join(delta.get("content") or "" for delta in deltas)
 
 
-def request_bytes(path, body):
-    data = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-    return f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data
-
-
 def open_raw(up, model, stream=True):
     """A socket on which this question has been asked."""
     sock = socket.create_connection(("127.0.0.1", int(up.url.rpartition(":")[2])), timeout=5)
-    sock.sendall(request_bytes(CHAT, {"model": model, "messages": MESSAGES, "stream": stream}))
+    sock.sendall(http_request(CHAT, {"model": model, "messages": MESSAGES, "stream": stream}))
     return sock
 
 
