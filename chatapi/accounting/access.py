@@ -30,7 +30,7 @@ class Access:
         self._keys = keys
         self._anonymous = anonymous
         self._secret = os.urandom(32)
-        self._callers: dict[bytes, tuple[Caller, float]] = {}  # a key's digest → its caller, until when (Unix seconds)
+        self._callers: dict[bytes, tuple[Caller | None, float]] = {}  # a key's digest → see Keys.holder
         self._generation = 0
 
     def authenticate(self, environ: Environ, address: str | None) -> Caller:
@@ -56,8 +56,10 @@ class Access:
         mark = hashlib.blake2b(text, key=self._secret, digest_size=16).digest()
         if (found := self._callers.get(mark)) and time.time() < found[1]:
             return found[0]
-        found = self._keys.holder(key) or self._configured(text)
-        if found:
+        found = self._keys.holder(key)
+        if found is None or found[0] is None:
+            found = self._configured(text) or found
+        if found and generation == self._generation:  # nothing was changed while the database was asked
             if len(self._callers) >= REMEMBERED:
                 self._callers.clear()
             self._callers[mark] = found

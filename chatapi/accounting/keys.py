@@ -1,13 +1,14 @@
 """API keys: made, changed and revoked by operators; checked for callers.
 
 A key is `chatapi_` + public id + secret. The end of the secret is a tag made with the database's own secret, so that
-a key that was never given out is told from a real one without asking the database. Real ones are remembered; every
-CHECK_S the database is asked whether any key was changed, and if so, all are forgotten.
+a key that was never given out is told from a real one without asking the database. Whoever remembers real ones
+(access.py) forgets them when any key was changed, for which the database is asked every CHECK_S.
 """
 
 import hashlib
 import hmac
 import logging
+import math
 import re
 import secrets
 import time
@@ -26,7 +27,6 @@ from .tables import keys
 log = logging.getLogger(__name__)
 
 CHECK_S = 2.0  # a revoked key is refused everywhere after at most so long
-REMEMBERED = 10_000  # keys in memory
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 ID_LENGTH, SECRET_LENGTH, TAG_LENGTH = 10, 32, 10
@@ -39,20 +39,22 @@ class Keys:
 
     def __init__(self, of: Store) -> None:
         self._store = of
-        self._known: dict[str, tuple[Row, Caller] | None] = {}
         self._secret: bytes | None = None
         self._version: str | None = None
         self._generation = 0
         self._check_at = 0.0
 
-    def holder(self, key: str) -> tuple[Caller, float] | None:
-        """Whose key it is, and until when (Unix seconds); None when it opens nothing. Raises StoreUnavailable."""
+    def holder(self, key: str) -> tuple[Caller | None, float] | None:
+        """Whose key it is, and until when (Unix seconds); nobody's, for ever, where it opens nothing any more.
+
+        None for what was never given out, of which the database is not asked. Raises StoreUnavailable.
+        """
         found = _KEY.fullmatch(key)
         if found is None or not hmac.compare_digest(self._tag(found[1], found[2]), found[3]):
             return None
-        known = self._find(found[1])
-        until = _opens_until(known[0], self._digest(found[1], found[2])) if known else 0.0
-        return (known[1], until) if known and time.time() < until else None
+        row = self._store.read(lambda tx: get_key(tx, found[1]), fresh=False)
+        until = _opens_until(row, self._digest(found[1], found[2])) if row else 0.0
+        return (_caller(row), until) if row and time.time() < until else (None, math.inf)
 
     def generation(self) -> int:
         """Another number than before, once any key has been changed, here or elsewhere."""
@@ -70,18 +72,8 @@ class Keys:
             log.warning("keys cannot be checked: the database is away (%s)", error.cause)
             return
         if version != self._version:
-            self._known.clear()
             self._version = version
             self._generation += 1
-
-    def _find(self, id: str) -> tuple[Row, Caller] | None:
-        self.generation()
-        if id not in self._known:
-            row = self._store.read(lambda tx: get_key(tx, id), fresh=False)
-            if len(self._known) >= REMEMBERED:
-                self._known.clear()
-            self._known[id] = (row, _caller(row)) if row else None
-        return self._known[id]
 
     def _tag(self, id: str, secret: str) -> str:
         return _letters(self._hmac(b"tag", id, secret), TAG_LENGTH)

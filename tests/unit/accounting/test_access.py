@@ -8,12 +8,14 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 
 import pytest
 from support import keys as shared
 from support.keys import DIGEST, KEY, NOT_QUITE, RIGHT, WRONG, away, closing, flood, made, nobody
 from support.tables import rows
 
+from chatapi.accounting import access as access_module
 from chatapi.accounting import keys as keys_module
 from chatapi.accounting import tables
 from chatapi.accounting.access import FORWARDING, Access, is_local, network
@@ -210,10 +212,15 @@ def other(url):
         yield Keys(of)
 
 
+@cache
+def remembering(keys):
+    """Who remembers whose they are."""
+    return Access("required", frozenset(), keys, NO_LIMITS)
+
+
 def holder(keys, text):
     """Whom a key's text belongs to."""
-    found = keys.holder(text)
-    return found[0] if found else None
+    return remembering(keys)._holder(text)
 
 
 def test_a_new_key_opens_with_its_limits_and_models(keys):
@@ -250,6 +257,14 @@ def test_a_revoked_key_opens_nowhere(keys, other, at_once):
     for change in (keys.revoke, lambda id: keys.rotate(id, 60)):
         with pytest.raises(LookupError, match="revoked"):
             change(id)
+
+
+def test_a_key_that_is_configured_too_opens_though_the_database_has_revoked_it(keys):
+    id, text = made(keys)
+    keys.revoke(id)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    access = Access("required", frozenset({digest}), keys, NO_LIMITS)
+    assert [access._holder(text).key_id for _ in range(2)] == [digest[:12]] * 2
 
 
 @pytest.fixture
@@ -352,11 +367,11 @@ def test_a_key_that_was_deleted_is_remembered_as_gone(keys, sql):
 
 
 def test_what_is_remembered_is_bounded(keys, monkeypatch):
-    monkeypatch.setattr(keys_module, "REMEMBERED", 10)
+    monkeypatch.setattr(access_module, "REMEMBERED", 10)
     texts = [made(keys)[1] for _ in range(25)]
     for text in texts:
         assert holder(keys, text)
-        assert len(keys._known) <= 10
+        assert 0 < len(remembering(keys)._callers) <= 10
     assert holder(keys, texts[0])
 
 
@@ -419,7 +434,7 @@ def test_a_hundred_thousand_keys_cost_no_more_than_ten(keys, at_once, sql):
     numbers = "WITH RECURSIVE numbers (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM numbers WHERE i < 100000)"
     keys._store.write(lambda tx: tx.exec_driver_sql(f"{numbers} {more}", (texts[0][8:18],)))
     assert keys._store.read(lambda tx: tx.exec_driver_sql("SELECT count(*) FROM keys").scalar()) == 100_010
-    keys._known.clear()
+    remembering(keys)._callers.clear()
     assert cost(keys, texts, sql) == few
     for statement in few:
         plan = keys._store.read(lambda tx, of=statement: tx.exec_driver_sql(f"EXPLAIN QUERY PLAN {of}").fetchall())
