@@ -1,7 +1,7 @@
 """The ordinary form of answers and events: OpenAI's own, with one choice that is text alone. Pure.
 
-Nearly all have it, and its keys alone tell it: so these are read at once. Whatever else stands in them takes a closer
-look (see answers.py), which reads the ordinary form to the same end, at a quarter of a call's time.
+Nearly all have it, and its keys alone tell it: so these are read at a glance. Whatever else stands in them takes a
+closer look (see answers.py), which reads the ordinary form to the same end, for four times as much (83 µs to 21).
 """
 
 from typing import Any
@@ -12,6 +12,7 @@ from .values import MAX_VALUES, decode
 _BODY = {"id", "object", "created", "model", "choices", "usage", "system_fingerprint"}
 _CHOICE = {place: {"index", place, "logprobs", "finish_reason"} for place in ("message", "delta")}
 _MESSAGE = {"role", "content"}
+_CALLING = _MESSAGE | {"tool_calls"}
 _NO_CALLS: tuple[Any, ...] = (None, [])
 ENDS = ("stop", "length", "content_filter")  # that say nothing of calls
 
@@ -52,11 +53,9 @@ def ordinary(body: Any, place: str) -> tuple[Json, str | None] | None:
         return None
     if choice.get("logprobs") is not None or not isinstance(message.get("content"), str | None):
         return None
-    if message.keys() <= _MESSAGE or (
-        _has_only(_MESSAGE | {"tool_calls"}, message) and message.get("tool_calls") in _NO_CALLS
-    ):
-        return message, reason
-    return None
+    if not _has_only(_CALLING, message) or message.get("tool_calls") not in _NO_CALLS:
+        return None
+    return message, reason
 
 
 def counts_only(event: Any) -> bool:
