@@ -162,8 +162,12 @@ class Exchange:
                 # Nothing is there yet as a rule, and asking costs an error: to wait first is quicker. It is also a turn
                 # for all others.
                 sock.hub.wait(sock._read_event)
-                return cast(bytes, sock.recv(size))
-            self._alarm.take_turns()
+                try:
+                    return cast(bytes, sock._sock.recv(size))
+                except BlockingIOError:
+                    pass  # it was nothing: what follows waits
+            else:
+                self._alarm.take_turns()
             data = sock.recv(size)
         except TimeIsUp:
             # Held up ourselves we are late: what has arrived meanwhile was no silence. That goes for one look only.
