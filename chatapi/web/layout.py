@@ -24,12 +24,12 @@ P = ParamSpec("P")
 blueprint = Blueprint("layout", __name__, template_folder="templates")
 
 # Everything comes from this gateway; pictures also from what a person attached. Nothing is evaluated, and nothing is
-# inline but the page's own style, under its digest.
+# inline but the page's own style and the script of its frame, under their digests.
 POLICY = "; ".join(
     (
         "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self' 'sha256-{digest}'",
+        "script-src 'self' 'sha256-{script}'",
+        "style-src 'self' 'sha256-{style}'",
         "img-src 'self' data: blob:",
         "connect-src 'self'",
         "form-action 'self'",
@@ -59,13 +59,15 @@ def in_readers_language(view: Callable[P, Response]) -> Callable[P, Response]:
 
 def page(template: str, styles: tuple[str, ...], **context: object) -> Response:
     """A page, in the current language; `styles` are the names of its static files besides what all pages have."""
-    style, digest = stylesheet(("css/layout.css", *styles))
+    style, style_digest = inline(("css/layout.css", *styles))
+    script, script_digest = inline(("js/page.js",))
     language = languages.current()
     theme = request.cookies.get(THEME_COOKIE)
     html = render_template(
         template,
         _=_,
         style=style,
+        script=script,
         language=language,
         languages=languages.OWN_NAMES,
         theme=theme if theme in ("light", "dark") else None,
@@ -77,7 +79,7 @@ def page(template: str, styles: tuple[str, ...], **context: object) -> Response:
     )
     response = _compressed(html.encode(), lambda body: gzip.compress(body, 5, mtime=0))
     response.mimetype = "text/html"
-    response.headers["Content-Security-Policy"] = POLICY.format(digest=digest)
+    response.headers["Content-Security-Policy"] = POLICY.format(style=style_digest, script=script_digest)
     response.headers["Referrer-Policy"] = "no-referrer"
     response.headers["Content-Language"] = language
     response.vary.update(("Accept-Language", "Cookie"))
@@ -85,13 +87,14 @@ def page(template: str, styles: tuple[str, ...], **context: object) -> Response:
 
 
 @cache
-def stylesheet(names: tuple[str, ...]) -> tuple[Markup, str]:
-    """These styles as one text, and its SHA-256 for the policy.
+def inline(names: tuple[str, ...]) -> tuple[Markup, str]:
+    """These static files as one text that lies within the page, and its SHA-256 for the policy.
 
-    It lies within the page: beside two dozen scripts a file of its own came last, and nothing is painted before it.
+    So are the styles, without which nothing is painted, and the one script that must not wait: until a page is painted
+    for the first time nothing else is fetched.
     """
-    css = "".join((FOLDER / name).read_text(encoding="utf-8") for name in names)
-    return Markup(css), b64encode(hashlib.sha256(css.encode()).digest()).decode()
+    text = "".join((FOLDER / name).read_text(encoding="utf-8") for name in names)
+    return Markup(text), b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 @cache

@@ -20,6 +20,11 @@ LAUNCH = [
     *("--disable-component-update", "--disable-sync"),
 ]
 WAIT_MS = 10_000
+# A page fetches its scripts once it is painted, which may be after its load event.
+READY = """async () => {
+  while (document.getElementById("later")) await new Promise((done) => setTimeout(done, 5));
+  await Promise.all([...document.querySelectorAll("script[type=module][src]")].map((script) => import(script.src)));
+}"""
 # What Chromium itself says of any response with such a status; the page cannot help it.
 STATUS = re.compile(r"Failed to load resource: the server responded with a status of [45]\d\d")
 
@@ -54,6 +59,7 @@ def visit(
         page = context.new_page()
         page.complaints = complaints  # type: ignore[attr-defined]
         page.goto(url + path)
+        page.evaluate(READY)
         yield page
     finally:
         context.close()

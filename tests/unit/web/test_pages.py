@@ -106,7 +106,7 @@ def test_the_routes_answer_in_the_language_of_their_caller_whatever_a_page_was_r
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/docs/errors", "/dashboard"])
-def test_a_page_has_its_policy_and_nothing_inline_but_the_style_that_the_policy_names(settings, path):
+def test_a_page_has_its_policy_and_nothing_inline_but_what_the_policy_names(settings, path):
     app = create_app(replace(settings, cors_origins=frozenset({"https://a.example"})))
     page = app.test_client().get(path)
     policy = page.headers["Content-Security-Policy"]
@@ -114,20 +114,22 @@ def test_a_page_has_its_policy_and_nothing_inline_but_the_style_that_the_policy_
     for directive in ("default-src 'none'", "object-src 'none'", "base-uri 'none'", "frame-ancestors 'none'"):
         assert directive in policy
     assert "Accept-Language" in page.headers["Vary"]
-    assert not re.search(r"<script(?![^>]*(src=|type=\"application/json\"))", page.text)
+    [script] = re.findall(r"<script(?![^>]*(?:src=|application/json))[^>]*>(.*?)</script>", page.text, re.S)
     assert not re.search(r"<[^>]*\s(style|on\w+)=", page.text)
     [style] = re.findall(r"<style>(.*?)</style>", page.text, re.S)
-    digest = b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    assert f"style-src 'self' 'sha256-{digest}'" in policy
-    assert 'rel="stylesheet"' not in page.text, "nothing is painted before it comes"
+    for directive, text in (("style-src", style), ("script-src", script)):
+        digest = b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{directive} 'self' 'sha256-{digest}';" in policy
 
 
-def test_the_playgrounds_scripts_wait_until_it_is_painted(client):
-    page = client.get("/").text
-    before, later = page.split('<template id="later">')
-    assert re.findall(r"<script[^>]* src=\"[^\"]*/([\w.]+)\"", before) == ["page.js"]
-    assert "modulepreload" not in before and "playground.js" in later
-    assert not re.search(r"^import|\bfetch\(", (layout.FOLDER / "js/page.js").read_text(encoding="utf-8"), re.M)
+@pytest.mark.parametrize(
+    "path, script", [("/", "playground.js"), ("/docs", "docs.js"), ("/dashboard", "dashboard.js"), ("/docs/errors", "")]
+)
+def test_nothing_but_its_icon_is_fetched_before_a_page_is_painted(client, path, script):
+    before, later = client.get(path).text.split('<template id="later">')
+    assert re.findall(r"<link\b[^>]*", before) == re.findall(r"<link rel=\"icon\"[^>]*", before)
+    assert not re.search(r"<[^>]*\ssrc=|^import|\bimport\(|\bfetch\(", before, re.M)
+    assert script in later
 
 
 def test_a_small_model_on_this_machine_is_named_and_better_ones_too(settings):

@@ -1,5 +1,5 @@
 // What every page has: the language switch, and light or dark. Both are cookies, so that the server writes the page so.
-// It imports nothing: until it has run, nothing else is fetched beside the page.
+// It lies within the page and imports nothing, so that nothing is fetched beside the page until that is painted.
 
 const at = (id) => document.getElementById(id);
 const YEAR_S = 31_536_000;
@@ -20,6 +20,12 @@ at("theme").addEventListener("click", () => {
   remember("theme", root.dataset.theme);
 });
 
-// The scripts of a page come last, and are fetched once it has been read: so it is painted before they are there.
-const later = at("later");
-if (later) document.body.append(later.content);
+// The scripts of a page, and what lies at its sides, would hold up its first painting: they come right after it. A tab
+// that nobody sees is not painted, and need not wait.
+function begin() {
+  document.body.classList.add("painted");
+  at("later").replaceWith(at("later").content);
+}
+
+if (document.hidden) begin();
+else requestAnimationFrame(() => requestAnimationFrame(begin));
