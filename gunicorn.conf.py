@@ -14,7 +14,7 @@ from chatapi.settings import ROUTER_URL, Settings, SettingsError, misspelt
 # Loaded by the master, before a worker's gevent has patched anything: neither Flask nor requests may come in here.
 worker_class = "chatapi.operations.worker.Worker"
 workers = int(os.environ.get("WEB_CONCURRENCY", "0")) or os.cpu_count()
-worker_connections = 2000  # connections open at once in each worker; a stream was measured at 60 KB
+worker_connections = 2000  # connections open at once in each worker; a stream was measured at 40 KB
 timeout = 60  # a worker whose event loop has not moved for so long is replaced; open streams do not count
 graceful_timeout = 60  # how long a stop or reload waits for open calls; then they end with an event
 keepalive = 75  # longer than nginx keeps its idle connections, so that it never finds one closed

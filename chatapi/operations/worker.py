@@ -249,6 +249,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._names = {sock: sock.getsockname() for sock in self.sockets}
         self._environ = base_environ(self.cfg) | {"wsgi.multithread": True, "SCRIPT_NAME": ""}
         self._settings = _Settings(self.cfg)
+        gevent.config.track_greenlet_tree = False  # who began a greenlet, and where: half a kilobyte of each
         # What is loaded stays: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()

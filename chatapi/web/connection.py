@@ -28,6 +28,7 @@ class Server(Protocol):
 
     alive: bool  # False: every answer says `Connection: close`
     hang_ups: HangUps
+    log: Any  # gunicorn's
 
 
 class Connection:
@@ -228,6 +229,8 @@ class Connection:
             raise ValueError("a header has a line end in it")
         encoded = head.encode("latin-1")
         self._started = True
+        if not self._server.log.access_log_enabled:  # which may name each of them
+            self.headers = []
         return encoded
 
     # --- the end

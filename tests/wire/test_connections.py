@@ -195,3 +195,12 @@ def test_gunicorns_own_tls_works_too(upstream, gateway_env, tmp_path):
             assert wait_until(lambda: upstream.calls_for("tls/silent"))
         [call] = upstream.calls_for("tls/silent")
         assert wait_until(lambda: call.client_closed_at)
+
+
+def test_an_access_log_can_name_what_either_side_said(upstream, gateway_env):
+    form = "told %(m)s %(U)s %(s)s %({x-request-id}i)s %({cache-control}o)s"
+    with serve(gateway_env, "--access-logfile", "-", "--access-logformat", form) as running:
+        for stream, kept in ((False, "no-store"), (True, "no-cache, no-store")):
+            running.post(NEW, asking(NEW, "test/ok", stream=stream), headers={"X-Request-Id": f"asked-{stream}"})
+            line = f"told POST {NEW} 200 asked-{stream} {kept}"
+            assert wait_until(lambda line=line: line in running.log_text())

@@ -5,6 +5,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from types import SimpleNamespace
 
 import gevent
 import gevent.socket
@@ -31,6 +32,7 @@ SOON_S = 0.25
 class Server:
     hang_ups: HangUps
     alive: bool = True
+    log = SimpleNamespace(access_log_enabled=False)
 
 
 @contextmanager
