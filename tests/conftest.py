@@ -37,9 +37,13 @@ def somewhere_else(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def applications_end():
-    """Applications of one process share a database, in which each has a number until it is collected."""
+    """Applications of one process share a database, in which each has a number until it is collected.
+
+    What stays is not looked through again.
+    """
     yield
     gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
