@@ -1,7 +1,8 @@
 """The two `/api` routes: messages (or one message) in, `{"success", "data" | "error"}` out."""
 
+from dataclasses import replace
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from marshmallow import Schema, ValidationError
 
@@ -152,17 +153,12 @@ def dump_error(error: ChatError, request_id: str) -> Json:
     return {"success": False, "error": body}
 
 
-def _dialect(name: str, load_job: Any) -> Dialect:
-    return Dialect(
-        name=name,
-        load=load_job,
-        dump=dump_reply,
-        events=lambda job: ChunkWriter(job, dump_error),
-        error=dump_error,
-        status=lambda error: error.api_status,  # S1 documents 400 and 500
-        headers=lambda error: {},
-    )
-
-
-COMPLETIONS = _dialect("completions", load_completions)
-LEGACY = _dialect("legacy", load_legacy)
+COMPLETIONS = Dialect(
+    load=load_completions,
+    dump=dump_reply,
+    events=lambda job: ChunkWriter(job, dump_error),
+    error=dump_error,
+    status=lambda error: error.api_status,  # S1 documents 400 and 500
+    headers=lambda error: {},
+)
+LEGACY = replace(COMPLETIONS, load=load_legacy)

@@ -43,7 +43,6 @@ class EventWriter(Protocol):
 class Dialect:
     """One wire format, in and out."""
 
-    name: str  # in the ledger
     load: Callable[[Json, str], ChatJob]  # body, model where it names none; raises BadRequest
     dump: Callable[[Reply, ChatJob], Json]
     events: Callable[[ChatJob], EventWriter]

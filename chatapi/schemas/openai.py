@@ -163,7 +163,6 @@ class ChunkWriter:
 
 
 OPENAI = Dialect(
-    name="openai",
     load=load_job,
     dump=dump_reply,
     events=ChunkWriter,

@@ -7,7 +7,6 @@ from .events import ResponseWriter
 from .load import load_job
 
 RESPONSES = Dialect(
-    name="responses",
     load=load_job,
     dump=dump_reply,
     events=ResponseWriter,
