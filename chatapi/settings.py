@@ -25,6 +25,7 @@ from .migration.schedule import Interval, misplaced, parse_brownouts
 VERSION = "0.1.0"
 ROUTER_URL = "https://router.huggingface.co"
 HUB_URL = "https://huggingface.co"
+MOST_S = 3600  # of any limit in time
 
 
 class SettingsError(Exception):
@@ -83,14 +84,14 @@ def _model_id(text: str) -> str:
     return text
 
 
-def _seconds(low: float, high: float) -> Callable[[str], float]:
+def _seconds(low: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not low <= value <= high:
-            raise ValueError(_("must be a number of seconds from {low:g} to {high:g}", low=low, high=high))
+        if not low <= value <= MOST_S:
+            raise ValueError(_("must be a number of seconds from {low:g} to {high:g}", low=low, high=MOST_S))
         return value
 
     return parse
@@ -210,11 +211,11 @@ class Settings:
     auth: str = _setting("CHATAPI_AUTH", _one_of("auto", "required", "off"), "auto")
     database_url: str = _setting("DATABASE_URL", _database, "sqlite:///instance/chatapi.db", secret=True)
     redis_url: str | None = _setting("REDIS_URL", _redis, secret=True)
-    max_time_s: float = _setting("CHATAPI_MAX_TIME", _seconds(1, 3600), 120.0)
-    reply_timeout_s: float = _setting("CHATAPI_REPLY_TIMEOUT", _seconds(0.05, 3600), 45.0)
-    first_token_timeout_s: float = _setting("CHATAPI_FIRST_TOKEN_TIMEOUT", _seconds(0.05, 3600), 10.0)
-    idle_timeout_s: float = _setting("CHATAPI_IDLE_TIMEOUT", _seconds(0.05, 3600), 15.0)
-    heartbeat_s: float = _setting("CHATAPI_HEARTBEAT", _seconds(0.05, 3600), 15.0)
+    max_time_s: float = _setting("CHATAPI_MAX_TIME", _seconds(1), 120.0)
+    reply_timeout_s: float = _setting("CHATAPI_REPLY_TIMEOUT", _seconds(0.05), 45.0)
+    first_token_timeout_s: float = _setting("CHATAPI_FIRST_TOKEN_TIMEOUT", _seconds(0.05), 10.0)
+    idle_timeout_s: float = _setting("CHATAPI_IDLE_TIMEOUT", _seconds(0.05), 15.0)
+    heartbeat_s: float = _setting("CHATAPI_HEARTBEAT", _seconds(0.05), 15.0)
     max_body: int = _setting("CHATAPI_MAX_BODY", _bytes, 20_971_520)
     legacy_sunset: float | None = _setting("CHATAPI_LEGACY_SUNSET", _day)  # its midnight, in Unix seconds
     legacy_brownouts: tuple[Interval, ...] = _setting("CHATAPI_LEGACY_BROWNOUTS", parse_brownouts, ())

@@ -46,15 +46,16 @@ class LegacyRoute:
         self.callers = Callers(self._save, clock)
         metrics.legacy_sunset(sunset)
 
-    def stage(self, key_id: str | None, at: float | None = None) -> Stage:
-        """Where the route stands for a key, now or `at` another moment."""
-        if time.monotonic() >= self._check_at:
-            self._check_at = time.monotonic() + CHECK_S
-            self._check()
-        now = self.clock() if at is None else at
-        return stage_at(now, self._sunset, self._brownouts, self._extensions.get(key_id or ""), self._switched_off)
+    def stage(self, key_id: str | None) -> Stage:
+        """Where the route stands now for a key."""
+        self._check()
+        extended = self._extensions.get(key_id or "")
+        return stage_at(self.clock(), self._sunset, self._brownouts, extended, self._switched_off)
 
     def _check(self) -> None:
+        if time.monotonic() < self._check_at:
+            return
+        self._check_at = time.monotonic() + CHECK_S
         try:
             self._switched_off, self._extensions = self._store.read(legacy.state)
         except StoreUnavailable as error:
@@ -62,10 +63,10 @@ class LegacyRoute:
 
     def serves(self, key_id: str, at: float | None = None) -> bool:
         """Whether a key would be served `at` a moment, by default the sunset; without one, as if that were now."""
+        self._check()
         sunset = self._sunset or self.clock()
-        at = sunset if at is None else at
-        self.stage(key_id)
-        stage = stage_at(at, sunset, self._brownouts, self._extensions.get(key_id), self._switched_off)
+        extended = self._extensions.get(key_id)
+        stage = stage_at(sunset if at is None else at, sunset, self._brownouts, extended, self._switched_off)
         return stage.name == "announced"
 
     # --- for operators

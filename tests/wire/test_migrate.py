@@ -186,7 +186,7 @@ def test_a_configured_key_is_extended(settings, tmp_path):
     app = create_app(replace(settings, **own))
     result = app.test_cli_runner().invoke(args=["migrate", "extend", "ab" * 6, "--until", "2027-08-01", "--json"])
     assert json.loads(result.stdout)["key_id"] == "ab" * 6
-    assert app.extensions["chatapi"].legacy.stage("ab" * 6, at=SUNSET).name == "announced"
+    assert app.extensions["chatapi"].legacy.serves("ab" * 6, at=SUNSET)
 
 
 @pytest.mark.parametrize(
