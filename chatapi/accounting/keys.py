@@ -76,7 +76,7 @@ class Keys:
             self._generation += 1
 
     def _tag(self, id: str, secret: str) -> str:
-        return _letters(self._hmac(b"tag", id, secret), TAG_LENGTH)
+        return "".join(_ALPHABET[byte & 31] for byte in self._hmac(b"tag", id, secret)[:TAG_LENGTH])
 
     def _digest(self, id: str, secret: str) -> str:
         return self._hmac(b"digest", id, secret).hex()
@@ -179,10 +179,6 @@ def _caller(row: Row) -> Caller:
 
 def _random(length: int) -> str:
     return "".join(secrets.choice(_ALPHABET) for _ in range(length))
-
-
-def _letters(digest: bytes, length: int) -> str:
-    return "".join(_ALPHABET[byte & 31] for byte in digest[:length])
 
 
 # --- in the database

@@ -137,6 +137,8 @@ def _operation(path: str, method: str, operation: Json, schemas: Json) -> Json:
     """A route as the page shows it: `fields` is of its body, `runs` whether its example can be tried in place."""
     content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
     schema = schemas[content["schema"]["$ref"].rpartition("/")[2]] if content else {}
+    required = schema.get("required", ())
+    fields = sorted(schema.get("properties", {}).items(), key=lambda one: (one[0] not in required, one[0]))
     return {
         "method": method.upper(),
         "path": path,
@@ -144,17 +146,11 @@ def _operation(path: str, method: str, operation: Json, schemas: Json) -> Json:
         "summary": operation["summary"],
         "description": operation.get("description", ""),
         "deprecated": operation.get("deprecated", False),
-        "fields": [_field(name, one, name in schema.get("required", ())) for name, one in _properties(schema)],
+        "fields": [_field(name, one, name in required) for name, one in fields],
         "example": json.dumps(content["example"], indent=2, ensure_ascii=False) if content else "",
         "runs": "{" not in path,
         "statuses": [(status, response["description"]) for status, response in operation["responses"].items()],
     }
-
-
-def _properties(schema: Json) -> list[tuple[str, Json]]:
-    """What is required and what has a description first, in this order."""
-    required = schema.get("required", ())
-    return sorted(schema.get("properties", {}).items(), key=lambda one: (one[0] not in required, one[0]))
 
 
 def _field(name: str, schema: Json, required: bool) -> Json:
