@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from chatapi.schemas import RESPONSES
 from support.openai_schema import COUNT, TEXT, TEXT_OR_NULL, Schema, array, check, nullable, thing
 
 NUMBER: Schema = {"type": "number"}
@@ -283,3 +284,15 @@ WEATHER = {
 def without_ids(output):
     assert len({item["id"] for item in output}) == len(output)
     return [{k: v for k, v in item.items() if k != "id"} for item in output]
+
+
+CALL = {"type": "function_call", "id": "fc_1", "call_id": "c1", "name": "weather", "arguments": '{"city":"Belém"}'}
+RESULT = {"type": "function_call_output", "call_id": "c1", "output": "32 °C"}
+
+
+def load(**fields):
+    return RESPONSES.load({"model": "org/name", "input": "Hi", **fields}, "")
+
+
+def nested(call_id="c1"):
+    return {"id": call_id, "type": "function", "function": {"name": "weather", "arguments": '{"city":"Belém"}'}}
