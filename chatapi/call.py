@@ -21,6 +21,7 @@ from .errors import (
     UpstreamRejected,
     UpstreamTimeout,
     WorkerStopped,
+    forget_frames,
 )
 from .languages import LANGUAGES
 
@@ -169,7 +170,11 @@ class Call:
         self.usage_source = usage.source
 
     def fail(self, error: ChatError) -> None:
-        """It ends with `error`; the first one counts, and none of a call that is only read on for the ledger."""
+        """It ends with `error`; the first one counts, and none of a call that is only read on for the ledger.
+
+        Where `error` was raised is not kept: the frames there hold it and all that the call held, in a circle.
+        """
+        forget_frames(error)
         if self.ending is None and not (self.left and not isinstance(error, ClientLeft)):
             self.code, self.ending = error.code, _ending(error, self.attempts)
 
@@ -179,8 +184,6 @@ class Call:
             return
         self.ending = "client_left" if self.left else self.ending or ending
         self.total_ms = self.elapsed_ms()
-        if self._interruption is not None:
-            self._interruption.__traceback__ = None  # whose frames hold this call, and all that it held
         for observe in self.observers:
             observe(self)
 

@@ -88,6 +88,14 @@ def without_words(error: BaseException) -> str:
     return "caused by ".join(parts)
 
 
+def forget_frames(error: BaseException) -> None:
+    """Let go of the frames in which `error` and its causes were raised."""
+    at: BaseException | None = error
+    while at is not None and at.__traceback__ is not None:
+        at.__traceback__ = None
+        at = at.__cause__ or at.__context__
+
+
 class StoreError(Exception):
     """The database cannot be used; `cause` is its own word for why, for the log and for operators."""
 

@@ -124,6 +124,17 @@ def test_a_model_that_an_upstream_does_not_know_is_its_failure(call):
     assert call.ending == "upstream_cut"
 
 
+def test_a_failure_does_not_keep_what_stood_where_it_was_raised(call):
+    try:
+        try:
+            raise OSError
+        except OSError:
+            raise UpstreamUnavailable("cut") from None
+    except UpstreamUnavailable as error:
+        call.fail(error)
+        assert error.__traceback__ is None and error.__context__.__traceback__ is None
+
+
 def test_those_who_keep_account_hear_of_the_end_once_and_the_first_failure_counts(call):
     heard = []
     call.observers = (lambda c: heard.append(c.ending), lambda c: heard.append(c.total_ms))
