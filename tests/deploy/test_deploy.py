@@ -299,6 +299,8 @@ def as_service(stage, home, listening, notify):
     try:
         assert notify.recv(4096).startswith(b"READY=1"), log.read_text()
         yield process
+        process.terminate()  # as systemd does
+        process.wait(15)
     finally:
         stop(process)
 
