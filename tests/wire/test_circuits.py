@@ -134,13 +134,6 @@ def check_open(upstream, lines, model):
     assert [status for status, *_ in answers(lines, model)] == [502, 502]
 
 
-def test_a_success_begins_anew(upstream, lines):
-    break_it(upstream, lines, "anew/model", FAILURES - 1)
-    check_closed(upstream, lines, "anew/model")
-    break_it(upstream, lines, "anew/model", FAILURES - 1)
-    check_closed(upstream, lines, "anew/model")
-
-
 def test_the_same_id_on_a_server_of_its_own(upstream, lines):
     break_it(upstream, lines, "own/model")
     assert list(lines[0].get("/readyz")["circuit"]["open"]) == ["own/model"], "its server is told to those with a key"

@@ -547,14 +547,6 @@ def test_what_is_the_callers_alone_is_kept_by_no_cache(dark, upstream, path):
 # ---------------------------------------------------------------- bodies
 
 
-def test_a_body_too_large_is_refused_by_its_length_alone(gateway):
-    for length in (100_001, 10**12, 10**30):
-        head = request("POST", V1, JSON_TYPE, b"Content-Length: %d" % length, key="")
-        answered = raw(gateway, head, half_close=True)
-        assert statuses(answered) == [413]
-        assert b"payload_too_large" in answered
-
-
 NEXT = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 SMUGGLED = {
     "two lengths": ([b"Content-Length: 0", b"Content-Length: 44"], b""),
