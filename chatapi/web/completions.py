@@ -14,9 +14,5 @@ blueprint = Blueprint("completions", __name__)
 @authenticated
 @body(COMPLETIONS)
 def complete(job: ChatJob) -> Response:
-    """Answer a conversation.
-
-    `messages` and `model` are required; the answer is `{"success": true, "data": {"response", "model", "usage"}}`,
-    or a stream of `chat.completion.chunk` events when `stream` is true.
-    """
+    """Answer a conversation: an envelope, or chunks when `stream` is true."""
     return answer(job, COMPLETIONS)

@@ -23,11 +23,7 @@ DEPRECATED_AT = int(datetime(2026, 11, 22, tzinfo=UTC).timestamp())
 
 @blueprint.post(PATH)
 def chat() -> Response:
-    """Answer one `message`. Deprecated: use `POST /api/chat/completions`.
-
-    In a brownout and after its sunset it answers 410 `route_retired`, and `error.migration` has the same request for
-    the routes that take its place.
-    """
+    """Answer one `message`; in a brownout and after the sunset, say what the same request is on the new routes."""
     call: Call = g.call
     parts = components()
     try:

@@ -12,11 +12,7 @@ blueprint = Blueprint("migrate", __name__)
 
 @blueprint.post("/api/migrate/preview")
 def preview() -> Response:
-    """Translate a body of `POST /api/huggingface-chat` for the routes that take its place; no model is asked.
-
-    `data.completions` and `data.openai` have `path`, `body`, and `curl`, `python` and `javascript` that send it;
-    `data.changes` names each field that reads differently.
-    """
+    """Translate a body of the legacy route; no model is asked."""
     authenticate(g.call, recorded=False)
     data = rewrite.preview(read_json(rewrite.MOST), components().settings.default_model, request.host_url.rstrip("/"))
     response = json_response({"success": True, "data": data})
