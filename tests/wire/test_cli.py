@@ -184,11 +184,13 @@ def test_a_name_cannot_break_the_list(run, say, name):
 
 
 def test_show_says_what_has_happened_to_a_key(app, tell, say):
-    made = tell("keys", "create", "--name", "a", "--expires", "2099-01-01")
+    made, unused = (tell("keys", "create", "--name", name, "--expires", "2099-01-01") for name in "ab")
     headers = {"Authorization": f"Bearer {made['key']}"}
     assert app.test_client().post(V1, json={"model": "test/ok", "messages": HELLO}, headers=headers).status_code == 200
     shown = tell("keys", "show", made["id"])
     assert is_moment(shown["last_used_at"])
+    assert datetime.fromisoformat(shown["last_used_at"]).timestamp() == pytest.approx(time.time(), abs=5)
+    assert tell("keys", "show", unused["id"])["last_used_at"] is None
     assert f"last_used_at   {shown['last_used_at']}" in say("keys", "show", made["id"]).splitlines()
 
 

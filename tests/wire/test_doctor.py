@@ -442,17 +442,14 @@ def test_a_database_that_is_not_there_is_not_made(settings, tmp_path):
     assert not (tmp_path / "chatapi.db").exists()
 
 
-@pytest.mark.parametrize(
-    "schema, words, fix",
-    [("-1", "flask --app wsgi db upgrade", "flask --app wsgi db upgrade"), ("99", "newer", "")],
-    ids=["older", "newer"],
-)
-def test_another_schema(settings, schema, words, fix):
+@pytest.mark.parametrize("schema", ["-1", "99"], ids=["older", "newer"])
+def test_another_schema(settings, schema):
     with parts_of(settings) as parts:
         parts.store.write(lambda tx: statements.put_meta(tx, "schema", schema))
     found = examined(settings, calls=False, upgrade=False)
     assert wrong(found) == {"schema"}
-    assert words in found["schema"].message + found["schema"].fix and found["schema"].fix.startswith(fix)
+    told = found["schema"]
+    assert told.fix == "flask --app wsgi db upgrade" if schema == "-1" else "newer" in told.message
 
 
 def test_a_database_that_cannot_be_used(settings, tmp_path):

@@ -154,7 +154,7 @@ def clock_at(monotonic_at):
 
 
 def test_nothing_stays_of_those_who_left(upstream, gateway):
-    """Sixty callers leave in all phases: connections and file descriptors are as before."""
+    """Callers leave in all phases, six in each: connections and file descriptors are as before."""
     hear(gateway, NEW, "warm/up")
     assert wait_until(lambda: connections(gateway, upstream)[0] == 0)
     [worker] = gateway.workers()

@@ -17,6 +17,7 @@ from chatapi.engine.circuit import FAILURES
 FIRST_TOKEN_S, IDLE_S = 4.0, 0.8  # two waits between attempts take 2 s
 LONG_WAIT, LATE_S = rate({"Retry-After": "30"}), 7.0
 SECOND = "The second one."
+MODES = ("whole", "stream")
 
 
 class Case(NamedTuple):
@@ -28,7 +29,7 @@ class Case(NamedTuple):
     asked: tuple
     text: str = TEXT
     code: str = ""
-    modes: tuple = ("whole", "stream")
+    modes: tuple = MODES
 
 
 def late(x):
@@ -133,12 +134,16 @@ def test_what_each_model_did_is_booked_on_it(gateway, heard):
 
 def test_a_model_that_flaps_opens_no_circuit_and_one_that_fails_always_does(gateway, upstream):
     """Every other request fails, a success between: never five in a row. Then fallbacks are asked at once."""
-    upstream.sequence("flap/model", ["http500", "ok"] * 6)
+    for mode in MODES:
+        upstream.sequence(f"flap/{mode}", ["http500", "ok"] * 6)
     upstream.behave("flap/down", "http500")
     upstream.behave("flap/spare", "ok")
-    for _ in range(6):
-        assert hear(gateway, V1, "flap/model").text == TEXT
-    assert len(upstream.calls_for("flap/model")) == 12
+
+    def six_times(mode):
+        return {hear(gateway, V1, f"flap/{mode}", stream=mode == "stream").text for _ in range(6)}
+
+    assert all(texts == {TEXT} for texts in all_at_once(six_times, MODES).values())
+    assert [len(upstream.calls_for(f"flap/{mode}")) for mode in MODES] == [12, 12]
     asked = 0
     for _ in range(FAILURES):
         assert hear(gateway, V1, "flap/down", fallbacks=["flap/spare"]).models == ["flap/spare"]
