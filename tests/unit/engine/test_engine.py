@@ -1,9 +1,10 @@
 """The engine over a real upstream: who is waited for while another model is left, and what opens a circuit."""
 
+import json
 from contextlib import suppress
 
 import pytest
-from support.upstream import TEXT, fault
+from support.upstream import TEXT, fault, say
 
 from chatapi.call import Call
 from chatapi.catalogue import Catalogue
@@ -27,6 +28,17 @@ def reply(engine, **fields):
     call, job = Call("-"), ChatJob(**{"messages": HI, "fallbacks": (), **fields})
     engine.begin(job, call)
     return engine.reply(job, call)
+
+
+def test_a_stream_is_passed_on_as_its_packets_come(engine, upstream):
+    upstream.behave("slow/model", lambda x: say(x, pause=0.02))
+    call, job = Call("-"), ChatJob(model="slow/model", messages=HI, fallbacks=(), stream=True)
+    engine.begin(job, call)
+    items = list(engine.stream(job, call))
+    assert len(items) > 3
+    said = [c["delta"].get("content") or "" for item in items if not isinstance(item, list) for c in item.choices]
+    pieces = [json.loads(b'"' + piece + b'"') for item in items if isinstance(item, list) for piece in item]
+    assert "".join(said + pieces) == TEXT
 
 
 @pytest.mark.parametrize("retry_after, answered", [("1", "busy/model"), ("4", "other/model")])
