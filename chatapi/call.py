@@ -28,6 +28,8 @@ from .languages import LANGUAGES
 T = TypeVar("T")
 MAX_UPSTREAM_REQUESTS = 8  # of one call, whatever its fallbacks
 WAITING = "waiting for the model"
+# How a call ends; `failed` is a fault of ours.
+ENDINGS = ("completed", "client_left", "upstream_cut", "deadline", "refused", "worker_lost", "failed")
 _FIRST_DAY = 1_767_225_600  # 2026-01-01, in Unix seconds
 
 
@@ -71,8 +73,7 @@ class Call:
     usage_source: str | None = None
     status: int | None = None
     code: str | None = None
-    # completed, client_left, upstream_cut, deadline, refused, worker_lost, failed (a fault of ours)
-    ending: str | None = None
+    ending: str | None = None  # one of ENDINGS
     shadowed: tuple[str, ...] | None = None
     decision: Any = None  # of the caller's limits: accounting's, told in RateLimit headers
     reservation: Any = None  # accounting's own

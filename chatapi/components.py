@@ -1,13 +1,11 @@
 """Builds everything from Settings: the only place that names concrete classes."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from .accounting import Accounts
 from .accounting.access import Access
 from .accounting.keys import Keys
 from .accounting.store import Store
-from .call import Call
 from .catalogue import Catalogue, ModelCard
 from .embedded import CONTEXT_TOKENS, check_health, model_id
 from .engine import circuit
@@ -18,7 +16,6 @@ from .languages import N_
 from .migration.route import LegacyRoute
 from .settings import VERSION, Settings
 from .telemetry import log, metrics
-from .telemetry.batch import batch
 from .telemetry.health import Check, Health
 
 
@@ -34,7 +31,6 @@ class Components:
     health: Health
     legacy: LegacyRoute
     accounts: Accounts
-    observers: tuple[Callable[[Call], None], ...]  # of each call's end
 
 
 def build(settings: Settings) -> Components:
@@ -55,8 +51,7 @@ def build(settings: Settings) -> Components:
     metrics.label_models(catalogue.cards)
     health = Health(_checks(settings, store, accounts, engine))
     legacy = LegacyRoute(store, settings.legacy_sunset, settings.legacy_brownouts)
-    observers = (batch.ended,)
-    return Components(settings, store, keys, access, engine, health, legacy, accounts, observers)
+    return Components(settings, store, keys, access, engine, health, legacy, accounts)
 
 
 def _checks(settings: Settings, store: Store, accounts: Accounts, engine: Engine) -> dict[str, Check]:

@@ -22,7 +22,7 @@ from ..telemetry import metrics
 from . import bounds, quotas
 from .journal import COLUMNS
 from .late import RETRY_S, Late, apart
-from .ledger import Books, DatabaseBooks, LocalBooks, used_in_period
+from .ledger import Books, DatabaseBooks, LocalBooks, read_used
 from .processes import Own
 from .quotas import Decision, Reservation
 from .redis import RedisLimits
@@ -43,7 +43,7 @@ class Accounts:
     ) -> None:
         self._store = store
         self._books: Books = LocalBooks(store, store.journal) if store.journal else DatabaseBooks(store)
-        self._redis = RedisLimits(redis_url, self._used) if redis_url else None
+        self._redis = RedisLimits(redis_url, partial(read_used, store)) if redis_url else None
         self._on_lost = on_lost
         self._late, self._late_in_redis = Late("the database", metrics.ledger_lag), Late("Redis")
         self._away_at = 0.0
@@ -179,9 +179,6 @@ class Accounts:
             return "in the database"
         self._redis.ping()
         return "in Redis"
-
-    def _used(self, key_id: str | None, limit: str, now: float) -> int:
-        return self._store.read(lambda tx: used_in_period(tx, key_id, limit, now)) if key_id else 0
 
 
 _facts = attrgetter(*COLUMNS[:-2])  # of a call, as its row has them

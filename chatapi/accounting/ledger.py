@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, Self
 
 from . import quotas, statements, sums
@@ -51,7 +52,7 @@ class LocalBooks:
     def __init__(self, store: Store, journal: Journal) -> None:
         self._store = store
         self._journal = journal
-        self._slots = Slots(journal.seats, self._used)
+        self._slots = Slots(journal.seats, partial(read_used, store))
 
     def admit(self, of: Reservation) -> Decision:
         """See Books."""
@@ -89,9 +90,6 @@ class LocalBooks:
         """See Books."""
         self._slots.close()
         self._journal.close()
-
-    def _used(self, key_id: str | None, limit: str, now: float) -> int:
-        return self._store.read(lambda tx: used_in_period(tx, key_id, limit, now)) if key_id else 0
 
 
 class DatabaseBooks:
@@ -255,6 +253,11 @@ def used_in_period(tx: Tx, key_id: str | None, limit: str, now: float) -> int:
     if key_id is None:
         return 0
     return sums.tokens_used(tx, key_id, day_of(now) if limit == "tpd" else f"{day_of(now)[:7]}-01")
+
+
+def read_used(store: Store, key_id: str | None, limit: str, now: float) -> int:
+    """As `used_in_period`, read for it alone."""
+    return store.read(lambda tx: used_in_period(tx, key_id, limit, now)) if key_id else 0
 
 
 def close_lost(store: Store) -> list[Row]:

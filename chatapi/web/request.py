@@ -23,6 +23,7 @@ from ..errors import UnsupportedMediaType
 from ..languages import _, current, negotiate, use
 from ..schemas import Dialect
 from ..schemas.strict_json import parse_json
+from ..telemetry.batch import batch
 from .bodies import too_large
 
 View = Callable[..., Response]
@@ -115,7 +116,7 @@ def begin(parts: Components) -> None:
     route = asked.url_rule.rule if asked.url_rule else "-"
     call = Call(request_id, route, asked.blueprint or "", parts.settings.max_time_s, onward)
     if environ["REQUEST_METHOD"] == "POST":
-        call.observers = parts.observers
+        call.observers = (batch.ended,)
     call.address = environ.get("REMOTE_ADDR")
     call.connection = environ.get("chatapi.connection")
     here().call = call
@@ -162,7 +163,7 @@ def authenticate(call: Call, recorded: bool = True) -> None:
     call.auth_ms = (time.perf_counter() - began) * 1000
     if call.observers or call.route == PROBE:
         began = time.perf_counter()
-        call.observers = (parts.accounts.end if recorded else parts.accounts.release, *parts.observers)
+        call.observers = (parts.accounts.end if recorded else parts.accounts.release, batch.ended)
         parts.accounts.admit(call)
         call.limit_ms = (time.perf_counter() - began) * 1000
 

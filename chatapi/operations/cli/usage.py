@@ -9,6 +9,7 @@ import click
 
 from ...accounting import statements, sums
 from ...accounting.ledger import report
+from ...call import ENDINGS
 from ...languages import N_, _
 from .groups import Group, components
 from .printing import Shown, cell, table
@@ -17,7 +18,6 @@ usage = Group("usage", help=N_("What was used."))
 
 PRUNE_AT_ONCE = 1_000  # rows in one transaction: other processes write in between
 _COLUMNS = ("day", "key_id", "key_name", "model", "calls", "prompt_tokens", "completion_tokens")
-_ENDINGS = ("completed", "client_left", "upstream_cut", "deadline", "refused", "worker_lost", "failed")
 
 
 @usage.command("report", as_csv=True, help=N_("Calls and tokens by key, model and day."))
@@ -29,12 +29,12 @@ def report_usage(by: Sequence[str], since: datetime | None, until: datetime | No
     days = [day.date().isoformat() if day else None for day in (since, until)]
     used = components().store.read(lambda tx: sums.used(tx, days[0], days[1], key_id))
     rows = report(used, by or ("key", "model", "day"))
-    whole = [[*(row[c] for c in _COLUMNS), *(row["endings"].get(e, 0) for e in _ENDINGS)] for row in rows]
+    whole = [[*(row[c] for c in _COLUMNS), *(row["endings"].get(e, 0) for e in ENDINGS)] for row in rows]
     # A terminal is narrow: only what there is.
     columns = [c for c in _COLUMNS if any(row[c] is not None for row in rows)]
-    endings = [e for e in _ENDINGS if any(e in row["endings"] for row in rows)]
+    endings = [e for e in ENDINGS if any(e in row["endings"] for row in rows)]
     lines = ([*(cell(row[c]) for c in columns), *(str(row["endings"].get(e, 0)) for e in endings)] for row in rows)
-    return Shown(rows, table((*columns, *endings), lines), [(*_COLUMNS, *_ENDINGS), *whole])
+    return Shown(rows, table((*columns, *endings), lines), [(*_COLUMNS, *ENDINGS), *whole])
 
 
 @usage.command(
