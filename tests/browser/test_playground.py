@@ -538,6 +538,20 @@ def test_axe_finds_nothing_serious(browser, gateway, upstream, state, scheme):
         ] == []
 
 
+@pytest.mark.parametrize("phone", [False, True])
+def test_what_is_painted_before_the_scripts_come_stays_where_it_is(browser, gateway, upstream, phone):
+    with visit(browser, gateway.url, phone=phone) as page:
+        expect(page.get_by_role("button", name="Send")).to_be_in_viewport()
+        places = {name: page.locator(name).bounding_box() for name in ("#send", "#compare", "#chat")}
+        expect(page.locator("#parameters input").first).to_be_visible(visible=not phone)
+        page.add_init_script("window.requestAnimationFrame = () => 0")
+        page.reload()
+        assert page.locator("#later").count() == 1, "the scripts have not come"
+        for name, place in places.items():
+            before = page.locator(name).bounding_box()
+            assert all(abs(before[side] - place[side]) <= 3 for side in place), (name, before, place)
+
+
 def test_dark_is_dark(browser, gateway, upstream):
     for scheme, dark in (("light", False), ("dark", True)):
         with visit(browser, gateway.url, color_scheme=scheme) as page:

@@ -20,12 +20,8 @@ at("theme").addEventListener("click", () => {
   remember("theme", root.dataset.theme);
 });
 
-// The scripts of a page, and what lies at its sides, would hold up its first painting: they come right after it. A tab
-// that nobody sees is not painted, and need not wait.
-function begin() {
-  document.body.classList.add("painted");
-  at("later").replaceWith(at("later").content);
-}
-
+// The scripts of a page would hold up its first painting: they come right after it. A tab that nobody sees is not
+// painted, and need not wait.
+const begin = () => at("later").replaceWith(at("later").content);
 if (document.hidden) begin();
 else requestAnimationFrame(() => requestAnimationFrame(begin));

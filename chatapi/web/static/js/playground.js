@@ -294,4 +294,5 @@ addEventListener("offline", showNetwork);
 
 showNetwork();
 show(conversations.load(location.hash.slice(1)) ?? conversations.load(conversations.lastId()) ?? fresh());
+document.body.classList.add("filled");
 modelBar.load();
