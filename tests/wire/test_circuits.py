@@ -29,7 +29,7 @@ def gateway(upstream_server, tmp_path_factory):
         "HUGGINGFACE_API_KEY": "hf_test",
         "HUGGINGFACE_BASE_URL": upstream_server.url,
         "CHATAPI_CATALOGUE": str(catalogue),
-        "CHATAPI_MAX_TIME": "4",
+        "CHATAPI_MAX_TIME": "6",
         "CHATAPI_FIRST_TOKEN_TIMEOUT": f"{FIRST_TOKEN_S:g}",
         "CHATAPI_REPLY_TIMEOUT": f"{REPLY_S:g}",
         "CHATAPI_IDLE_TIMEOUT": "0.5",
