@@ -4,7 +4,6 @@ Nothing here knows a dialect of ours; the embedded engine is one more server tha
 """
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 
 from ..call import Call
@@ -180,6 +179,11 @@ class _Relayed:
     An object rather than a generator: one that was never started would not close its exchange.
     """
 
+    __slots__ = (
+        *("_at", "_call", "_card", "_ended", "_exchange", "_finished"),
+        *("_heard", "_heard_at", "_idle_s", "_limit", "_ready", "_relay"),
+    )
+
     def __init__(
         self, card: ModelCard, call: Call, exchange: Exchange, relay: Relay, idle_s: float, limit: float
     ) -> None:
@@ -189,7 +193,8 @@ class _Relayed:
         self._relay = relay
         self._idle_s = idle_s
         self._limit = limit  # monotonic, for all of it
-        self._ready: deque[StreamItem] = deque()
+        self._ready: list[StreamItem] = []  # a deque has room for 64 from the start
+        self._at = 0  # of these, what comes next
         self._ended = False  # the stream; what it gave may still be ready
         self._finished = False
         self._heard, self._heard_at = 0, time.monotonic()
@@ -212,9 +217,8 @@ class _Relayed:
         return self
 
     def __next__(self) -> StreamItem:
-        ready = self._ready
         try:
-            while not ready:
+            while self._at == len(self._ready):
                 if self._relay.failure:
                     raise self._relay.failure
                 if self._finished:
@@ -226,8 +230,9 @@ class _Relayed:
         except BaseException:
             self.close()
             raise
-        item = ready.popleft()
-        self._call.more_ready = bool(ready)
+        item = self._ready[self._at]
+        self._at += 1
+        self._call.more_ready = self._at < len(self._ready)
         return item
 
     def close(self) -> None:
@@ -256,6 +261,8 @@ class _Relayed:
 
     def _take(self, received: bytes) -> None:
         relay = self._relay
+        del self._ready[: self._at]
+        self._at = 0
         if len(received) <= AT_ONCE:
             self._ready.extend(relay.take(received) if received else relay.end())
         else:

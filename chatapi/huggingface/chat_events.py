@@ -72,6 +72,11 @@ class ChatEvents:
     The finish goes out only when the stream has ended well: an error event may still follow it (TGI).
     """
 
+    __slots__ = (
+        *("_choices", "_extra", "_fingerprint", "_ignored", "_job", "_model"),
+        *("_numbers", "_others_finished", "_strange", "_usage", "_wanted"),
+    )
+
     def __init__(self, card: ModelCard, job: ChatJob, ignored: tuple[str, ...]) -> None:
         self._model = card.id
         self._job = job

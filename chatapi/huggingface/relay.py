@@ -38,6 +38,12 @@ _AROUND_DONE = b' "[]\t'
 class Relay:
     """One stream."""
 
+    __slots__ = (
+        *("_card", "_count", "_events", "_heard", "_mute", "_odd"),
+        *("_prefix", "_reader", "_secret", "_size", "_suffix", "_templates"),
+        *("complete", "done", "failure", "heard", "malformed"),
+    )
+
     def __init__(
         self, card: ModelCard, reader: EventReader, count: Callable[[str, Usage], Usage], secret: str | None = None
     ) -> None:
