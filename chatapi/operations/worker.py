@@ -123,7 +123,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._connections: set[Connection] = set()
         self._names: dict[Any, Any] = {}  # of listening sockets, which may be closed before their connections
-        self._environ: dict[str, Any] = {}
+        self.environ: dict[str, Any] = {}
         self._settings: Any = None
         self._ends_at = 0.0  # by when the last calls have to, once we are told to stop
         self._late = Group()  # connections taken while the listening sockets were being closed
@@ -132,7 +132,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         """Serve one connection."""
         from ..web.connection import Connection, environ_of
 
-        connection = Connection(client, environ_of(self._names[listener], addr, self._environ), self)
+        connection = Connection(client, environ_of(self._names[listener], addr), self)
         self._connections.add(connection)
         try:
             self._serve(connection, addr)
@@ -247,7 +247,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self.hang_ups = HangUps()
         self.sockets: list[Any] = [_Listening(sock, self._take_late) for sock in self.sockets]
         self._names = {sock: sock.getsockname() for sock in self.sockets}
-        self._environ = base_environ(self.cfg) | {"wsgi.multithread": True, "SCRIPT_NAME": ""}
+        self.environ = base_environ(self.cfg) | {"wsgi.multithread": True, "SCRIPT_NAME": ""}
         self._settings = _Settings(self.cfg)
         gevent.config.track_greenlet_tree = False  # who began a greenlet, and where: half a kilobyte of each
         # What is loaded stays: the collector need not look at it again and again.

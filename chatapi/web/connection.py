@@ -26,6 +26,7 @@ _HOP_BY_HOP = frozenset(
 class Server(Protocol):
     """What a connection knows of its worker."""
 
+    environ: dict[str, Any]  # of all requests of all connections
     alive: bool  # False: every answer says `Connection: close`
     hang_ups: HangUps
     log: Any  # gunicorn's
@@ -35,7 +36,7 @@ class Connection:
     """One client connection. `environ["chatapi.connection"]` of each of its requests."""
 
     def __init__(self, client: Any, environ: dict[str, Any], server: Server) -> None:
-        """`client` is gevent's socket, `environ` what goes for all requests of its listener."""
+        """`client` is gevent's socket, `environ` what goes for all requests of its own."""
         self.wire = Wire(client)
         self._server = server
         self.environ = environ
@@ -79,7 +80,7 @@ class Connection:
         self._request = request
         self.wire.continues = request._expected_100_continue
         self._asks_to_close = request.should_close()
-        environ = self.environ.copy()
+        environ = {**self._server.environ, **self.environ}
         environ["wsgi.input"] = request.body
         environ["wsgi.url_scheme"] = request.scheme
         environ["REQUEST_METHOD"] = request.method
@@ -261,9 +262,9 @@ def _server_and_date() -> str:
     return _second_text
 
 
-def environ_of(listener: Any, address: Any, common: dict[str, Any]) -> dict[str, Any]:
+def environ_of(listener: Any, address: Any) -> dict[str, Any]:
     """What WSGI is told of all requests of one connection: `listener` and `address` as the socket names them."""
-    environ = common.copy()
+    environ: dict[str, Any] = {}
     if isinstance(address, tuple):
         environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = address[0], str(address[1])
     else:

@@ -31,6 +31,7 @@ SOON_S = 0.25
 @dataclass
 class Server:
     hang_ups: HangUps
+    environ: dict
     alive: bool = True
     log = SimpleNamespace(access_log_enabled=False)
 
@@ -46,7 +47,7 @@ def connected(kind=socket.SOCK_STREAM, listener=LISTENER, peer=PEER):
 @contextmanager
 def joined(ours, theirs, peer, common, listener=LISTENER):
     ours, theirs = under_gevent(ours), under_gevent(theirs)
-    connection = Connection(ours, environ_of(listener, peer, {"SCRIPT_NAME": "", **common}), Server(HangUps()))
+    connection = Connection(ours, environ_of(listener, peer), Server(HangUps(), {"SCRIPT_NAME": "", **common}))
     try:
         yield connection, theirs
     finally:
