@@ -164,7 +164,7 @@ class Relay:
         if not (received.startswith(self._prefix) and received.endswith(self._suffix) and self._events.is_line_next):
             return False
         text = received[len(self._prefix) : -len(self._suffix)]
-        if b"\n" in text or not _are_texts(text):
+        if not _is_text(text):
             return False
         self._pass_on([text], items)
         return True
@@ -184,8 +184,9 @@ class Relay:
         *pieces, last = lines[at + len(prefix) : at + MAX_RUN].split(suffix + prefix)
         if (end := last.find(suffix)) >= 0:
             pieces.append(last[:end])
-        if not _are_texts(b"\n".join(pieces)):
-            pieces = list(takewhile(_are_texts, pieces))
+        joined = b"\n".join(pieces)
+        if joined.count(b"\n") >= len(pieces) or not _are_texts(joined):
+            pieces = list(takewhile(_is_text, pieces))
         if not pieces:
             return at
         self._pass_on(pieces, items)
@@ -259,6 +260,10 @@ class Relay:
         if type(error) is UpstreamRejected and failure.status == 422 and self._reader.begun:
             return UpstreamUnavailable(error.message, upstream_status=error.upstream_status)
         return error
+
+
+def _is_text(text: bytes) -> bool:
+    return b"\n" not in text and _are_texts(text)
 
 
 def _are_texts(lines: bytes) -> bool:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from chatapi.catalogue import ModelCard
 from chatapi.chat import ChatJob
 from chatapi.huggingface import relay as relays
+from chatapi.huggingface import sse
 from chatapi.huggingface.chat_events import ChatEvents
 from chatapi.huggingface.relay import Relay
 from chatapi.huggingface.tasks import task_for
@@ -175,6 +176,38 @@ def test_what_is_oddly_wrapped_is_read_and_not_learnt(how):
     events = [ODDLY_WRAPPED[how](f"t{number}") for number in range(3)]
     fast = check_alike([framed([*events, event({}, "stop"), "[DONE]"])])
     assert not any(isinstance(item, list) for item in fast)
+
+
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+LEARNT = [framed([event({"content": "a"}, dumps=compact)])]
+NEXT = framed([event({"content": "b"}, dumps=compact)])
+ENDED = framed([event({}, "stop"), "[DONE]"])
+ESCAPED = '{"choices":[{"index":0,"delta":{"c\\u006fntent":"%s"},"finish_reason":null}],"x":{"content":"%s"}}'
+LOOKS_ORDINARY = {
+    "a failure beside usage": [*LEARNT, framed([json.dumps({"object": "error", "choices": [], "usage": USAGE})])],
+    "a line end within a text": [*LEARNT, NEXT.replace(b'"b"', b'"b\nb"'), ENDED],
+    "an event whose beginning came before": [*LEARNT, b"data: ", NEXT, ENDED],
+    "an event called error": [*LEARNT, b"event: error\n", NEXT, ENDED],
+    "a name that is escaped": [framed([ESCAPED % (word, word * 2) for word in "abc"]), ENDED],
+    "a text in another place before": [framed([event({"text": "Oi"}), event({"content": "Oi, tudo"})]), ENDED],
+    "two endings": [*LEARNT, framed([event({}, "length"), event({}, "stop"), "[DONE]"])],
+    "another choice": [*LEARNT, framed([event({"content": "b"}, index=1), event({"content": "c"})]), ENDED],
+}
+
+
+@pytest.mark.parametrize("packets", LOOKS_ORDINARY.values(), ids=LOOKS_ORDINARY)
+def test_what_only_looks_ordinary_is_read_closely(packets):
+    check_alike(packets)
+
+
+def test_the_cut_of_two_endings_is_told():
+    assert meaning(relayed(Relay, LOOKS_ORDINARY["two endings"])[0])[-2][-1]["finish_reason"] == "length"
+
+
+def test_an_event_is_as_large_as_it_is_whatever_came_before(monkeypatch):
+    monkeypatch.setattr(sse, "MAX_EVENT", 1000)
+    packets = [packet for _ in range(100) for packet in (b": still here\n\n", framed([event({"provider": "x"})]))]
+    assert relayed(Relay, [*LEARNT, *packets, ENDED])[1] is None
 
 
 # ---------------------------------------------------------------- alike, whatever comes
