@@ -65,7 +65,6 @@ class Call:
     first_token_ms: float | None = None
     first_token_model: str | None = None
     total_ms: float | None = None
-    attempts: int = 0  # requests to upstreams
     fallbacks: int = 0  # models asked in place of the first
     malformed_events: int = 0  # of upstreams; no JSON objects, and skipped
     prompt_tokens: int | None = None
@@ -103,6 +102,11 @@ class Call:
         """It may take so long from its arrival."""
         self.deadline = self.began + seconds
         self.lease_ends_at = self.started_at + seconds
+
+    @property
+    def attempts(self) -> int:
+        """Requests to upstreams."""
+        return len(self.asked)
 
     @property
     def ended_at(self) -> float:

@@ -19,7 +19,7 @@ from .failures import UpstreamFailure, failure_in
 from .models import Listing
 from .relay import Relay
 from .sse import are_events, listed_events
-from .tasks import CHAT, EventReader, Task, task_for
+from .tasks import EventReader, Task, task_for
 from .transport import Transport
 from .values import as_utf8, read_text
 from .whole import chunks_of, reply_of
@@ -60,7 +60,7 @@ class HuggingFace:
 
     def reply(self, card: ModelCard, job: ChatJob, call: Call, deadline: float) -> Reply:
         """A whole answer, by `deadline` (monotonic seconds). Raises UpstreamError, BadRequest or ClientLeft."""
-        task = CHAT if card.is_chat else task_for(card)
+        task = task_for(card)
         exchange = self._open(task, card, job, call, deadline, stream=False)
         try:
             begun, events = self._sniffed(card, exchange, deadline)
@@ -79,7 +79,7 @@ class HuggingFace:
         Afterwards silence is limited by the idle timeout and everything by the call's deadline. A stream that does
         not end well raises UpstreamError, whatever was yielded before. Close what is returned.
         """
-        task = CHAT if card.is_chat else task_for(card)
+        task = task_for(card)
         reader = task.events(card, job)
         if reader is None:
             return chunks_of(self.reply(card, job, call, deadline))
@@ -114,7 +114,6 @@ class HuggingFace:
         if card.url:
             request.headers = _awaiting(deadline)
         call.asked.append(card.id)
-        call.attempts += 1
         try:
             exchange = self._transport.open(request, call, deadline)
         except UpstreamUnavailable:

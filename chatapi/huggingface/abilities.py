@@ -43,8 +43,6 @@ _BESIDE = {"tool_choice": "tools", "parallel_tool_calls": "tools", "function_cal
 
 def left_out(card: ModelCard, job: ChatJob) -> tuple[str, ...]:
     """The request fields that `card`'s model is not sent."""
-    if card.is_chat and card.own_fields and card.images is not False:
-        return ()
     return (*_unheeded(card, job), *_unread_images(card, job))
 
 

@@ -37,9 +37,8 @@ class _StreamedChoice:
 
     def __init__(self) -> None:
         self.begun = False  # its role has gone out
-        self.text = (
-            bytearray()
-        )  # as it stands between quotes in JSON: a list of its tokens would take five times as much
+        # As it stands between quotes in JSON: a list of its pieces would take five times as much.
+        self.text = bytearray()
         self.pieces = 0  # in which it came
         self.place = ""  # where they were found first
         self.thought: list[str] = []  # what else it said, to be counted

@@ -119,7 +119,7 @@ def test_a_calls_ending(call, error, ending):
 
 
 def test_a_model_that_an_upstream_does_not_know_is_its_failure(call):
-    call.attempts = 1
+    call.asked.append("a/b")
     call.fail(ModelNotFound("no"))
     assert call.ending == "upstream_cut"
 
