@@ -4,8 +4,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, field
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from gevent import get_hub, getcurrent, spawn_later
 
@@ -25,7 +24,6 @@ from .errors import (
 )
 from .languages import LANGUAGES
 
-T = TypeVar("T")
 MAX_UPSTREAM_REQUESTS = 8  # of one call, whatever its fallbacks
 WAITING = "waiting for the model"
 # How a call ends; `failed` is a fault of ours.
@@ -89,8 +87,8 @@ class Call:
     started_at: float = field(init=False)
     deadline: float = field(init=False)
     lease_ends_at: float = field(init=False)
-    _interruption: ChatError | None = None
-    _waiting: Any = None  # the greenlet, while it may be interrupted
+    interruption: ChatError | None = None
+    waiting: Any = None  # the greenlet, while it waits for an upstream and may be interrupted
 
     def __post_init__(self, seconds: float) -> None:
         self.began = time.monotonic()
@@ -119,35 +117,27 @@ class Call:
 
     # --- waiting, and what ends it
 
-    def wait(self, do: Callable[[], T]) -> T:
-        """What `do` returns, which may block; raises what interrupts it."""
-        if self._interruption is not None:
-            raise self._interruption
-        self._waiting = getcurrent()
-        try:
-            return do()
-        finally:
-            self._waiting = None
-
     def pause(self, seconds: float) -> None:
         """Wait so long, or until interrupted."""
-        self.wait(partial(time.sleep, seconds))
+        if self.interruption is not None:
+            raise self.interruption
+        self.waiting = getcurrent()
+        try:
+            time.sleep(seconds)
+        finally:
+            self.waiting = None
 
     def interrupt(self, error: ChatError) -> None:
         """Raise `error` where this call waits, or will wait next. From the same event loop."""
-        if self._interruption is None and self.total_ms is None:
-            self._interruption = error
-            if self._waiting is not None:
-                get_hub().loop.run_callback(self._throw)
-
-    def _throw(self) -> None:
-        if self._waiting is not None:
-            self._waiting.throw(self._interruption)
+        if self.interruption is None and self.total_ms is None:
+            self.interruption = error
+            if self.waiting is not None:
+                get_hub().loop.run_callback(self.wake, error)
 
     def wake(self, error: BaseException) -> None:
         """Raise `error` where this call waits just now, if it does. From the event loop itself."""
-        if self._waiting is not None:
-            self._waiting.throw(error)
+        if self.waiting is not None:
+            self.waiting.throw(error)
 
     def leave(self) -> None:
         """The caller has closed the connection."""

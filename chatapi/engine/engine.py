@@ -1,6 +1,5 @@
 """Which model answers: a job → its card and fallbacks → the client, within the call's limits. Knows no dialect."""
 
-import math
 import random
 import time
 import weakref
@@ -106,8 +105,9 @@ class Engine:
         self._open: weakref.WeakSet[Call] = weakref.WeakSet()
 
     def begin(self, job: ChatJob, call: Call) -> None:
-        """`call` is for `job`: from here on its deadline is the job's, and a stop of this process ends it."""
-        call.limit(min(job.max_time_s or math.inf, self._limits.call_s))
+        """`call` is for `job`: from here on a deadline of the job's is its own, and a stop of this process ends it."""
+        if job.max_time_s:
+            call.limit(min(job.max_time_s, self._limits.call_s))
         self._open.add(call)
 
     def begin_probe(self, call: Call, seconds: float) -> None:

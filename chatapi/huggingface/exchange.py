@@ -185,14 +185,20 @@ class Exchange:
 
     def _guarded(self, do: Callable[[], Any]) -> Any:
         """What `do` returns, unless the deadline passes, the call is interrupted or the connection fails."""
+        call = self._call
+        if call.interruption is not None:
+            raise call.interruption
+        call.waiting = gevent.getcurrent()
         try:
-            return self._call.wait(do)
+            return do()
         except TimeIsUp:
             raise silence() from None
         except NETWORK_ERRORS as error:
             if time.monotonic() >= self._deadline - 0.005:  # the socket's own timeout was it
                 raise silence() from None
             raise translated(error, begun=self._response is not None) from None
+        finally:
+            call.waiting = None
 
 
 def _receive_nothing(size: int) -> bytes:

@@ -110,13 +110,13 @@ def complete(origins: frozenset[str], response: Response) -> Response:
     """The headers that every answer has; the call of one that is whole has ended."""
     call: Call = here().call
     call.status = response.status_code
-    call.gateway_ms = call.elapsed_ms() - call.upstream_ms
     if response.direct_passthrough:
         pass  # a stream ends its call itself
     elif call.observers and isinstance(response, Answer) and response.is_large:
         response.response = _Written(call, response.get_data())
     else:
         call.end()
+    call.gateway_ms = (call.total_ms or call.elapsed_ms()) - call.upstream_ms
     told = response.told if isinstance(response, Answer) else []
     told += (("X-Request-Id", call.request_id), ("X-Content-Type-Options", "nosniff"))
     if origins:

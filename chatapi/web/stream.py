@@ -122,9 +122,11 @@ class EventStream:
             return self._failed(InternalError(_("An internal error occurred; the answer is not complete.")))
 
     def _chunk(self, chunk: Chunk) -> bytes:
-        self._call.answered(chunk.model)
+        call = self._call
+        if call.served != chunk.model:
+            call.answered(chunk.model)
         if chunk.usage:
-            self._call.count(chunk.usage)
+            call.count(chunk.usage)
         for choice in chunk.choices:
             if said := _said(choice["delta"]):
                 self._tokens += 1

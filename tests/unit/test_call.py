@@ -2,7 +2,6 @@
 
 import time
 from contextvars import copy_context
-from functools import partial
 
 import gevent
 import pytest
@@ -30,9 +29,18 @@ def call():
     return Call("id-1", "/v1/chat/completions", "openai", seconds=5)
 
 
+def wait(call, seconds):
+    """As an exchange does, and `pause` under gunicorn."""
+    call.waiting = gevent.getcurrent()
+    try:
+        gevent.sleep(seconds)
+    finally:
+        call.waiting = None
+
+
 def waiting(call, seconds=5.0):
     """A greenlet in which `call` waits."""
-    greenlet = gevent.spawn(call.wait, partial(gevent.sleep, seconds))
+    greenlet = gevent.spawn(wait, call, seconds)
     gevent.sleep(0)
     return greenlet
 
@@ -71,7 +79,7 @@ def test_what_does_not_wait_is_not_interrupted(call):
     done = []
 
     def work():
-        call.wait(partial(gevent.sleep, 0))
+        wait(call, 0)
         gevent.sleep(0.02)  # as a write to the ledger would
         done.append(True)
 

@@ -49,7 +49,7 @@ def asked(hub, model, stream=False, seconds=5.0, card=None):
     """The text of the answer. Raises what the client raises."""
     card = card or ModelCard(id=model)
     engine = Engine(Catalogue({card.id: card}), hub, TimeLimits(seconds), Circuit(Board()))
-    call, job = Call("-"), job_for(card.id)
+    call, job = Call("-", seconds=seconds), job_for(card.id)
     engine.begin(job, call)
     if not stream:
         return engine.reply(job, call).text

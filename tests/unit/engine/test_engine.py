@@ -25,14 +25,14 @@ def engine(upstream):
 
 
 def reply(engine, **fields):
-    call, job = Call("-"), ChatJob(**{"messages": HI, "fallbacks": (), **fields})
+    call, job = Call("-", seconds=20), ChatJob(**{"messages": HI, "fallbacks": (), **fields})
     engine.begin(job, call)
     return engine.reply(job, call)
 
 
 def test_a_stream_is_passed_on_as_its_packets_come(engine, upstream):
     upstream.behave("slow/model", lambda x: say(x, pause=0.02))
-    call, job = Call("-"), ChatJob(model="slow/model", messages=HI, fallbacks=(), stream=True)
+    call, job = Call("-", seconds=20), ChatJob(model="slow/model", messages=HI, fallbacks=(), stream=True)
     engine.begin(job, call)
     items = list(engine.stream(job, call))
     assert len(items) > 3
