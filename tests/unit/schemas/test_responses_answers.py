@@ -117,13 +117,6 @@ def test_the_deprecated_single_call_gets_an_id():
     assert item["call_id"].startswith("call_")
 
 
-def test_a_custom_tools_call_is_an_item_too():
-    call = {"id": "c1", "type": "custom", "custom": {"name": "weather", "input": "Belém"}}
-    whole = without_ids(dump({"tool_calls": [call]}, "tool_calls")["output"])
-    assert whole == [called(arguments="Belém")]
-    assert outputs(Stream().delta(tool_calls=[{"index": 0, **call}]).end("tool_calls")) == whole
-
-
 REFUSED = {"type": "refusal", "refusal": "No."}
 ITEMS = {
     "thoughts, words and calls": (
@@ -135,6 +128,10 @@ ITEMS = {
     "a message is there where nothing else is": ({"content": ""}, [said(text(""))]),
     "thoughts alone": ({"reasoning_content": "Hm.", "content": ""}, [thought("Hm.")]),
     "a call alone": ({"content": "", "tool_calls": [nested()]}, [called()]),
+    "a custom tool's call": (
+        {"tool_calls": [{"id": "c1", "type": "custom", "custom": {"name": "weather", "input": "Belém"}}]},
+        [called(arguments="Belém")],
+    ),
 }
 
 
@@ -148,12 +145,21 @@ def test_an_answer_is_made_of_items_whole_and_streamed(message, items):
     assert outputs(stream.delta(content="of another choice", index=1).end()) == items
 
 
-@pytest.mark.parametrize("finish, reason", [("length", "max_output_tokens"), ("content_filter", "content_filter")])
+CUT_BY = {"length": "max_output_tokens", "content_filter": "content_filter"}
+
+
+@pytest.mark.parametrize("finish, reason", CUT_BY.items())
 def test_an_incomplete_answer_says_why_and_where(finish, reason):
     answer = dump({"content": "Let", "reasoning_content": "Hm."}, finish)
-    assert (answer["status"], answer["completed_at"]) == ("incomplete", None)
-    assert answer["incomplete_details"] == {"reason": reason}
-    assert without_ids(answer["output"]) == [thought("Hm."), said(text("Let"), status="incomplete")]
+    events = Stream().delta(reasoning_content="Hm.").pieces(b"Let").end(finish)
+    assert kinds(events)[-3:] == ["content_part.added", "output_text.delta", "incomplete"], (
+        "it is never said to be done"
+    )
+    for found in (answer, last := check_events(events)):
+        assert (found["status"], found["completed_at"]) == ("incomplete", None)
+        assert found["incomplete_details"] == {"reason": reason}
+        assert without_ids(found["output"]) == [thought("Hm."), said(text("Let"), status="incomplete")]
+    assert last["usage"]["total_tokens"] == 12
     empty = [said(text(""), status="incomplete")]
     assert without_ids(dump({"content": None}, finish)["output"]) == empty == outputs(Stream().end(finish))
     cut = Stream().calls(0, '{"ci', "c1").end(finish)
@@ -200,6 +206,15 @@ class Stream:
         self.body += self.writer.pieces(list(pieces))
         return self
 
+    def take(self, *steps):
+        """Deltas, runs of pieces, and pieces of calls."""
+        for step in steps:
+            if isinstance(step, dict):
+                self.delta(**step)
+            else:
+                (self.calls if isinstance(step, tuple) else self.pieces)(*step)
+        return self
+
     def end(self, finish_reason="stop", usage=USAGE):
         self.delta(finish_reason)
         self.body += self.writer.chunk(Chunk(model="served/model", usage=usage)) + self.writer.end()
@@ -224,71 +239,68 @@ def outputs(events):
     return without_ids(check_events(events)["output"])
 
 
+FIRST = (0, "", "c1"), (0, '{"city":'), (0, '"Belém"}')
 BEGUN = ["created", "in_progress"]
 OPENED = ["output_item.added", "content_part.added"]
 CLOSED = ["content_part.done", "output_item.done"]
+CALLED = ["function_call_arguments.done", "output_item.done"]
+TEXT_BEGUN, TEXT_ENDED = [*OPENED, "output_text.delta"], ["output_text.done", *CLOSED]
+CALL_BEGUN = ["output_item.added", "function_call_arguments.delta"]
+STREAMS = {  # what comes → what it makes, and by which events
+    "text": (
+        [{"role": "assistant", "content": ""}, {"content": "Oi"}, [b", ", b"tudo"]],
+        [said(text("Oi, tudo"))],
+        [*TEXT_BEGUN, *["output_text.delta"] * 2, *TEXT_ENDED],
+    ),
+    "items follow each other": (
+        [{"reasoning": "H"}, {"reasoning": "m."}, {"content": "Let me see."}, *FIRST, (1, '{"city":"Belém"}', "c2")],
+        [thought("Hm."), said(text("Let me see.")), called(), called(call_id="c2")],
+        [
+            *(*OPENED, *["reasoning_text.delta"] * 2, "reasoning_text.done", *CLOSED, *TEXT_BEGUN, *TEXT_ENDED),
+            *(*CALL_BEGUN, CALL_BEGUN[1], *CALLED, *CALL_BEGUN, *CALLED),
+        ],
+    ),
+    "a call that is not whole may go on after another has begun": (
+        [*FIRST[:2], (1, "{}", "c2"), FIRST[2]],
+        [called(), called(call_id="c2", arguments="{}")],
+        [*CALL_BEGUN * 2, CALL_BEGUN[1], *CALLED * 2],
+    ),
+    "words after a call are another message": (
+        [{"content": "A"}, {"tool_calls": [{"index": 0, **nested()}]}, {"content": "B"}, [b"C"]],
+        [said(text("A")), called(), said(text("BC"))],
+        [*TEXT_BEGUN, *TEXT_ENDED, *CALL_BEGUN, *CALLED, *TEXT_BEGUN, "output_text.delta", *TEXT_ENDED],
+    ),
+    "a refusal after words is a part of its own": (
+        [{"content": "Well."}, {"refusal": "N"}, {"refusal": "o."}],
+        [said(text("Well."), REFUSED)],
+        [*TEXT_BEGUN, *TEXT_ENDED[:2], "content_part.added", *["refusal.delta"] * 2, "refusal.done", *CLOSED],
+    ),
+    "half a character, what JSON escapes, and line ends that it does not": (
+        [[b"\\ud83d", b'\\ude00 \\"x\\"\\n'], {"content": "\u2028é"}, ["ã".encode()]],
+        [said(text('😀 "x"\n\u2028éã'))],
+        [*TEXT_BEGUN, *["output_text.delta"] * 3, *TEXT_ENDED],
+    ),
+}
 
 
-def test_a_stream_of_text():
-    events = Stream().delta(role="assistant", content="").delta(content="Oi").pieces(b", ", b"tudo").end()
-    assert kinds(events) == [*(*BEGUN, *OPENED, *["output_text.delta"] * 3, "output_text.done", *CLOSED, "completed")]
-    assert outputs(events) == [said(text("Oi, tudo"))]
-    assert [e["delta"] for e in events if "delta" in e] == ["Oi", ", ", "tudo"]
+@pytest.mark.parametrize("coming, made, told", STREAMS.values(), ids=STREAMS)
+def test_a_stream_is_told_as_it_comes(coming, made, told):
+    events = Stream().take(*coming).end("tool_calls" if made[-1]["type"] == "function_call" else "stop")
+    assert kinds(events) == [*BEGUN, *told, "completed"]
+    assert outputs(events) == made
 
 
 def test_the_last_object_of_a_stream_is_the_whole_answer():
     fields = {"instructions": "Be brief.", "tools": [WEATHER], "temperature": 0.5, "metadata": {"run": "7"}}
     message = {"content": "Let me see.", "reasoning_content": "Hm.", "tool_calls": [nested()]}
     whole = dump(message, "tool_calls", **fields)
-    stream = Stream(**fields).delta(role="assistant", content="").delta(reasoning_content="Hm.")
-    stream.pieces(b"Let me ", b"see.").delta(tool_calls=[{"index": 0, **nested()}])
+    stream = Stream(**fields).take({"role": "assistant", "content": ""}, {"reasoning_content": "Hm."})
+    stream.take([b"Let me ", b"see."], {"tool_calls": [{"index": 0, **nested()}]})
     streamed = check_events(stream.end("tool_calls"))
-    own = ("id", "created_at", "completed_at")
-    assert without_ids(streamed["output"]) == without_ids(whole["output"])
-    assert {k: v for k, v in streamed.items() if k not in (*own, "output")} == {
-        k: v for k, v in whole.items() if k not in (*own, "output")
-    }
-
-
-def test_items_follow_each_other():
-    stream = Stream().delta(reasoning="H").delta(reasoning="m.").delta(content="Let me see.")
-    stream.calls(0, "", "c1").calls(0, '{"city":').calls(0, '"Belém"}')
-    events = stream.calls(1, '{"city":"Belém"}', "c2").end("tool_calls")
-    call = ["function_call_arguments.done", "output_item.done"]
-    assert kinds(events) == [
-        *BEGUN,
-        *(*OPENED, *["reasoning_text.delta"] * 2, "reasoning_text.done", *CLOSED),
-        *(*OPENED, "output_text.delta", "output_text.done", *CLOSED),
-        *("output_item.added", *["function_call_arguments.delta"] * 2, *call),
-        *("output_item.added", "function_call_arguments.delta", *call),
-        "completed",
-    ]
-    assert outputs(events) == [thought("Hm."), said(text("Let me see.")), called(), called(call_id="c2")]
-
-
-def test_a_call_that_is_not_whole_may_go_on_after_another_has_begun():
-    events = Stream().calls(0, '{"city":', "c1").calls(1, "{}", "c2").calls(0, '"Belém"}').end("tool_calls")
-    assert outputs(events) == [called(), called(call_id="c2", arguments="{}")]
-
-
-def test_words_after_a_call_are_another_message():
-    stream = Stream().delta(content="A").delta(tool_calls=[{"index": 0, **nested()}]).delta(content="B").pieces(b"C")
-    assert outputs(stream.end("tool_calls")) == [said(text("A")), called(), said(text("BC"))]
-
-
-def test_a_refusal_after_words_is_a_part_of_its_own():
-    events = Stream().delta(content="Well.").delta(refusal="N").delta(refusal="o.").end()
-    assert outputs(events) == [said(text("Well."), {"type": "refusal", "refusal": "No."})]
-    assert kinds(events)[2:] == [
-        *(*OPENED, "output_text.delta", "output_text.done", "content_part.done"),
-        *("content_part.added", "refusal.delta", "refusal.delta", "refusal.done", *CLOSED, "completed"),
-    ]
-
-
-def test_text_is_put_together_across_pieces():
-    """Half a character, what JSON escapes, and line ends that it does not."""
-    events = Stream().pieces(b"\\ud83d", b'\\ude00 \\"x\\"\\n').delta(content="\u2028é").pieces("ã".encode()).end()
-    assert outputs(events) == [said(text('😀 "x"\n\u2028éã'))]
+    for answer in (whole, streamed):
+        answer["output"] = without_ids(answer["output"])
+        assert all(answer.pop(own) for own in ("id", "created_at", "completed_at"))
+    assert streamed == whole
 
 
 def test_line_ends_of_unicode_go_out_escaped():
@@ -297,25 +309,11 @@ def test_line_ends_of_unicode_go_out_escaped():
     assert not set("\u2028\u2029\u0085") & set(stream.body.decode())
 
 
-@pytest.mark.parametrize("finish, reason", [("length", "max_output_tokens"), ("content_filter", "content_filter")])
-def test_what_broke_off_is_never_said_to_be_done(finish, reason):
-    events = Stream().delta(reasoning_content="Hm.").pieces(b"Let").end(finish)
-    assert kinds(events)[-3:] == ["content_part.added", "output_text.delta", "incomplete"]
-    last = check_events(events)
-    assert last["incomplete_details"] == {"reason": reason}
-    assert last["completed_at"] is None
-    assert last["usage"]["total_tokens"] == 12
-    assert outputs(events) == [thought("Hm."), said(text("Let"), status="incomplete")]
+BROKEN = [(UpstreamUnavailable("It broke off. Try again."), "server_error")]
+BROKEN += [(kind("Slower."), "rate_limit_exceeded") for kind in (UpstreamRateLimited, RateLimited)]
 
 
-@pytest.mark.parametrize(
-    "error, code",
-    [
-        (UpstreamUnavailable("It broke off. Try again."), "server_error"),
-        (UpstreamRateLimited("Slower."), "rate_limit_exceeded"),
-        (RateLimited("Slower."), "rate_limit_exceeded"),
-    ],
-)
+@pytest.mark.parametrize("error, code", BROKEN)
 def test_a_failure_is_the_last_event(error, code):
     events = Stream().delta(reasoning="Hm.").pieces(b"Let").fail(error)
     last = check_events(events)
@@ -324,12 +322,9 @@ def test_a_failure_is_the_last_event(error, code):
     assert last["status"] == "failed"
     assert last["completed_at"] is last["usage"] is last["incomplete_details"] is None
     assert outputs(events) == [thought("Hm."), said(text("Let"), status="incomplete")]
-
-
-def test_a_failure_before_a_word_is_a_response_too():
-    events = Stream().fail(UpstreamUnavailable("Nobody is there."))
-    assert kinds(events) == [*BEGUN, "failed"]
-    last = check_events(events)
+    before_a_word = Stream().fail(error)
+    assert kinds(before_a_word) == [*BEGUN, "failed"]
+    last = check_events(before_a_word)
     assert (last["output"], last["model"]) == ([], "org/name")
 
 
