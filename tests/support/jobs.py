@@ -9,7 +9,7 @@ DEFAULT_MODEL = "default/model"
 USER = {"role": "user", "content": "Hi"}
 LOAD = {"s1": COMPLETIONS.load, "openai": OPENAI.load, "legacy": LEGACY.load, "responses": RESPONSES.load}
 MINIMAL = {
-    **dict.fromkeys(("s1", "openai"), {"messages": [USER], "model": "org/name"}),
+    **{dialect: {"messages": [USER], "model": "org/name"} for dialect in ("s1", "openai")},
     "legacy": {"message": "Hi"},
     "responses": {"input": "Hi", "model": "org/name"},
 }
