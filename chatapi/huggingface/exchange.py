@@ -72,8 +72,9 @@ class Exchange:
     def rest(self, deadline: float, begun: bytes = b"", most: int = MAX_REPLY) -> bytes:
         """The whole body, of which `begun` was read. Raises UpstreamUnavailable where it has more than `most` bytes."""
         body = bytearray(begun)
-        assert self._response is not None
-        while len(body) <= most and not self._response.ended and (data := self.read(deadline)):
+        response = self._response
+        assert response is not None
+        while len(body) <= most and (response.is_compressed or not response.ended) and (data := self.read(deadline)):
             body += data
             if time.monotonic() >= deadline:
                 raise silence()

@@ -49,7 +49,7 @@ class Response:
 
     __slots__ = (
         *("receive", "status", "headers", "is_kept", "ended", "_buffer", "_at", "_left", "_chunked", "_until_close"),
-        *("_framing", "_inflate", "_deflated"),
+        *("is_compressed", "_framing", "_inflate", "_deflated"),
     )
 
     def __init__(self, receive: Callable[[int], bytes]) -> None:
@@ -59,13 +59,14 @@ class Response:
         self._left = 0  # bytes of the body, or of its chunk, still to come; -1: the line end behind a chunk
         self._chunked = self._until_close = False
         self._framing = 0  # bytes by which that of chunks outweighs their data
-        self.ended = False  # the body has been read to its end
+        self.ended = False  # the body has come to its end; a compressed one may have more to give
         self.status, self.headers, version = self._final_head()
         self._begin_body(self.headers)
         connection = self.headers.get("connection").lower()
         kept = "close" not in connection if version else "keep-alive" in connection
         self.is_kept = kept and not self._until_close  # the connection can be used again once the body has ended
         self._inflate = _inflater(self.headers.get("content-encoding").strip().lower())
+        self.is_compressed = self._inflate is not None
         self._deflated = b""
 
     # --- the head

@@ -174,6 +174,15 @@ def test_how_a_response_may_come(transport, parts, bytewise):
         assert fetch(transport, url).body == b"{}"
 
 
+def test_what_unpacks_to_far_more_than_was_sent_is_read_whole(transport):
+    body = b"x" * 3_000_000
+    for pack in (gzip.compress, zlib.compress):
+        packed = pack(body)
+        head = HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed)
+        with answering(head + packed) as url:
+            assert fetch(transport, url).body == body
+
+
 PACKED = gzip.compress(b"x" * (MAX_REPLY + 1))
 
 
