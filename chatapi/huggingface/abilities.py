@@ -50,19 +50,22 @@ def _unheeded(card: ModelCard, job: ChatJob) -> tuple[str, ...]:
     if card.is_chat:
         return () if card.own_fields else tuple(job.extra)
     advisory = {k: v for k, v in _ADVISORY.items() if not (card.url and k in GENERATE_CAN)}
-    return (*_asked(advisory, job), *job.extra)
+    return (*_asked(advisory, job.options), *job.extra)
 
 
 def check(card: ModelCard, job: ChatJob, able: Callable[[str], str] = lambda ability: "") -> None:
     """Raises BadRequest for what `card`'s model cannot honour. `able` says in words which models have an ability."""
     if card.is_chat:
         if card.cannot:
-            _refuse(card, job, _asked({name: _NOTHING[name] for name in card.cannot}, job), able)
+            # Whatever a dialect does not know is passed on as it is, and as impossible here.
+            _refuse(
+                card, job, _asked({name: _NOTHING[name] for name in card.cannot}, {**job.extra, **job.options}), able
+            )
         if card.images is False:
             _refuse_parts(card, job)
             _refuse_images(card, job)
         return
-    _refuse(card, job, [*_asked(_CANNOT, job), *(_unheeded(card, job) if job.strict else ())], able)
+    _refuse(card, job, [*_asked(_CANNOT, job.options), *(_unheeded(card, job) if job.strict else ())], able)
     _refuse_images(card, job)
     if not _has_user_text(job):
         raise BadRequest(
@@ -100,9 +103,8 @@ def asks_for_nothing(name: str, job: ChatJob) -> bool:
     return not beside and _is_one_of(job.options[name], _NOTHING.get(name, ()))
 
 
-def _asked(fields: Mapping[str, tuple[Any, ...]], job: ChatJob) -> list[str]:
-    """Those of `fields` that the caller set to a value that asks for something."""
-    given = job.options
+def _asked(fields: Mapping[str, tuple[Any, ...]], given: Mapping[str, Any]) -> list[str]:
+    """Those of `fields` that are `given` as a value that asks for something."""
     return [name for name, nothing in fields.items() if name in given and not _is_one_of(given[name], nothing)]
 
 

@@ -194,6 +194,15 @@ def test_what_text_models_cannot_do_is_refused_by_name(card, strict, name, value
     assert card.id in error.message
 
 
+@pytest.mark.parametrize("where", ["options", "extra"])
+def test_what_the_catalogue_says_a_model_cannot_is_refused_whether_its_dialect_knows_the_field_or_not(where):
+    card = ModelCard(id="a/b", cannot=("service_tier", "verbosity"))
+    given = {"service_tier": "flex", "verbosity": "low"}
+    error = refused(card, dataclasses.replace(ask(), **{where: given}))
+    assert set(error.details) == set(given)
+    request(card, dataclasses.replace(ask(), **{where: {"store": True}}))
+
+
 def test_every_impossible_field_is_named():
     assert set(refused(CLASSIC, ask(**CANNOT)).details) == set(CANNOT)
 
