@@ -48,7 +48,7 @@ class Board:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else writes meanwhile. Held for microseconds, never over an await."""
+        """Nobody else reads or writes meanwhile. Held for microseconds, never while waiting for anything."""
         with self._among_threads:
             fcntl.lockf(self._lock, fcntl.LOCK_EX)
             try:
@@ -56,13 +56,20 @@ class Board:
             finally:
                 fcntl.lockf(self._lock, fcntl.LOCK_UN)
 
+    def look_up(self, digest: bytes) -> "Slot | None":
+        """The slot of `digest`, if it is in use."""
+        if not self.used:
+            return None
+        with self.locked():  # a writer sorts the slots: without it one's digest may stand beside another's counts
+            return self.read().get(digest)
+
     def read(self) -> "dict[bytes, Slot]":
-        """The slots in use, by digest."""
+        """The slots in use, by digest; while locked."""
         slots = (self._slot(place) for place in range(self.used))
         return {slot.digest: slot for slot in slots if slot.failures}
 
     def write(self, slots: "list[Slot]") -> None:
-        """Replace all slots."""
+        """Replace all slots; while locked."""
         kept = sorted(slots, key=lambda slot: slot.failed_at)[-SLOTS:]
         for place, slot in enumerate(kept):
             _SLOT.pack_into(self._memory, _COUNT.size + place * _SLOT.size, *slot)
@@ -101,7 +108,7 @@ class Circuit:
         if not self.board.used:
             return Attempt(self, name, subject)
         digest, caller = _digest(name), _digest(subject, 8)
-        slot = self.board.read().get(digest)
+        slot = self.board.look_up(digest)
         if slot is None or not slot.shuts_out(caller):
             return Attempt(self, name, subject)
         with self.board.locked():
@@ -119,7 +126,8 @@ class Circuit:
     def opened(self) -> dict[str, float]:
         """The names whose circuit is open → seconds since their last failure."""
         now = time.monotonic()
-        slots = [s for s in self.board.read().values() if s.failures >= FAILURES] if self.board.used else []
+        with self.board.locked():
+            slots = [slot for slot in self.board.read().values() if slot.failures >= FAILURES]
         names = [slot.name.rstrip(b"\0").decode("utf-8", "replace") for slot in slots]
         # Names too long for their slot may look alike: the digest tells them apart.
         shown = [
@@ -142,7 +150,7 @@ class Attempt:
     @property
     def is_open(self) -> bool:
         """Whether another attempt of its caller's would not be let through now."""
-        slot = self._board.read().get(_digest(self._name)) if self._board.used else None
+        slot = self._board.look_up(_digest(self._name))
         return slot is not None and slot.shuts_out(_digest(self._subject, 8))
 
     def failed(self) -> None:
@@ -151,7 +159,7 @@ class Attempt:
 
     def succeeded(self) -> None:
         """It was answered."""
-        if self._board.used and _digest(self._name) in self._board.read():
+        if self._board.used and self._board.look_up(_digest(self._name)):
             self._change(lambda slot: None)
 
     def abandoned(self) -> None:

@@ -62,7 +62,8 @@ class FallbackChain:
                 continue  # the prompt was too long for a model no smaller
             if place and len(self._call.asked) >= MAX_UPSTREAM_REQUESTS:
                 break
-            self._call.fallbacks = place
+            if place:
+                self._call.fallbacks += 1
             yield card
 
     @property

@@ -37,6 +37,22 @@ def in_children(function, number, *args):
     return found
 
 
+def test_nothing_is_read_while_another_worker_sorts_the_slots(circuit):
+    circuit.enter("ill").failed()
+    readers = [
+        threading.Thread(target=read, args=read_args)
+        for read, *read_args in ((circuit.enter, "ill"), (circuit.opened,), (lambda: circuit.enter("ill").is_open,))
+    ]
+    with circuit.board.locked():
+        for reader in readers:
+            reader.start()
+        time.sleep(0.05)
+        assert all(reader.is_alive() for reader in readers)
+    for reader in readers:
+        reader.join(5)
+        assert not reader.is_alive()
+
+
 def wait_s(circuit, name):
     return circuit.enter(name).wait_s
 

@@ -7,7 +7,7 @@ import pytest
 from support.upstream import TEXT, fault, say
 
 from chatapi.call import Call
-from chatapi.catalogue import Catalogue
+from chatapi.catalogue import Catalogue, ModelCard
 from chatapi.chat import ChatJob
 from chatapi.engine.circuit import FAILURES, Board, Circuit
 from chatapi.engine.engine import Engine, TimeLimits
@@ -56,3 +56,17 @@ def test_errors_that_a_request_itself_may_cause_open_no_circuit(engine, upstream
         with suppress(UpstreamUnavailable):
             reply(engine, model="ill/model", **asked)
     assert bool(engine.circuit.opened()) is opens
+
+
+def test_only_models_that_are_turned_to_count_as_fallbacks(upstream):
+    cards = [ModelCard(id=f"{name}/x", context_tokens=size) for name, size in (("a", 8000), ("b", 4000), ("c", 99000))]
+    upstream.behave("a/x", "context-length")
+    upstream.behave("c/x", "ok")
+    transport = Transport("hf_test", "chatapi/test")
+    client = HuggingFace(transport, upstream.url, 1)
+    engine = Engine(Catalogue({card.id: card for card in cards}), client, TimeLimits(20, 20, 20), Circuit(Board()))
+    call, job = Call("-", seconds=20), ChatJob(model="a/x", messages=HI, fallbacks=("b/x", "c/x"))
+    engine.begin(job, call)
+    assert engine.reply(job, call).model == "c/x"
+    assert (call.asked, call.fallbacks) == (["a/x", "c/x"], 1)
+    transport.close()
