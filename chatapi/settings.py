@@ -240,7 +240,11 @@ class Settings:
 
     @classmethod
     def _read(cls, environ: Mapping[str, str] | None) -> Self:
-        given = {name: text.strip() for name, text in (environ or _environment()).items() if text.strip()}
+        given = {
+            name: text.strip()
+            for name, text in (_environment() if environ is None else environ).items()
+            if text.strip()
+        }
         use(from_environment(given, negotiate(given.get("CHATAPI_LANGUAGE"), LANGUAGES[0])))
         values: dict[str, Any] = {}
         mistakes: dict[str, tuple[str, ...]] = {}
@@ -279,11 +283,13 @@ class Settings:
 
 # Name in the environment → field, in the order of `.env.example`.
 FIELDS = {f.metadata["name"]: f.name for f in fields(Settings)}
+_SECRETS = {f.metadata["name"] for f in fields(Settings) if f.metadata["secret"]}
+_URLS = {f.metadata["name"] for f in fields(Settings) if f.metadata["read"] in (server_url, _database, _redis)}
 
 
 def _shown(name: str, text: str) -> str:
-    # What may hold a secret is not repeated: a key, or a URL with a password or a token in it.
-    is_secret = "KEY" in name or name == "HF_TOKEN" or ("URL" in name and set(text) & set("@?"))
+    # What may hold a secret is not repeated: of URLs those that have a password or a token in them.
+    is_secret = set(text) & set("@?") if name in _URLS else name in _SECRETS
     return "…" if is_secret else repr(text)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.tables import rows
 
-from chatapi import create_app
+from chatapi import create_app, settings
 from chatapi.caller import Limits
 from chatapi.languages import current
 from chatapi.settings import FIELDS, ROUTER_URL, HubModel, Settings, SettingsError, misspelt
@@ -251,6 +251,10 @@ def test_all_mistakes_are_reported_together():
 SECRETS = {
     "HUGGINGFACE_API_KEY": ["hf_secret word", "hf_secret\nword"],
     "CHATAPI_KEYS": ["secret"],
+    "HF_TOKEN": ["hf_secret word"],
+    "HF_ENDPOINT": ["https://user:secret@x.test"],
+    "OTEL_EXPORTER_OTLP_ENDPOINT": ["https://x.test/?token=secret"],
+    "REDIS_URL": ["http://:secret@x.test"],
     "HUGGINGFACE_BASE_URL": [
         *("https://user:secret@x.test", "https://hf_secret@x.test/v1", "https://x.test/?token=secret"),
     ],
@@ -261,6 +265,17 @@ SECRETS = {
 def test_no_secret_is_in_the_text_of_a_mistake(name, text):
     error = mistakes_of({name: text})
     assert "secret" not in str(error) + repr(error)
+
+
+def test_every_secret_setting_that_is_no_url_is_hidden_in_its_mistake():
+    shown = {name: settings._shown(name, "secret") for name in FIELDS}
+    assert {name for name, text in shown.items() if text == "…"} == settings._SECRETS - settings._URLS
+
+
+def test_an_environment_with_nothing_in_it_is_one(monkeypatch):
+    monkeypatch.setenv("CHATAPI_LOG_LEVEL", "debug")
+    assert Settings.from_env({}).log_level == "info"
+    assert Settings.from_env().log_level == "debug"
 
 
 def test_no_secret_is_in_the_repr():
