@@ -2,11 +2,14 @@
 
 import _thread
 import atexit
+import logging
 import time
 from collections.abc import Callable
 
 from ..call import Call
+from ..errors import without_words
 
+log = logging.getLogger(__name__)
 DELAY_S = 0.05
 
 
@@ -48,12 +51,20 @@ class Batch:
         """Write what has gathered: before somebody reads it, and when the process ends."""
         self._due = True  # what observers gather is written right now
         ended, self._ended = self._ended, []
-        for call in ended:
-            for observe in self._observers:
-                observe(call)
+        for observe in self._observers:
+            for call in ended:
+                _do(observe, call)
         self._due = False
         for write in self._writers:
-            write()
+            _do(write)
+
+
+def _do(what: Callable[..., None], *about: Call) -> None:
+    # A fault in one line or figure takes no other with it.
+    try:
+        what(*about)
+    except Exception as error:
+        log.error("what has ended is not told whole: %s", without_words(error))
 
 
 batch = Batch()

@@ -11,7 +11,7 @@ from support.heard import wait_until
 
 from chatapi.call import Call
 from chatapi.telemetry import health, log, metrics
-from chatapi.telemetry.batch import batch
+from chatapi.telemetry.batch import Batch, batch
 from chatapi.telemetry.health import Check, Health
 
 
@@ -44,6 +44,25 @@ def test_lines_are_written_soon_and_together_whole_up_to_what_a_pipe_keeps_unmix
     assert all(len(text) <= log.ATOMIC and text.endswith("}\n") for text in written)
     lines = [json.loads(line)["request_id"] for line in "".join(written).splitlines()]
     assert lines == [call.request_id for call in calls]
+
+
+def test_what_fails_for_one_call_is_told_and_takes_no_other_with_it(caplog):
+    told = []
+
+    def observe(call):
+        if call.request_id == "bad":
+            raise ValueError(call.address)
+        told.append(call.request_id)
+
+    own = Batch()
+    own.observed_by(observe)
+    for name in ("good", "bad", "better"):
+        own.ended(ended(request_id=name))
+    own.flush()
+    own.ended(ended(request_id="later"))
+    assert wait_until(lambda: told == ["good", "better", "later"], 2)
+    assert "ValueError" in caplog.text
+    assert "192.0.2.7" not in caplog.text
 
 
 def test_a_reader_of_lines_who_has_gone_disturbs_no_call(monkeypatch):
