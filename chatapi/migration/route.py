@@ -57,7 +57,7 @@ class LegacyRoute:
             return
         self._check_at = time.monotonic() + CHECK_S
         try:
-            self._switched_off, self._extensions = self._store.read(legacy.state)
+            self._switched_off, self._extensions = self._store.read(legacy.state, fresh=False)
         except StoreUnavailable as error:
             log.warning("the legacy route's switch cannot be read: the database is away (%s)", error.cause)
 
