@@ -117,11 +117,12 @@ class Keys:
     def update(
         self, id: str, name: str | None, limits: Mapping[str, Any], models: Sequence[str], expires_at: float | None
     ) -> Row:
-        """Change what is given of a key; its `limits` one by one. Raises LookupError."""
+        """Change what is given of a key; its `limits` one by one, `expires_at` infinite for never. Raises LookupError."""
 
         def change(row: Row) -> dict[str, Any]:
             new = {"name": name, "models": list(models), "expires_at": expires_at}
-            return {k: v for k, v in new.items() if v} | {"limits": {**row["limits"], **limits}}
+            changed = {k: v for k, v in new.items() if v} | {"limits": {**row["limits"], **limits}}
+            return changed | ({"expires_at": None} if expires_at == math.inf else {})
 
         return self._change(id, change)
 

@@ -223,6 +223,9 @@ def test_update_changes_what_is_given_and_leaves_the_rest(app, tell):
     assert (changed["name"], changed["models"]) == ("b", ["*"])
     assert changed["expires_at"].startswith("2099-01-01")
     assert changed["limits"]["rpm"] == 7
+    changed = tell("keys", "update", made["id"], "--shadow", "none", "--expires", "never")
+    assert changed["limits"] == {"rpm": 7, "concurrency": 2}
+    assert (changed["name"], changed["expires_at"], changed["state"]) == ("b", None, made["state"])
     headers = {"Authorization": f"Bearer {made['key']}"}
     body = {"model": "test/ok", "messages": [{"role": "user", "content": "hi"}]}
     assert app.test_client().post("/v1/chat/completions", json=body, headers=headers).headers["RateLimit-Limit"] == "7"

@@ -1,5 +1,6 @@
 """`flask --app wsgi keys …`: the API keys of callers."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -11,7 +12,7 @@ from ...caller import NAMES, WHAT, Limits
 from ...languages import N_, _
 from .groups import Group, components
 from .printing import Shown, cell, iso, one, table
-from .values import DURATION, MOMENT, WORDS
+from .values import DURATION, EXPIRY, WORDS
 
 keys = Group("keys", help=N_("The API keys of callers."))
 
@@ -24,10 +25,13 @@ def _grants(least: int) -> Callable[[Function], Function]:
     options = [click.option(f"--{name}", type=number, help=WHAT[name]) for name in NAMES]
     options += [
         click.option(
-            "--shadow", type=click.Choice(NAMES), multiple=True, help=N_("Count this limit, but refuse nobody.")
+            "--shadow",
+            type=click.Choice([*NAMES, "none"]),
+            multiple=True,
+            help=N_("Count this limit, but refuse nobody; 'none': every limit refuses."),
         ),
         click.option("--models", type=WORDS, multiple=True, metavar="GLOB", help=N_("Only these: 'google/*'.")),
-        click.option("--expires", type=MOMENT, help=N_("Not valid from this date on (UTC).")),
+        click.option("--expires", type=EXPIRY, help=N_("Not valid from this date on (UTC); 'never' takes it back.")),
     ]
 
     def add(function: Function) -> Function:
@@ -52,7 +56,8 @@ def create(
 ) -> Shown:
     if expires is not None and expires <= time.time():
         raise click.BadParameter(_("is in the past"), param_hint="--expires")
-    return _new(*components().keys.create(name, Limits(**limits, shadow=tuple(shadow)), models, expires, admin))
+    expires = None if expires == math.inf else expires
+    return _new(*components().keys.create(name, Limits(**limits, shadow=_shadowed(shadow)), models, expires, admin))
 
 
 @keys.command(help=N_("Change what is given, and leave the rest. A limit of 0 is none; --models '*' allows all."))
@@ -68,8 +73,12 @@ def update(
     **limits: int | None,
 ) -> Shown:
     given: dict[str, Any] = {name: limit or None for name, limit in limits.items() if limit is not None}
-    given |= {"shadow": list(shadow)} if shadow else {}
+    given |= {"shadow": list(_shadowed(shadow))} if shadow else {}
     return one(_public(components().keys.update(id, name, given, models, expires)))
+
+
+def _shadowed(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if name != "none")
 
 
 @keys.command("list", help=N_("All keys, the oldest first."))

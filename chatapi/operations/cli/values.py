@@ -1,5 +1,6 @@
 """What options take: dates, times, words, URLs."""
 
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -38,6 +39,10 @@ def _moment(text: str) -> float:
     return at
 
 
+def _expiry(text: str) -> float:
+    return math.inf if text == "never" else _moment(text)
+
+
 def _seconds(text: str) -> float:
     unit = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:])
     count = text[:-1]
@@ -66,6 +71,7 @@ def _secret(text: str) -> str:
 
 
 MOMENT = Value("date", _moment)  # a date, or date and time, as Unix seconds; UTC unless it says otherwise
+EXPIRY = Value("date", _expiry)  # such a moment, or infinity for never
 DURATION = Value("duration", _seconds)  # a time like 90s, 30m, 24h or 7d, as seconds
 WORDS = Value("text", _words)  # that can be printed on one line
 BASE_URL = Value("text", _base_url)  # of a server
