@@ -117,7 +117,7 @@ class Keys:
     def update(
         self, id: str, name: str | None, limits: Mapping[str, Any], models: Sequence[str], expires_at: float | None
     ) -> Row:
-        """Change what is given of a key; its `limits` one by one, `expires_at` infinite for never. Raises LookupError."""
+        """Change what is given of a key; its `limits` one by one, `expires_at` inf for never. Raises LookupError."""
 
         def change(row: Row) -> dict[str, Any]:
             new = {"name": name, "models": list(models), "expires_at": expires_at}
