@@ -52,7 +52,7 @@ class EventStream:
         self._ready: StreamItem | None = None
         self._ignored: tuple[str, ...] = ()
         self._tokens = self._size = 0  # of what was delivered: deltas, and their text in bytes
-        self._done = False
+        self._done = self._drains = False
 
     def response(self) -> Response:
         """The answer, once its first chunk is there or a heartbeat has sent its head. Raises ChatError before that."""
@@ -144,11 +144,12 @@ class EventStream:
 
     def close(self) -> None:
         """End the work for this stream, and the upstream's connection with it; a caller who is gone has left."""
-        if not self._done and self._call.drain_s:
+        if self._done or not self._call.drain_s:
+            self._end("client_left")
+        elif not self._drains:
+            self._drains = True
             self._call.leave()
             gevent.spawn(self._drain)
-            return
-        self._end("client_left")
 
     def _drain(self) -> None:
         """Read on for the ledger, where the model's card says so; nobody reads what is made of it."""

@@ -4,7 +4,9 @@ import gc
 import weakref
 from types import SimpleNamespace
 
+import gevent
 from flask import g, request
+from support.heard import wait_until
 
 from chatapi import create_app
 from chatapi.call import Call
@@ -22,6 +24,23 @@ def test_what_is_there_already_goes_out_together_and_no_more_at_once_than_a_writ
     stream = EventStream(call, ChatJob(model="a/b", messages=[]), OPENAI, items, None)
     written = [next(stream) for _ in range(4)]
     assert all(MAX_WRITE <= len(data) < MAX_WRITE + 2 * len(PIECE) for data in written)
+
+
+def test_what_is_read_on_for_the_ledger_is_read_once_however_often_it_is_closed():
+    def items():
+        for _ in range(5):
+            gevent.sleep(0)
+            yield [b"x"]
+
+    call = Call("-")
+    call.drain_s = 5
+    stream = EventStream(call, ChatJob(model="a/b", messages=[]), OPENAI, items(), None)
+    next(stream)
+    for _ in range(3):
+        stream.close()
+        gevent.sleep(0)
+    assert wait_until(lambda: gevent.sleep(0.01) or call.ending, 5)
+    assert (call.ending, call.completion_tokens) == ("client_left", 5)
 
 
 def test_no_request_is_kept_while_its_answer_is_streamed_nor_the_stream_when_it_has_ended(settings):
