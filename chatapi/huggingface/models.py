@@ -85,7 +85,7 @@ class Listing:
         if windows and len(windows) == len(providers) and least > max(windows):
             raise ContextLengthExceeded(
                 _(
-                    "The messages have more than {least} tokens; '{model}' reads {most}. Shorten them. {who}",
+                    "There are more than {least} tokens in messages; '{model}' reads {most}. Shorten them. {who}",
                     least=least,
                     model=card.id,
                     most=max(windows),

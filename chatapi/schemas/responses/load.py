@@ -180,6 +180,8 @@ NAMES = {
     "logprobs": "include",
 }
 
+MESSAGES = "messages", "messages."  # how a path begins that leads into the conversation
+
 
 def load_job(body: Json, default_model: str = "") -> ChatJob:
     """The job. Raises BadRequest naming every faulty field; fields that nobody here knows are named in `ignored`."""
@@ -205,7 +207,7 @@ def load_job(body: Json, default_model: str = "") -> ChatJob:
         strict=True,
         ignored=tuple(_ignored(body, data)),
         echo=echo,
-        written=lambda path: path_in_input(path, places) if path.startswith("messages") else NAMES.get(path, path),
+        written=lambda path: path_in_input(path, places) if path[:9] in MESSAGES else NAMES.get(path, path),
     )
 
 

@@ -5,6 +5,7 @@ import time
 import pytest
 from support.responses_schema import CALL, RESULT, WEATHER, load, nested
 
+from chatapi.errors import BadRequest
 from chatapi.schemas import RESPONSES
 
 
@@ -213,3 +214,12 @@ def test_large_requests_are_read_in_no_time():
         writer.pieces([b"x"])
         writer.end()
     assert time.process_time() - began < 0.5
+
+
+def test_only_fields_are_renamed_in_what_is_said_of_them():
+    error = BadRequest(
+        "messages_limit: 9 of messages, max_tokens and messages.0.content.", details={"messages": ["too long"]}
+    )
+    error.name_fields(load(input="Oi").written)
+    assert error.message == "messages_limit: 9 of input, max_output_tokens and input."
+    assert error.details == {"input": ["too long"]}
