@@ -66,19 +66,6 @@ class Usage:
     texts: tuple[str, str] | None = field(default=None, repr=False, compare=False)
     overhead: int = field(default=0, repr=False, compare=False)
 
-    @property
-    def total_tokens(self) -> int:
-        """Prompt and completion together."""
-        return self.prompt_tokens + self.completion_tokens
-
-    def counts(self) -> Json:
-        """The three keys that every dialect has."""
-        return {
-            "prompt_tokens": self.prompt_tokens,
-            "completion_tokens": self.completion_tokens,
-            "total_tokens": self.total_tokens,
-        }
-
 
 @dataclass(slots=True, kw_only=True)
 class Reply:

@@ -306,3 +306,12 @@ class ClientLeft(ChatError):
     """The caller closed the connection; the work for it ends, and nothing is rendered."""
 
     code = "client_left"
+
+
+def error_classes() -> list[type[ChatError]]:
+    """Every error that a caller may be answered with, one for each code, in the order of the tree."""
+    found: dict[str, type[ChatError]] = {}
+    for kind in globals().values():
+        if isinstance(kind, type) and issubclass(kind, ChatError) and kind.meaning:
+            found.setdefault(kind.code, kind)
+    return list(found.values())

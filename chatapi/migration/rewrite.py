@@ -4,12 +4,11 @@ from typing import Any, NamedTuple
 
 from ..chat import ChatJob, Json
 from ..languages import N_, _
-from ..schemas import envelope, openai
+from ..schemas import COMPLETIONS, LEGACY, OPENAI
 from ..schemas.envelope import LEGACY_FIELDS, LEGACY_SPELLINGS, legacy_fields
 from .snippets import snippets
 
 MOST = 1024 * 1024  # bytes of a body that is translated: the answer has it twelve times
-COMPLETIONS, OPENAI = "/api/chat/completions", "/v1/chat/completions"
 
 
 class Rewritten(NamedTuple):
@@ -25,12 +24,12 @@ class Rewritten(NamedTuple):
     def same_request(self) -> bool:
         """Whether all three bodies ask the upstream for the same."""
         asked = _asked(self.job)
-        return asked == _asked(envelope.load_completions(self.completions)) == _asked(openai.load_job(self.openai))
+        return asked == _asked(COMPLETIONS.load(self.completions, "")) == _asked(OPENAI.load(self.openai, ""))
 
 
 def rewrite(body: Json, default_model: str) -> Rewritten:
     """The new requests for a legacy body. Raises BadRequest as the legacy route itself would."""
-    job = envelope.load_legacy(body, default_model)
+    job = LEGACY.load(body, default_model)
     fields = legacy_fields(body)
     set_to = {name: value for name, value in fields.values.items() if name in LEGACY_FIELDS and value is not None}
     text, model = set_to.pop("message"), set_to.pop("model", default_model)
@@ -70,7 +69,7 @@ def preview(body: Json, default_model: str, base_url: str) -> Json:
 
 def described(found: Rewritten, base_url: str) -> Json:
     """Both new requests of a rewritten one, how to send them, and what changes."""
-    requests = {"completions": (COMPLETIONS, found.completions), "openai": (OPENAI, found.openai)}
+    requests = {"completions": (COMPLETIONS.path, found.completions), "openai": (OPENAI.path, found.openai)}
     return {
         name: {"path": path, "body": new, **snippets(path, new, base_url)} for name, (path, new) in requests.items()
     } | {"changes": changes(found), "same_upstream_request": found.same_request}

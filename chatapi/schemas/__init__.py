@@ -1,8 +1,10 @@
 """The dialects, each whole in one file: JSON in → ChatJob; Reply, chunks and errors → JSON out."""
 
+from .dialect import Dialect, EventWriter
 from .envelope import COMPLETIONS, LEGACY
-from .loading import Dialect, EventWriter
 from .openai import OPENAI
 from .responses import RESPONSES
 
-__all__ = ["COMPLETIONS", "LEGACY", "OPENAI", "RESPONSES", "Dialect", "EventWriter"]
+DIALECTS = (OPENAI, RESPONSES, COMPLETIONS, LEGACY)  # in the order of the reference
+
+__all__ = ["COMPLETIONS", "DIALECTS", "LEGACY", "OPENAI", "RESPONSES", "Dialect", "EventWriter"]

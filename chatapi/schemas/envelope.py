@@ -8,20 +8,27 @@ from marshmallow import Schema, ValidationError
 
 from ..chat import ChatJob, Json, Reply, has_image, text_of
 from ..errors import ChatError, RouteRetired
-from ..languages import _
-from .fields import Flag, Integer, Messages, ModelId, ModelIds, Number, Text
-from .loading import Dialect, job_of, load
-from .openai import ChunkWriter, OpenAIFields
+from ..languages import N_, _
+from .dialect import CONVERSATION, ERROR_FIELDS, MODEL, QUESTION, STRING, USAGE, Dialect, object_of
+from .fields import Flag, Integer, ModelIds, Number
+from .loading import Messages, ModelId, Text, job_of, load
+from .openai import ChunkWriter, OpenAIFields, counts
 
 ROLES = ("user", "assistant", "system")
 MESSAGE_KEYS = {"role", "content", "name", "tool_calls", "tool_call_id"}
 MAX_NAMED = 50  # fields without effect that an answer names
 
 
+def check_user_turn(messages: list[Json]) -> None:
+    """Raises ValidationError unless some user message has text or an image."""
+    if not any(m["role"] == "user" and (has_image(m) or text_of(m).strip()) for m in messages):
+        raise ValidationError(_("at least one user message must have text or an image"))
+
+
 class CompletionsSchema(OpenAIFields):
     """`POST /api/chat/completions`."""
 
-    messages = Messages(ROLES, ("text", "image_url"), required=True)
+    messages = Messages(ROLES, ("text", "image_url"), required=True, validate=check_user_turn)
     model = ModelId(required=True)
     stream = Flag()
     temperature = Number(0, 2)
@@ -48,15 +55,9 @@ class LegacySchema(Schema):
     fallbacks = ModelIds(allow_none=True)
 
 
-def check_user_turn(messages: list[Json]) -> None:
-    """Raises ValidationError unless some user message has text or an image."""
-    if not any(m["role"] == "user" and (has_image(m) or text_of(m).strip()) for m in messages):
-        raise ValidationError(_("at least one user message must have text or an image"), "messages")
-
-
 def load_completions(body: Json, default_model: str = "") -> ChatJob:
     """The S1 dialect's job. Raises BadRequest naming every faulty field; unknown fields are ignored, and named."""
-    data = load(CompletionsSchema, body, check=check_user_turn)
+    data = load(CompletionsSchema, body)
     messages, dropped = _known_message_keys(data["messages"])
     unknown = [name for name in body if name not in CompletionsSchema._declared_fields]
     return job_of(data, messages=messages, include_usage=True, ignored=(*unknown[:MAX_NAMED], *dropped))
@@ -132,7 +133,7 @@ def legacy_fields(body: Json) -> LegacyFields:
 
 def dump_reply(reply: Reply, job: ChatJob) -> Json:
     """A whole answer; one without text says why it has none."""
-    data: Json = {"response": reply.text, "model": reply.model, "usage": reply.usage.counts()}
+    data: Json = {"response": reply.text, "model": reply.model, "usage": counts(reply.usage)}
     if not reply.text:
         data["finish_reason"] = reply.choices[0]["finish_reason"]
         if refusal := reply.choices[0]["message"].get("refusal"):
@@ -153,12 +154,44 @@ def dump_error(error: ChatError, request_id: str) -> Json:
     return {"success": False, "error": body}
 
 
+_ANSWER = object_of(
+    {"response": STRING, "model": STRING, "usage": USAGE},
+    finish_reason=STRING,
+    refusal=STRING,
+)
+_FAILURE = object_of(
+    ERROR_FIELDS,
+    details={"type": "object", "additionalProperties": {"type": "array", "items": STRING}},
+    upstream_status={"type": "integer"},
+    migration={"type": "object"},
+)
 COMPLETIONS = Dialect(
+    path="/api/chat/completions",
     load=load_completions,
     dump=dump_reply,
     events=lambda job: ChunkWriter(job, dump_error),
     error=dump_error,
     status=lambda error: error.api_status,  # S1 documents 400 and 500
     headers=lambda error: {},
+    request=("CompletionsRequest", CompletionsSchema),
+    reply=("Envelope", object_of({"success": {"const": True}, "data": _ANSWER})),
+    failure=("EnvelopeError", object_of({"success": {"const": False}, "error": _FAILURE})),
+    summary=N_("Answer a conversation in an envelope."),
+    details=N_('`{"success": true, "data": {"response", "model", "usage"}}`, or chunks where `stream` is true.'),
+    example=CONVERSATION,
+    label="chatapi",
 )
-LEGACY = replace(COMPLETIONS, load=load_legacy)
+LEGACY = replace(
+    COMPLETIONS,
+    path="/api/huggingface-chat",
+    load=load_legacy,
+    request=("LegacyRequest", LegacySchema),
+    summary=N_("Answer one message. Deprecated: use `POST /api/chat/completions`."),
+    details=N_(
+        "In a brownout and after its sunset it answers 410, and `error.migration` has the same request rewritten."
+    ),
+    example={"message": QUESTION, "model": MODEL},
+    label=N_("legacy"),
+    also={"required": [], "anyOf": [{"required": [spelling]} for spelling in ("message", "prompt", "inputs")]},
+    deprecated=True,
+)

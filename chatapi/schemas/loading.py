@@ -1,73 +1,34 @@
-"""What a dialect is, and how a body becomes a job: every fault of it told at once, by its dotted path."""
+"""How a body becomes a job: each field strictly of its JSON types, and every fault told at once, by its dotted path.
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+Here is what every call has: texts, a model, messages. The other fields are in `fields`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
-from marshmallow import Schema, ValidationError
+from marshmallow import Schema, ValidationError, missing
+from marshmallow.fields import Field
 
-from ..chat import ChatJob, Chunk, Json, Reply
-from ..errors import BadRequest, ChatError
-from ..languages import _
-from .fields import flat
+from ..chat import ChatJob, Json
+from ..errors import BadRequest
+from ..languages import N_, _
+from ..settings import is_model_id
 
+MAX_FAULTS = 100  # of one array that are looked for: a body may hold millions
 NAMED_FAULTS = 20  # how many faulty fields a message spells out
 TOLD_FAULTS = 1000  # how many `details` holds
 # Fields that are about the call, not for the model.
 CALL_FIELDS = {"messages", "message", "model", "stream", "stream_options", "max_time", "fallbacks"}
 
 
-class EventWriter(Protocol):
-    """Renders one stream's events, each call whole events as bytes."""
-
-    def chunk(self, chunk: Chunk) -> bytes:
-        """The events that `chunk` makes."""
-        ...
-
-    def pieces(self, pieces: list[bytes]) -> bytes:
-        """The events of plain text: JSON-escaped pieces of choice 0, from the model of the last chunk."""
-        ...
-
-    def end(self) -> bytes:
-        """What follows the last chunk of a stream that ended well."""
-        ...
-
-    def error(self, error: ChatError, request_id: str) -> bytes:
-        """The last event of a stream that failed."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Dialect:
-    """One wire format, in and out."""
-
-    load: Callable[[Json, str], ChatJob]  # body, model where it names none; raises BadRequest
-    dump: Callable[[Reply, ChatJob], Json]
-    events: Callable[[ChatJob], EventWriter]
-    error: Callable[[ChatError, str], Json]  # error, request id
-    status: Callable[[ChatError], int]
-    headers: Callable[[ChatError], dict[str, str]]
-
-
-@cache
-def _required(schema: type[Schema]) -> tuple[str, ...]:
-    return tuple(name for name, field in schema._declared_fields.items() if field.required)
-
-
 def load(
-    schema: type[Schema],
-    body: Json,
-    *,
-    paths: Mapping[str, str] | None = None,
-    check: Callable[[Any], None] | None = None,
-    errors: Json | None = None,
+    schema: type[Schema], body: Json, *, paths: Mapping[str, str] | None = None, errors: Json | None = None
 ) -> Json:
     """The fields of `body` that `schema` knows, checked. Raises BadRequest naming all that are wrong.
 
-    `paths` says how the caller spelled a field, `check` looks at the messages as a whole, `errors` are faults
-    found before.
+    `paths` says how the caller spelled a field, `errors` are faults found before.
     """
     errors = errors or {}
     data: Json = {}
@@ -82,23 +43,31 @@ def load(
     for name in _required(schema):
         if name not in body:
             errors[name] = [_("is required")]
-    if check and "messages" in data:
-        try:
-            check(data["messages"])
-        except ValidationError as error:
-            errors["messages"] = error.messages
     if errors:
         raise invalid({(paths or {}).get(top, top): inner for top, inner in errors.items()})
     return data
 
 
+@cache
+def _required(schema: type[Schema]) -> tuple[str, ...]:
+    return tuple(name for name, field in schema._declared_fields.items() if field.required)
+
+
 def invalid(errors: Mapping[str, Any]) -> BadRequest:
-    """The refusal of a body with `errors`, as marshmallow nests them."""
-    details = dict(islice(flat(errors), TOLD_FAULTS))
+    """The refusal of a body with `errors`: by name of a field, lists of texts or, of what is within it, the same."""
+    details = dict(islice(_flat(errors), TOLD_FAULTS))
     shown = [f"{path}: {'; '.join(said)}" for path, said in islice(details.items(), NAMED_FAULTS)]
     if rest := list(islice(details, NAMED_FAULTS, None)):
         shown.append(_("and {count} more: {names}", count=len(rest), names=", ".join(rest[:100])))
     return BadRequest(_("The request is invalid: {faults}.", faults=". ".join(shown)), details=details)
+
+
+def _flat(errors: Any, path: str = "") -> Iterator[tuple[str, list[str]]]:
+    if isinstance(errors, list):
+        yield path, errors
+        return
+    for key, inner in errors.items():
+        yield from _flat(inner, f"{path}.{key}" if path else str(key))
 
 
 def job_of(data: Json, *, messages: Sequence[Json], **more: Any) -> ChatJob:
@@ -114,3 +83,229 @@ def job_of(data: Json, *, messages: Sequence[Json], **more: Any) -> ChatJob:
         fallbacks=data.get("fallbacks"),
         **more,
     )
+
+
+def faults(items: Iterable[Any], fault: Callable[[Any], Any]) -> dict[int, Any]:
+    """Place → what `fault` says of the item there; the first MAX_FAULTS only."""
+    found = ((place, said) for place, item in enumerate(items) if (said := fault(item)))
+    return dict(islice(found, MAX_FAULTS))
+
+
+# --- fields that every call has
+
+
+class Strict(Field[Any]):
+    """A value of exactly the JSON types `kinds`; `true` is no number, `5.0` no integer, `"5"` neither."""
+
+    said: str  # what it must be
+    kinds: tuple[type, ...]
+    keywords: Json = {}  # what it checks beside the type, in JSON Schema
+
+    def make_error(self, key: str, **kwargs: Any) -> ValidationError:
+        """Marshmallow's own two faults of a field, in the caller's language."""
+        if key == "null":
+            return ValidationError(_("must be {kind}, not null", kind=_(self.said)))
+        return ValidationError(_("is required"))
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if type(value) not in self.kinds:
+            raise ValidationError(_("must be {kind}", kind=_(self.said)))
+        return value
+
+
+class Text(Strict):
+    """A string; with `blank` False one that has text."""
+
+    said, kinds = N_("a string"), (str,)
+
+    def __init__(self, blank: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.blank = blank
+        if not blank:
+            self.keywords = {"pattern": r"\S"}
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        text: str = super()._deserialize(value, attr, data, **kwargs)
+        if not self.blank and not text.strip():
+            raise ValidationError(_("must have text"))
+        return text
+
+
+class Word(Text):
+    """One of `words`."""
+
+    def __init__(self, *words: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.words = words
+        self.keywords = {"enum": [*words, None] if self.allow_none else list(words)}
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        word = super()._deserialize(value, attr, data, **kwargs)
+        if word not in self.words:
+            raise ValidationError(_("must be one of {words}", words=", ".join(self.words)))
+        return word
+
+
+class ModelId(Text):
+    """`[org/]name[:suffix]`, so that no id can change the path or the host of a request."""
+
+    keywords = {"pattern": r"^[A-Za-z0-9._\-]+(/[A-Za-z0-9._\-]+)?(:[A-Za-z0-9._\-]+)?$"}
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        text = super()._deserialize(value, attr, data, **kwargs)
+        if not is_model_id(text):
+            raise ValidationError(
+                _("must be a model id of the form org/name or org/name:suffix, in letters, digits, '.', '_' and '-'")
+            )
+        return text
+
+
+class Array(Strict):
+    """A JSON array, of whose items `fault` finds nothing to say."""
+
+    kinds: tuple[type, ...] = (list,)
+
+    def fault(self, item: Any) -> Any:
+        """What is wrong with `item`: texts, or texts by key; nothing where it is right."""
+        raise NotImplementedError
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        items = super()._deserialize(value, attr, data, **kwargs)
+        if errors := faults(items, self.fault):
+            raise ValidationError(errors)
+        return items
+
+
+class Items(Array):
+    """An array of objects."""
+
+    said = N_("an array of objects")
+    keywords = {"items": {"type": "object"}}
+
+    def fault(self, item: Any) -> Any:
+        """It is no object."""
+        return not isinstance(item, dict) and [_("must be an object")]
+
+
+# --- messages
+
+
+class Messages(Strict):
+    """One or more messages, in the dialect's roles; `parts` None takes any part type that is named.
+
+    Keys of a message that we do not know stay: they are the model's business.
+    """
+
+    said, kinds = N_("an array of messages"), (list,)
+
+    def __init__(self, roles: tuple[str, ...], parts: tuple[str, ...] | None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.roles = roles
+        self.parts = parts
+        self._fields = {"role": Word(*roles, required=True), "tool_calls": Items(allow_none=True)}
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Json]:
+        given = super()._deserialize(value, attr, data, **kwargs)
+        if not given:
+            raise ValidationError(_("must have at least one message"))
+        errors: dict[int, Any] = {}
+        messages = []
+        for i, item in enumerate(given):
+            if len(errors) == MAX_FAULTS:
+                errors[i] = [_("this message and those after it were not checked")]
+                break
+            # What nearly every message looks like is seen at once: ten thousand of them pass in milliseconds.
+            if type(item) is dict and len(item) == 2 and self._plain(item):
+                messages.append(item)
+            elif found := self._fault(item):
+                errors[i] = found
+            else:
+                messages.append(_normal(item))
+        if errors:
+            raise ValidationError(errors)
+        return messages
+
+    def _plain(self, item: Json) -> bool:
+        role, content = item.get("role"), item.get("content")
+        if type(role) is not str or role not in self.roles or role == "tool":
+            return False
+        return type(content) is str or (type(content) is list and all(map(_is_plain_text, content)))
+
+    def _fault(self, message: Any) -> Any:
+        if not isinstance(message, dict):
+            return [_("must be an object")]
+        found: Json = {}
+        for name, field in self._fields.items():
+            try:
+                field.deserialize(message.get(name, missing), name, message)
+            except ValidationError as error:
+                found[name] = error.messages
+        if said := self._content_fault(message):
+            found["content"] = said
+        if message.get("role") == "tool" and "tool" in self.roles:
+            answered = message.get("tool_call_id")
+            if not (isinstance(answered, str) and answered):
+                found["tool_call_id"] = [_("is required: the id of the tool call this answers")]
+        return found
+
+    def _content_fault(self, message: Json) -> Any:
+        """Content is a string or parts; a tool's result and an assistant that calls tools may leave it out."""
+        content = message.get("content")
+        if content is None and not self._may_be_silent(message):
+            return [_("is required") if "content" not in message else _("must not be null")]
+        if isinstance(content, list):
+            return faults(content, self._part_fault)
+        return not isinstance(content, str | None) and [_("must be a string or an array of parts")]
+
+    def _may_be_silent(self, message: Json) -> bool:
+        role = message.get("role")
+        if role == "tool":
+            return "tool" in self.roles
+        calls = message.get("tool_calls") or message.get("function_call")
+        return role == "assistant" and bool("developer" in self.roles or calls)
+
+    def _part_fault(self, part: Any) -> Any:
+        if not isinstance(part, dict):
+            return [_("must be an object with a type")]
+        kind = part.get("type")
+        if kind == "text":
+            return {} if isinstance(part.get("text"), str) else {"text": [_("must be a string")]}
+        if kind == "image_url":
+            said = [_("must be an object with a url, or a URL as a string")]
+            return {} if _image_url(part) else {"image_url": said}
+        if isinstance(kind, str) and kind and (self.parts is None or kind in self.parts):
+            return {}
+        if self.parts is None:
+            return {"type": [_("is required: text, image_url, or what the model knows")]}
+        return {"type": [_("must be one of {words}", words=", ".join(self.parts))]}
+
+
+def _is_plain_text(part: Any) -> bool:
+    return type(part) is dict and len(part) == 2 and part.get("type") == "text" and type(part.get("text")) is str
+
+
+def _normal(message: Json) -> Json:
+    """A message without the keys that say nothing, as SDKs write those that are not set: some servers refuse them."""
+    said = {key: value for key, value in message.items() if value is not None or key == "content"}
+    if not said.get("tool_calls", True):
+        del said["tool_calls"]
+    if isinstance(said.get("content"), list):
+        said["content"] = [_normal_part(part) for part in said["content"]]
+    return said
+
+
+def _normal_part(part: Json) -> Json:
+    if part["type"] != "image_url":
+        return part
+    spelled = {"type", "image_url"} if "image_url" in part else {"type", "text"}
+    beside = {key: value for key, value in part.items() if key not in spelled}
+    return {"type": "image_url", "image_url": _image_url(part), **beside}
+
+
+def _image_url(part: Json) -> Json | None:
+    """The image as OpenAI writes it, from any of the three spellings; `text` is S1's older one."""
+    given = part.get("image_url", part.get("text"))
+    if isinstance(given, str) and given.strip():
+        return {"url": given}
+    usable = isinstance(given, dict) and isinstance(given.get("url"), str) and given["url"].strip()
+    return given if usable else None

@@ -6,11 +6,12 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError
 
-from ..chat import ChatJob, Chunk, Json, Reply
+from ..chat import ChatJob, Chunk, Json, Reply, Usage
 from ..errors import ChatError
-from ..languages import _
-from .fields import Flag, Integer, Items, Messages, ModelId, ModelIds, Number, Object, Stop, Text, TextOrObject
-from .loading import Dialect, job_of, load
+from ..languages import N_, _
+from .dialect import CONVERSATION, COUNT, ERROR_FIELDS, STRING, USAGE, Dialect, object_of, or_null
+from .fields import Flag, Integer, ModelIds, Number, Object, Stop, TextOrObject
+from .loading import Items, Messages, ModelId, Text, job_of, load
 from .strict_json import dumps
 
 ROLES = ("user", "assistant", "system", "developer", "tool", "function")
@@ -18,6 +19,8 @@ ROLES = ("user", "assistant", "system", "developer", "tool", "function")
 
 class StreamOptions(Object):
     """`include_usage` is true or false; what else is in it is for the model to judge."""
+
+    keywords = {"properties": {"include_usage": or_null("boolean")}}
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Json:
         options: Json = super()._deserialize(value, attr, data, **kwargs)
@@ -81,11 +84,17 @@ def dump_reply(reply: Reply, job: ChatJob) -> Json:
         "created": int(time.time()),
         "model": reply.model,
         "choices": reply.choices,
-        "usage": {**reply.usage.counts(), **reply.usage.details},
+        "usage": {**counts(reply.usage), **reply.usage.details},
     }
     if reply.system_fingerprint:
         body["system_fingerprint"] = reply.system_fingerprint
     return {**reply.extra, **body} if reply.extra else body
+
+
+def counts(usage: Usage) -> Json:
+    """Tokens under OpenAI's names."""
+    prompt, completion = usage.prompt_tokens, usage.completion_tokens
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
 def dump_error(error: ChatError, request_id: str) -> Json:
@@ -134,8 +143,8 @@ class ChunkWriter:
         if chunk.usage:
             if not self._include_usage:
                 return b""
-            counts = {**chunk.usage.counts(), **chunk.usage.details}
-            return b"".join((self._prefix, b'[],"usage":', dumps(counts), b"}\n\n"))
+            usage = {**counts(chunk.usage), **chunk.usage.details}
+            return b"".join((self._prefix, b'[],"usage":', dumps(usage), b"}\n\n"))
         end = b',"usage":null}\n\n' if self._include_usage else b"}\n\n"
         return b"".join(b"".join((self._prefix, b"[", dumps(choice), b"]", end)) for choice in chunk.choices)
 
@@ -163,10 +172,33 @@ class ChunkWriter:
 
 
 OPENAI = Dialect(
+    path="/v1/chat/completions",
     load=load_job,
     dump=dump_reply,
     events=ChunkWriter,
     error=dump_error,
     status=lambda error: error.status,
     headers=error_headers,
+    request=("ChatCompletionRequest", OpenAISchema),
+    reply=(
+        "ChatCompletion",
+        object_of(
+            {
+                "id": STRING,
+                "object": {"const": "chat.completion"},
+                "created": COUNT,
+                "model": STRING,
+                "choices": {"type": "array", "items": {"type": "object"}},
+            },
+            usage=USAGE,
+        ),
+    ),
+    failure=(
+        "OpenAIError",
+        object_of({"error": object_of({**ERROR_FIELDS, "type": STRING, "param": or_null("string")})}),
+    ),
+    summary=N_("Answer a conversation in OpenAI's format."),
+    details=N_("A `chat.completion` object, or `chat.completion.chunk` events and `[DONE]` where `stream` is true."),
+    example=CONVERSATION,
+    label="OpenAI",
 )

@@ -7,21 +7,11 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 from marshmallow.fields import Field
 
 from ..languages import N_, _
-from .envelope import CompletionsSchema, LegacySchema
-from .fields import Items, Messages, ModelId, ModelIds, Number, Stop, Strict, Text
-from .openai import OpenAISchema, StreamOptions
-from .responses.json_schema import keywords, some_message
-from .responses.load import ResponsesSchema
+from . import DIALECTS
+from .dialect import HAS_TEXT, NAME, STRING, JsonSchema, object_of
+from .loading import Messages, Strict
 
-REQUESTS = {
-    "LegacyRequest": LegacySchema,
-    "CompletionsRequest": CompletionsSchema,
-    "ChatCompletionRequest": OpenAISchema,
-    "ResponsesRequest": ResponsesSchema,
-}
 TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", dict: "object", list: "array"}
-MODEL_ID = r"^[A-Za-z0-9._\-]+(/[A-Za-z0-9._\-]+)?(:[A-Za-z0-9._\-]+)?$"
-HAS_TEXT = r"\S"
 
 # What each field is for, in the words of a reader who has not used it yet.
 DESCRIPTIONS = {
@@ -77,80 +67,55 @@ def _attributes(self: Any, field: Field[Any], ret: dict[str, Any], **kwargs: Any
     if field.allow_none:
         types.append("null")
     found: dict[str, Any] = {"type": types[0] if len(types) == 1 else types} if types else {}
-    if isinstance(field, Number):
-        bounds = {"minimum": field.low, "maximum": field.high, "exclusiveMinimum": field.above}
-        found |= {keyword: bound for keyword, bound in bounds.items() if bound is not None}
-    if isinstance(field, ModelId):
-        found["pattern"] = MODEL_ID
-    if isinstance(field, ModelIds):
-        found |= {"items": {"type": "string", "pattern": MODEL_ID}, "maxItems": 16}
-    if isinstance(field, Messages):
-        found |= {"items": _message(field), "minItems": 1}
-    if isinstance(field, Items):
-        found["items"] = {"type": "object"}
-    if isinstance(field, Stop):
-        found["items"] = {"type": "string"}
-    if isinstance(field, StreamOptions):
-        found["properties"] = {"include_usage": {"type": ["boolean", "null"]}}
-    if isinstance(field, Text) and not field.blank:
-        found["pattern"] = HAS_TEXT
-    if words := getattr(field, "words", None):
-        found["enum"] = [*words, None] if field.allow_none else list(words)
-    found |= keywords(field)
+    found |= {"items": _message(field), "minItems": 1} if isinstance(field, Messages) else field.keywords
     if text := described(str(field.name)):
         found["description"] = text
     return found
 
 
-def _message(field: Messages) -> dict[str, Any]:
+def _message(field: Messages) -> JsonSchema:
     """A message of the dialect: who has to say something, and what a tool's result answers."""
-    roles, parts = field.roles, field.parts
-    content = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"anyOf": _parts(parts)}}]}
+    roles = field.roles
+    content = {"anyOf": [STRING, {"type": "array", "items": {"anyOf": _parts(field.parts)}}]}
     maybe = {"anyOf": [*content["anyOf"], {"type": "null"}]}
     calls = {"type": ["array", "null"], "items": {"type": "object"}}
     speakers = [role for role in roles if role != "tool" and not (role == "assistant" and "developer" in roles)]
-    found = [_of_role(speakers, {"content": content}, tool_calls=calls)]
+    found = [object_of({"role": {"enum": speakers}, "content": content}, tool_calls=calls)]
+    assistant: JsonSchema = {"role": {"enum": ["assistant"]}}
     if "developer" in roles:
-        found.append(_of_role(["assistant"], {}, content=maybe, tool_calls=calls))
+        found.append(object_of(assistant, content=maybe, tool_calls=calls))
     else:
-        found.append(_of_role(["assistant"], {"tool_calls": {**calls, "type": "array", "minItems": 1}}, content=maybe))
+        called = {"tool_calls": {**calls, "type": "array", "minItems": 1}}
+        found.append(object_of(assistant | called, content=maybe))
     if "tool" in roles:
-        answers = {"tool_call_id": {"type": "string", "minLength": 1}}
-        found.append(_of_role(["tool"], answers, content=maybe, tool_calls=calls))
+        answers = {"role": {"enum": ["tool"]}, "tool_call_id": NAME}
+        found.append(object_of(answers, content=maybe, tool_calls=calls))
     return {"anyOf": found}
 
 
-def _of_role(roles: list[str], required: dict[str, Any], **more: Any) -> dict[str, Any]:
-    properties = {"role": {"enum": roles}, **required, **more}
-    return {"type": "object", "properties": properties, "required": ["role", *required]}
-
-
-def _parts(known: tuple[str, ...] | None) -> list[dict[str, Any]]:
+def _parts(known: tuple[str, ...] | None) -> list[JsonSchema]:
     """What a content part may be; `known` None: of any other type, too."""
-    url = {"type": "string", "pattern": HAS_TEXT}
-    image = {"anyOf": [url, {"type": "object", "properties": {"url": url}, "required": ["url"]}]}
-    found = [_part({"const": "text"}, text={"type": "string"}), _part({"const": "image_url"}, image_url=image)]
-    other = {"type": "string", "minLength": 1, "not": {"enum": ["text", "image_url"]}}
-    return found if known is not None else [*found, _part(other)]
+    image = {"anyOf": [HAS_TEXT, object_of({"url": HAS_TEXT})]}
+    found = [
+        object_of({"type": {"const": "text"}, "text": STRING}),
+        object_of({"type": {"const": "image_url"}, "image_url": image}),
+    ]
+    other = NAME | {"not": {"enum": ["text", "image_url"]}}
+    return found if known is not None else [*found, object_of({"type": other})]
 
 
-def _part(kind: dict[str, Any], **required: Any) -> dict[str, Any]:
-    return {"type": "object", "properties": {"type": kind, **required}, "required": ["type", *required]}
-
-
-def request_schemas() -> dict[str, Any]:
+def request_schemas() -> JsonSchema:
     """Component name → JSON Schema, of the request of each dialect."""
     plugin = MarshmallowPlugin()
     spec = APISpec("chatapi", "1", "3.1.0", plugins=[plugin])
     assert plugin.converter is not None
     plugin.converter.add_attribute_function(_attributes)  # type: ignore[no-untyped-call]
-    for name, schema in REQUESTS.items():
+    for dialect in DIALECTS:
+        name, schema = dialect.request
         spec.components.schema(name, schema=schema)
-    found: dict[str, Any] = spec.to_dict()["components"]["schemas"]
-    for schema in found.values():
-        schema["additionalProperties"] = True
-    found["ResponsesRequest"] |= some_message()
-    legacy = found["LegacyRequest"]
-    del legacy["required"]
-    legacy["anyOf"] = [{"required": [spelling]} for spelling in ("message", "prompt", "inputs")]
+    found: JsonSchema = spec.to_dict()["components"]["schemas"]
+    for dialect in DIALECTS:
+        name = dialect.request[0]
+        whole = found[name] | {"additionalProperties": True} | dialect.also
+        found[name] = {keyword: said for keyword, said in whole.items() if said}
     return found

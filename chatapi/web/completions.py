@@ -10,7 +10,7 @@ from .request import authenticated, body
 blueprint = Blueprint("completions", __name__)
 
 
-@blueprint.post("/api/chat/completions")
+@blueprint.post(COMPLETIONS.path)
 @authenticated
 @body(COMPLETIONS)
 def complete(job: ChatJob) -> Response:

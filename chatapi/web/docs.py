@@ -10,10 +10,10 @@ from flask import Blueprint, Response
 from markupsafe import Markup, escape
 
 from ..chat import Json
-from ..errors import NotFound
+from ..errors import NotFound, error_classes
 from ..languages import LANGUAGES, N_, _, current
 from . import layout
-from .openapi import document, error_classes
+from .openapi import document
 
 blueprint = Blueprint("docs", __name__)
 

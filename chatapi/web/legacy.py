@@ -11,13 +11,13 @@ from ..errors import BadRequest, RateLimited, RouteRetired
 from ..languages import N_, _
 from ..migration.rewrite import MOST, Rewritten, described, rewrite
 from ..migration.schedule import Stage
-from ..schemas import LEGACY
+from ..schemas import COMPLETIONS, LEGACY
 from .calls import answer
 from .request import authenticate, components, read_json
 
 blueprint = Blueprint("legacy", __name__)
 
-PATH, SUCCESSOR, GUIDE = "/api/huggingface-chat", "/api/chat/completions", "/docs/migration"
+PATH, SUCCESSOR, GUIDE = LEGACY.path, COMPLETIONS.path, "/docs/migration"
 DEPRECATED_AT = int(datetime(2026, 11, 22, tzinfo=UTC).timestamp())
 
 

@@ -17,7 +17,7 @@ from .response import json_response
 blueprint = Blueprint("openai", __name__)
 
 
-@blueprint.post("/v1/chat/completions")
+@blueprint.post(OPENAI.path)
 @authenticated
 @body(OPENAI)
 def create_completion(job: ChatJob) -> Response:

@@ -1,7 +1,6 @@
 """`/openapi.json`: every route for programs, as OpenAPI 3.1 has it; made from the schemas, the views and the errors."""
 
 from functools import cache
-from typing import Any
 
 from flask import Blueprint, Response, current_app
 
@@ -9,21 +8,15 @@ from .. import errors, languages
 from ..chat import Json
 from ..errors import ChatError
 from ..languages import N_, _
+from ..schemas import DIALECTS, LEGACY, Dialect
+from ..schemas.dialect import COUNT, MODEL, STRING, object_of, or_null
 from ..settings import VERSION
+from .errors import dialect_of
 from .layout import in_readers_language
 from .response import json_response
 
 blueprint = Blueprint("openapi", __name__)
 
-SAY = {"role": "user", "content": "What is Brazil?"}
-MODEL = "openai/gpt-oss-120b"
-# Route → the request's schema, the answer's, and an example. The answers of a stream are events.
-CHAT: dict[str, tuple[str, str, Json]] = {
-    "/v1/chat/completions": ("ChatCompletionRequest", "ChatCompletion", {"model": MODEL, "messages": [SAY]}),
-    "/v1/responses": ("ResponsesRequest", "Response", {"model": MODEL, "input": "What is Brazil?"}),
-    "/api/chat/completions": ("CompletionsRequest", "Envelope", {"model": MODEL, "messages": [SAY]}),
-    "/api/huggingface-chat": ("LegacyRequest", "Envelope", {"message": "What is Brazil?", "model": MODEL}),
-}
 PREVIEW = "/api/migrate/preview"
 READ = {
     "/v1/models": "ModelList",
@@ -35,25 +28,10 @@ READ = {
 }
 OPEN = ("/healthz", "/readyz")  # answer without a key
 
-# Route → what it does, in a line, and what else is to be said.
+# Route → what it does, in a line, and what else is to be said; the dialects say it of their own.
 SUMMARIES = {
-    "/v1/chat/completions": (
-        N_("Answer a conversation in OpenAI's format."),
-        N_("A `chat.completion` object, or `chat.completion.chunk` events and `[DONE]` where `stream` is true."),
-    ),
-    "/v1/responses": (
-        N_("Answer in OpenAI's Responses format; nothing is kept between calls."),
-        N_("A `response` object, or typed events where `stream` is true."),
-    ),
-    "/api/chat/completions": (
-        N_("Answer a conversation in an envelope."),
-        N_('`{"success": true, "data": {"response", "model", "usage"}}`, or chunks where `stream` is true.'),
-    ),
-    "/api/huggingface-chat": (
-        N_("Answer one message. Deprecated: use `POST /api/chat/completions`."),
-        N_("In a brownout and after its sunset it answers 410, and `error.migration` has the same request rewritten."),
-    ),
-    "/api/migrate/preview": (
+    **{dialect.path: (dialect.summary, dialect.details) for dialect in DIALECTS},
+    PREVIEW: (
         N_("Translate a request of the legacy route for the routes that take its place."),
         N_("No model is asked. The answer has both requests as JSON, curl, Python and JavaScript, and what changes."),
     ),
@@ -115,14 +93,16 @@ def document(language: str) -> Json:
     from ..schemas.openapi import request_schemas  # here: apispec is for those who read the document
 
     paths: Json = {}
-    for path, (asked, answered, example) in CHAT.items():
-        paths[path] = {"post": _operation(path, _chat_responses(path, answered), _body(asked, example))}
-    preview = {"200": _response(N_("The request for both new routes."), "Preview"), **_errors(PREVIEW)}
-    example = CHAT["/api/huggingface-chat"][2]
-    paths[PREVIEW] = {"post": _operation(PREVIEW, preview, _body("LegacyRequest", example))}
+    for dialect in DIALECTS:
+        answer = _response(N_("The answer, or a stream of events where `stream` is true."), dialect.reply[0])
+        answer["content"]["text/event-stream"] = {}
+        paths[dialect.path] = {"post": _operation(dialect.path, answer, _body(dialect))}
+    preview = _response(N_("The request for both new routes."), "Preview")
+    paths[PREVIEW] = {"post": _operation(PREVIEW, preview, _body(LEGACY))}
     for path, answered_by in READ.items():
-        paths[path] = {"get": _operation(path, _read_responses(path, answered_by))}
-    schemas = {**request_schemas(), **_answers()}
+        paths[path] = {"get": _operation(path, _read_response(answered_by))}
+    bodies = dict(body for dialect in DIALECTS for body in (dialect.reply, dialect.failure))
+    schemas = {**request_schemas(), **bodies, **_answers()}
     security = {"bearer": {"type": "http", "scheme": "bearer"}}
     return {
         "openapi": "3.1.0",
@@ -134,15 +114,6 @@ def document(language: str) -> Json:
     }
 
 
-def error_classes() -> list[type[ChatError]]:
-    """Every error that a caller may be answered with, one for each code, in the order of the tree."""
-    found: dict[str, type[ChatError]] = {}
-    for kind in vars(errors).values():
-        if isinstance(kind, type) and issubclass(kind, ChatError) and kind.meaning:
-            found.setdefault(kind.code, kind)
-    return list(found.values())
-
-
 # --- operations
 
 
@@ -152,12 +123,14 @@ def _view_name(path: str) -> str:
     return endpoint.rpartition(".")[2]
 
 
-def _operation(path: str, responses: Json, body: Json | None = None) -> Json:
+def _operation(path: str, answer: Json, body: Json | None = None) -> Json:
     summary, text = SUMMARIES[path]
+    unready = {"503": _response(N_("It takes no calls now."), "Readiness")} if path == "/readyz" else {}
+    responses = {"200": answer, **unready, **_errors(path)}
     operation: Json = {"operationId": _view_name(path), "summary": _(summary), "responses": responses}
     if text:
         operation["description"] = _(text)
-    if path == "/api/huggingface-chat":
+    if any(dialect.path == path and dialect.deprecated for dialect in DIALECTS):
         operation["deprecated"] = True
     if path in OPEN:
         operation["security"] = []
@@ -177,24 +150,15 @@ def _parameters(path: str) -> list[Json]:
     return []
 
 
-def _body(schema: str, example: Json) -> Json:
-    content = {"schema": {"$ref": f"#/components/schemas/{schema}"}, "example": example}
+def _body(dialect: Dialect) -> Json:
+    content = {"schema": {"$ref": f"#/components/schemas/{dialect.request[0]}"}, "example": dialect.example}
     return {"required": True, "content": {"application/json": content}}
 
 
-def _chat_responses(path: str, answered: str) -> Json:
-    good = _response(N_("The answer, or a stream of events where `stream` is true."), answered)
-    good["content"]["text/event-stream"] = {}
-    return {"200": good, **_errors(path)}
-
-
-def _read_responses(path: str, answered: str | None) -> Json:
+def _read_response(answered: str | None) -> Json:
     if answered is None:
-        good: Json = {"description": _("Prometheus' text format."), "content": {"text/plain": {}}, "headers": _refs()}
-    else:
-        good = _response(N_("What was asked for."), answered)
-    unready = {"503": _response(N_("It takes no calls now."), "Readiness")} if path == "/readyz" else {}
-    return {"200": good, **unready, **_errors(path)}
+        return {"description": _("Prometheus' text format."), "content": {"text/plain": {}}, "headers": _refs()}
+    return _response(N_("What was asked for."), answered)
 
 
 def _response(text: str, schema: str) -> Json:
@@ -204,16 +168,12 @@ def _response(text: str, schema: str) -> Json:
 
 def _errors(path: str) -> Json:
     """Status → the codes that come with it on this route."""
-    openai = path.startswith("/v1/")
+    dialect = dialect_of(path)
     by_status: dict[int, list[str]] = {}
-    for kind in error_classes():
+    for kind in errors.error_classes():
         if _is_possible(kind, path):
-            by_status.setdefault(kind.status if openai else kind.api_status, []).append(kind.code)
-    found = {}
-    for status, codes in sorted(by_status.items()):
-        schema = "OpenAIError" if openai else "EnvelopeError"
-        found[str(status)] = _response(", ".join(f"`{code}`" for code in codes), schema)
-    return found
+            by_status.setdefault(dialect.status(kind), []).append(f"`{kind.code}`")
+    return {str(status): _response(", ".join(by_status[status]), dialect.failure[0]) for status in sorted(by_status)}
 
 
 _ALWAYS = (errors.InternalError, errors.MethodNotAllowed)
@@ -227,7 +187,7 @@ def _is_possible(kind: type[ChatError], path: str) -> bool:
     if path == PREVIEW and (issubclass(kind, errors.UpstreamError) or kind is errors.ForbiddenModel):
         return False
     if kind is errors.RouteRetired:
-        return path == "/api/huggingface-chat"
+        return path == LEGACY.path
     return kind not in (errors.NotFound, errors.AdminRequired)
 
 
@@ -242,42 +202,20 @@ def _headers() -> Json:
 # --- answers
 
 
-def _object(required: Json, **more: Any) -> Json:
-    return {"type": "object", "properties": {**required, **more}, "required": list(required)}
-
-
 def _answers() -> Json:
-    text, count, nullable = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": ["string", "null"]}
-    anything: Json = {"type": "object"}
-    listed = {"type": "array", "items": anything}
-    usage = _object(dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), count))
-    data = _object({"response": text, "model": text, "usage": usage}, finish_reason=text, refusal=text)
-    codes = [kind.code for kind in error_classes()]
-    common = {"message": text, "retryable": {"type": "boolean"}, "request_id": text, "code": {"enum": codes}}
-    details = {"type": "object", "additionalProperties": {"type": "array", "items": text}}
-    envelope_error = _object(common, details=details, upstream_status={"type": "integer"}, migration=anything)
-    request = _object({"path": text, "body": anything, "curl": text, "python": text, "javascript": text})
-    change = _object({"field": text, "becomes": nullable, "note": text})
+    text, anything = STRING, {"type": "object"}
+    request = object_of({"path": text, "body": anything, "curl": text, "python": text, "javascript": text})
+    change = object_of({"field": text, "becomes": or_null("string"), "note": text})
     migrated = {"completions": request, "openai": request, "changes": {"type": "array", "items": change}}
+    models = {"type": "array", "items": {"$ref": "#/components/schemas/Model"}}
+    listed = {"type": "array", "items": anything}
     return {
-        "Envelope": _object({"success": {"const": True}, "data": data}),
-        "EnvelopeError": _object({"success": {"const": False}, "error": envelope_error}),
-        "OpenAIError": _object({"error": _object({**common, "type": text, "param": nullable})}),
-        "ChatCompletion": _object(
-            {"id": text, "object": {"const": "chat.completion"}, "created": count, "model": text, "choices": listed},
-            usage=usage,
+        "Model": object_of({"id": text, "object": {"const": "model"}, "created": COUNT, "owned_by": text}),
+        "ModelList": object_of({"object": {"const": "list"}, "data": models}),
+        "UsageList": object_of({"object": {"const": "list"}, "data": listed}),
+        "Preview": object_of(
+            {"success": {"const": True}, "data": object_of({**migrated, "same_upstream_request": {"type": "boolean"}})}
         ),
-        "Response": _object(
-            {"id": text, "object": {"const": "response"}, "created_at": count, "model": text, "output": listed}
-        ),
-        "Model": _object({"id": text, "object": {"const": "model"}, "created": count, "owned_by": text}),
-        "ModelList": _object(
-            {"object": {"const": "list"}, "data": {"type": "array", "items": {"$ref": "#/components/schemas/Model"}}}
-        ),
-        "UsageList": _object({"object": {"const": "list"}, "data": listed}),
-        "Preview": _object(
-            {"success": {"const": True}, "data": _object({**migrated, "same_upstream_request": {"type": "boolean"}})}
-        ),
-        "Health": _object({"status": {"const": "ok"}}),
-        "Readiness": _object({"status": {"enum": ["ok", "degraded", "not ready", "stopping"]}, "parts": anything}),
+        "Health": object_of({"status": {"const": "ok"}}),
+        "Readiness": object_of({"status": {"enum": ["ok", "degraded", "not ready", "stopping"]}, "parts": anything}),
     }

@@ -1,29 +1,21 @@
 """`/`, the playground: try a model by hand. The page does it all with the routes that everybody calls."""
 
-from dataclasses import asdict
-
 from flask import Blueprint, Response, request
 
 from ..chat import Json
 from ..errors import AccessError, BadRequest
 from ..languages import N_, _
 from ..migration.snippets import snippets
-from ..schemas import parameters
+from ..schemas import COMPLETIONS, DIALECTS, Dialect
+from ..schemas.fields import Flag, Integer, Number, Object, Stop
 from . import layout
 from .request import components, read_json
 from .response import json_response
 
 blueprint = Blueprint("playground", __name__)
 
-DIALECTS = {
-    "/api/chat/completions": "chatapi",
-    "/v1/chat/completions": "OpenAI",
-    "/v1/responses": "OpenAI",
-    "/api/huggingface-chat": N_("legacy"),
-}
-USUAL = "/api/chat/completions"
-ONE_MESSAGE = "/api/huggingface-chat"  # reads no conversation
-
+USUAL = COMPLETIONS
+# The form's parameters, in its order, and what each does; each dialect has those that are fields of its requests.
 HINTS = {
     "temperature": N_("How freely it chooses its words"),
     "max_tokens": N_("How long the answer may be, in tokens"),
@@ -32,12 +24,12 @@ HINTS = {
     "repetition_penalty": N_("Above 1: less repetition"),
     "presence_penalty": N_("Above 0: on to new subjects"),
     "frequency_penalty": N_("Above 0: fewer words said often"),
+    "seed": N_("The same seed, the same answer, where the model can"),
+    "stop": N_("Ends the answer where this appears; one a line"),
     "n": N_("How many answers, each a choice of its own"),
     "logprobs": N_("With how likely each of its tokens was"),
     "top_logprobs": N_("And so many others that might have stood there"),
     "logit_bias": N_("Likelier or less likely tokens, by their numbers, from −100 to 100"),
-    "seed": N_("The same seed, the same answer, where the model can"),
-    "stop": N_("Ends the answer where this appears; one a line"),
     "reasoning_effort": N_("How long a reasoning model thinks: low, medium, high"),
     "max_time": N_("How long all of it may take, in seconds"),
 }
@@ -72,8 +64,8 @@ def playground() -> Response:
         is_smallest=components().settings.embedded_model is None,
         suggestions=[_(text) for text in SUGGESTIONS],
         playground={
-            "dialects": [_dialect(path, name) for path, name in DIALECTS.items()],
-            "dialect": USUAL,
+            "dialects": [_dialect(dialect) for dialect in sorted(DIALECTS, key=lambda one: one is not USUAL)],
+            "dialect": USUAL.path,
             "embedded": embedded.id if embedded else None,
             "locked": _locked(),
         },
@@ -91,10 +83,28 @@ def _locked() -> str | None:
     return None
 
 
-def _dialect(path: str, name: str) -> Json:
+def _dialect(dialect: Dialect) -> Json:
     """A dialect as its form needs it."""
-    fields = [{**asdict(one), "hint": _(HINTS[one.key])} for one in parameters.BY_ROUTE[path]]
-    return {"path": path, "name": _(name), "conversational": path != ONE_MESSAGE, "parameters": fields}
+    fields = dialect.request[1]._declared_fields
+    named = [(key, dialect.renamed.get(key, key)) for key in HINTS]
+    found = [(key, name, fields.get(name.partition(".")[0])) for key, name in named]
+    return {
+        "path": dialect.path,
+        "name": _(dialect.label),
+        "conversational": "message" not in fields,
+        "parameters": [
+            {"name": name, "key": key, **_widget(field), "hint": _(HINTS[key])} for key, name, field in found if field
+        ],
+    }
+
+
+def _widget(field: object) -> Json:
+    """How a parameter is asked for: its type, and its bounds, both included."""
+    if isinstance(field, Number):
+        low = field.low if field.above is None else field.above
+        return {"type": "integer" if isinstance(field, Integer) else "number", "min": low, "max": field.high}
+    kinds = ((Flag, "flag"), (Object, "object"), (Stop, "lines"))
+    return {"type": next((kind for of, kind in kinds if isinstance(field, of)), "text"), "min": None, "max": None}
 
 
 @blueprint.post("/playground/snippets")
@@ -103,7 +113,7 @@ def create_snippets() -> Response:
     components().access.authenticate(request.environ, request.remote_addr)  # no call, and so not in the ledger
     asked = read_json()
     path, body = asked.get("path"), asked.get("body")
-    if not isinstance(path, str) or path not in DIALECTS or not isinstance(body, dict):
+    if not isinstance(path, str) or path not in {dialect.path for dialect in DIALECTS} or not isinstance(body, dict):
         raise BadRequest(
             _("Send the path of a chat route and the body of a request to it."),
             details={"path": [_("must be a chat route")], "body": [_("must be an object")]},

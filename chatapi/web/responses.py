@@ -10,7 +10,7 @@ from .request import authenticated, body
 blueprint = Blueprint("responses", __name__)
 
 
-@blueprint.post("/v1/responses")
+@blueprint.post(RESPONSES.path)
 @authenticated
 @body(RESPONSES)
 def create_response(job: ChatJob) -> Response:

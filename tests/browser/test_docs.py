@@ -6,7 +6,8 @@ from playwright.sync_api import expect
 from support.browser import visit
 from support.upstream import TEXT
 
-from chatapi.web.openapi import MODEL, error_classes
+from chatapi.errors import error_classes
+from chatapi.schemas.dialect import MODEL
 
 pytestmark = pytest.mark.browser
 ROUTE = "post-v1-chat-completions"

@@ -78,13 +78,6 @@ def test_whether_a_message_has_an_image(content, found):
 # --- jobs, replies, usage
 
 
-def test_usage_adds_up_and_its_counts_are_three_keys_whatever_else_the_upstream_said():
-    usage = Usage(25, 50)
-    assert (usage.total_tokens, usage.source, usage.details) == (75, "upstream", {})
-    counts = {"prompt_tokens": 25, "completion_tokens": 50, "total_tokens": 75}
-    assert usage.counts() == Usage(25, 50, details={"prompt_tokens_details": None}).counts() == counts
-
-
 @pytest.mark.parametrize(
     "options, limit",
     [

@@ -15,8 +15,9 @@ from schemathesis.specs.openapi.checks import (
 )
 from support.gateways import serve
 
+from chatapi.schemas import DIALECTS
 from chatapi.settings import is_model_id
-from chatapi.web.openapi import CHAT, PREVIEW, READ
+from chatapi.web.openapi import PREVIEW, READ
 
 KEY = "sk-the-key"
 KEYS = [KEY] * 9 + ["sk-wrong"]
@@ -69,9 +70,9 @@ CHECKS = [
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["taken", "refused"])
-@pytest.mark.parametrize("path", [*CHAT, PREVIEW, *READ])
+@pytest.mark.parametrize("path", [*(dialect.path for dialect in DIALECTS), PREVIEW, *READ])
 def test_the_gateway_keeps_to_its_document(document, locked, upstream, path, mode):
-    operation = document[path]["POST" if path in (*CHAT, PREVIEW) else "GET"]
+    operation = document[path]["GET" if path in READ else "POST"]
     if mode is GenerationMode.NEGATIVE and not (operation.body or operation.query):
         pytest.skip("nothing can be wrong with it")
 

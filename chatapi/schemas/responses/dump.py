@@ -62,7 +62,7 @@ def usage_of(usage: Usage) -> Json:
         },
         "output_tokens": usage.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": _count(completion, "reasoning_tokens")},
-        "total_tokens": usage.total_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
     }
 
 

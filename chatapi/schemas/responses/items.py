@@ -3,11 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from marshmallow import ValidationError
-
 from ...chat import Json, Message
 from ...languages import N_, _
-from ..fields import Strict, faults
+from ..dialect import HAS_TEXT, NAME, STRING, object_of
+from ..loading import Array, faults
 
 ROLES = ("user", "assistant", "system", "developer")
 # Part type → the key of its text.
@@ -16,32 +15,11 @@ TEXT_PARTS = {"input_text": "text", "output_text": "text", "refusal": "refusal"}
 Place = tuple[str, str]  # the path of an item, or of a field, and the key of the item's content
 
 
-class Input(Strict):
-    """A string, or an array of items; as it was given, for `conversation` to read."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(N_("a string or an array of items"), str, list, **kwargs)
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str | list[Json]:
-        given: str | list[Json] = super()._deserialize(value, attr, data, **kwargs)
-        if isinstance(given, list) and (errors := faults(given, _item_fault)):
-            raise ValidationError(errors)
-        return given
-
-
 def _kind(item: Json) -> Any:
     """The item's type: a message may leave it out, and so may a reference."""
     if (kind := item.get("type")) is not None:
         return kind
     return "item_reference" if "id" in item and "role" not in item else "message"
-
-
-def _item_fault(item: Any) -> Any:
-    if not isinstance(item, dict):
-        return [_("must be an object")]
-    kind = _kind(item)
-    fault = _FAULTS.get(kind) if isinstance(kind, str) else None
-    return fault(item) if fault else {"type": [_("must be one of {words}", words=", ".join(ITEMS))]}
 
 
 def _message_fault(item: Json) -> Json:
@@ -107,6 +85,41 @@ _FAULTS = {
     "item_reference": _reference_fault,
 }
 ITEMS = ("message", "function_call", "function_call_output", "reasoning")
+
+# --- the same as JSON Schema
+
+_PARTS = [object_of({"type": {"const": kind}, key: STRING}) for kind, key in TEXT_PARTS.items()]
+_PICTURE = object_of({"type": {"const": "input_image"}, "image_url": HAS_TEXT}, file_id={"type": "null"})
+_CONTENT = {"anyOf": [STRING, {"type": "array", "items": {"anyOf": [*_PARTS, _PICTURE]}}]}
+_ITEMS = [
+    object_of({"role": {"enum": list(ROLES)}, "content": _CONTENT}, type={"enum": ["message", None]}),
+    object_of({"type": {"const": "function_call"}, "call_id": NAME, "name": NAME, "arguments": STRING}),
+    object_of({"type": {"const": "function_call_output"}, "call_id": NAME, "output": _CONTENT}),
+    object_of({"type": {"const": "reasoning"}}),
+]
+_INSTRUCTED = {"properties": {"instructions": NAME}, "required": ["instructions"]}
+_THOUGHT = {"properties": {"type": {"const": "reasoning"}}, "required": ["type"]}
+_SAYS = {"anyOf": [STRING, {"type": "array", "contains": {"not": _THOUGHT}}]}
+# Of a whole request: `input` or `instructions` has something to say to the model.
+SOME_MESSAGE = {"anyOf": [{"properties": {"input": _SAYS}}, _INSTRUCTED]}
+
+
+class Input(Array):
+    """A string, or an array of items; as it was given, for `conversation` to read."""
+
+    said, kinds = N_("a string or an array of items"), (str, list)
+    keywords = {"items": {"anyOf": _ITEMS}}
+
+    def fault(self, item: Any) -> Any:
+        """What is wrong with an item, whatever it is."""
+        if not isinstance(item, dict):
+            return [_("must be an object")]
+        kind = _kind(item)
+        fault = _FAULTS.get(kind) if isinstance(kind, str) else None
+        return fault(item) if fault else {"type": [_("must be one of {words}", words=", ".join(ITEMS))]}
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str | list[Json]:
+        return value if type(value) is str else super()._deserialize(value, attr, data, **kwargs)
 
 
 # --- checked items → messages

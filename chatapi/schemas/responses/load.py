@@ -9,8 +9,9 @@ from marshmallow import Schema, ValidationError
 
 from ...chat import ChatJob, Json
 from ...languages import N_, _
-from ..fields import Flag, Integer, ModelId, ModelIds, Number, Object, Stop, Strict, Text, faults
-from ..loading import invalid, job_of, load
+from ..dialect import NAME, STRING, object_of, or_null
+from ..fields import Flag, Integer, ModelIds, Number, Object, Stop, Strings
+from ..loading import ModelId, Strict, Text, Word, faults, invalid, job_of, load
 from .items import Input, conversation, path_in_input
 from .tools import ToolChoice, Tools, check_choice, echoed_tools, left_out, tool_fields
 
@@ -21,49 +22,28 @@ LOGPROBS = "message.output_text.logprobs"
 class NotKept(Strict):
     """A field that asks for state which this gateway does not keep: only null, or false, is taken."""
 
-    def __init__(self, instead: str, *kinds: type, **kwargs: Any) -> None:
-        super().__init__(N_("null"), *kinds, allow_none=True, **kwargs)
+    said = N_("null")
+
+    def __init__(self, instead: str, *kinds: type) -> None:
+        super().__init__(allow_none=True)
         self.instead = instead
+        self.kinds = kinds
+        self.keywords = {"enum": [False, None] if bool in kinds else [None]}
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> None:
         if value is not False or bool not in self.kinds:
             raise ValidationError(_(self.instead))
 
 
-class Word(Text):
-    """One of `words`."""
-
-    def __init__(self, *words: str, **kwargs: Any) -> None:
-        super().__init__(allow_none=True, **kwargs)
-        self.words = words
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
-        word: str = super()._deserialize(value, attr, data, **kwargs)
-        if word not in self.words:
-            raise ValidationError(_("must be one of {words}", words=", ".join(self.words)))
-        return word
-
-
-class Strings(Strict):
-    """An array of strings."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(N_("an array of strings"), list, allow_none=True, **kwargs)
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[str]:
-        given: list[str] = super()._deserialize(value, attr, data, **kwargs)
-        if errors := faults(given, _no_string):
-            raise ValidationError(errors)
-        return given
-
-
 class Metadata(Object):
     """Strings by name."""
+
+    keywords = {"additionalProperties": STRING}
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Json:
         given: Json = super()._deserialize(value, attr, data, **kwargs)
         names = list(given)
-        if errors := faults(given.values(), _no_string):
+        if errors := faults(given.values(), lambda value: not isinstance(value, str) and [_("must be a string")]):
             raise ValidationError({names[place]: said for place, said in errors.items()})
         return given
 
@@ -71,9 +51,10 @@ class Metadata(Object):
 class Texts(Object):
     """An object of which the keys `names` are strings or null."""
 
-    def __init__(self, *names: str, **kwargs: Any) -> None:
-        super().__init__(allow_none=True, **kwargs)
+    def __init__(self, *names: str) -> None:
+        super().__init__(allow_none=True)
         self.names = names
+        self.keywords = {"properties": {name: or_null("string") for name in names}}
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Json:
         given: Json = super()._deserialize(value, attr, data, **kwargs)
@@ -85,15 +66,15 @@ class Texts(Object):
 class TextSettings(Texts):
     """`format` and `verbosity` of the answer's text."""
 
+    def __init__(self) -> None:
+        super().__init__("verbosity")
+        self.keywords["properties"]["format"] = {"anyOf": [_FORMAT, {"type": "null"}]}
+
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Json:
         given = super()._deserialize(value, attr, data, **kwargs)
         if given.get("format") is not None and (errors := _format_fault(given["format"])):
             raise ValidationError({"format": errors})
         return given
-
-
-def _no_string(value: Any) -> Any:
-    return not isinstance(value, str) and [_("must be a string")]
 
 
 def _format_fault(given: Any) -> Any:
@@ -115,6 +96,18 @@ def _format_fault(given: Any) -> Any:
     return found
 
 
+_FORMAT = {
+    "anyOf": [
+        object_of({"type": {"enum": ["text", "json_object"]}}),
+        object_of(
+            {"type": {"const": "json_schema"}, "name": NAME, "schema": {"type": "object"}},
+            strict=or_null("boolean"),
+            description=or_null("string"),
+        ),
+    ]
+}
+
+
 class ResponsesSchema(Schema):
     """`POST /v1/responses`; null means not set."""
 
@@ -124,7 +117,7 @@ class ResponsesSchema(Schema):
     tools = Tools(allow_none=True)
     tool_choice = ToolChoice(allow_none=True)
     parallel_tool_calls = Flag(allow_none=True)
-    text = TextSettings("verbosity")
+    text = TextSettings()
     reasoning = Texts("effort", "summary")
     max_output_tokens = Integer(1, allow_none=True)
     temperature = Number(0, 2, allow_none=True)
@@ -136,8 +129,8 @@ class ResponsesSchema(Schema):
     safety_identifier = Text(allow_none=True)
     prompt_cache_key = Text(allow_none=True)
     service_tier = Text(allow_none=True)
-    truncation = Word("auto", "disabled")
-    include = Strings()
+    truncation = Word("auto", "disabled", allow_none=True)
+    include = Strings(allow_none=True)
     store = Flag(allow_none=True)
     max_tool_calls = Integer(1, allow_none=True)
     # Chat's own, and ours.

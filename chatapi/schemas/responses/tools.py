@@ -7,16 +7,26 @@ from marshmallow import ValidationError
 
 from ...chat import Json
 from ...languages import N_, _
-from ..fields import Strict, faults
+from ..dialect import NAME, object_of, or_null
+from ..fields import TextOrObject
+from ..loading import Strict, faults
 
 WORDS = ("none", "auto", "required")
+
+
+_SETTINGS = {"description": or_null("string"), "parameters": or_null("object"), "strict": or_null("boolean")}
+_FUNCTION = object_of({"type": {"const": "function"}, "name": NAME}, **_SETTINGS)
+_OTHER_TOOL = object_of({"type": {"type": "string", "not": {"const": "function"}}})
 
 
 class Tools(Strict):
     """Functions, and beside them whatever other tools a client brings."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(N_("an array of objects"), list, **kwargs)
+    said, kinds = N_("an array of objects"), (list,)
+    keywords = {  # what only OpenAI's servers run is taken beside a function
+        "items": {"anyOf": [_FUNCTION, _OTHER_TOOL]},
+        "anyOf": [{"type": "null"}, {"type": "array", "maxItems": 0}, {"type": "array", "contains": _FUNCTION}],
+    }
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Json]:
         given: list[Json] = super()._deserialize(value, attr, data, **kwargs)
@@ -55,11 +65,22 @@ def _function_fault(tool: Json) -> Json:
     return found
 
 
-class ToolChoice(Strict):
+class ToolChoice(TextOrObject):
     """One of three words, a function, or some of the tools."""
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(N_("a string or an object"), str, dict, **kwargs)
+    keywords = {
+        "anyOf": [
+            {"enum": [*WORDS, None]},
+            object_of({"type": {"const": "function"}, "name": NAME}),
+            object_of(
+                {
+                    "type": {"const": "allowed_tools"},
+                    "mode": {"enum": ["auto", "required"]},
+                    "tools": {"type": "array", "items": {"type": "object"}},
+                }
+            ),
+        ]
+    }
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str | Json:
         given: str | Json = super()._deserialize(value, attr, data, **kwargs)

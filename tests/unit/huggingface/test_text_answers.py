@@ -26,6 +26,7 @@ from support.models import (
 
 from chatapi.errors import UpstreamUnavailable
 from chatapi.huggingface.tasks import task_for
+from chatapi.schemas.openai import counts
 
 # ---------------------------------------------------------------- whole answers
 
@@ -132,7 +133,6 @@ def test_usage_of_text_answers(body, headers, counts):
         assert usage.source == "estimate"
         assert 1 <= usage.prompt_tokens <= 3
         assert 2 <= usage.completion_tokens <= 6
-    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
 
 
 # ---------------------------------------------------------------- streams
@@ -177,7 +177,7 @@ def test_a_generate_stream():
 
 def test_usage_of_a_generate_stream():
     end = last("b", "ab", finish_reason="length", generated_tokens=2, input_length=9)
-    assert chunks(GENERATE, [token("a"), end])[1].count().counts() == counted(9, 2)
+    assert counts(chunks(GENERATE, [token("a"), end])[1].count()) == counted(9, 2)
 
 
 # A stop string may come in one token, over several, or with text after it; what comes after is never seen.

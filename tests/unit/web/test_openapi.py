@@ -7,8 +7,8 @@ import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 
-from chatapi.schemas.openapi import REQUESTS
-from chatapi.web.openapi import error_classes
+from chatapi.errors import error_classes
+from chatapi.schemas import DIALECTS
 
 PAGES = {"/", "/docs", "/docs/<name>", "/dashboard", "/openapi.json"}
 OURS = ("/static/", "/playground/", "/dashboard/data/", "/v1/responses/", "/v1/probe")  # for our own pages, or refused
@@ -39,10 +39,11 @@ def test_each_status_has_a_number(document):
             assert operation["summary"]
 
 
-@pytest.mark.parametrize("name", REQUESTS)
-def test_a_request_has_the_fields_and_ranges_of_its_schema(document, name):
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.path)
+def test_a_request_has_the_fields_and_ranges_of_its_schema(document, dialect):
+    name, schema = dialect.request
     properties = document["components"]["schemas"][name]["properties"]
-    fields = REQUESTS[name]._declared_fields
+    fields = schema._declared_fields
     assert properties.keys() == fields.keys()
     temperature = properties["temperature"]
     assert (temperature["minimum"], temperature["maximum"]) == (fields["temperature"].low, fields["temperature"].high)
