@@ -123,7 +123,7 @@ class EventStream:
 
     def _chunk(self, chunk: Chunk) -> bytes:
         call = self._call
-        if call.served != chunk.model:
+        if call.first_token_ms is None or call.served != chunk.model:
             call.answered(chunk.model)
         if chunk.usage:
             call.count(chunk.usage)
