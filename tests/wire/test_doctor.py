@@ -309,7 +309,7 @@ def test_the_engine_on_this_machine_is_asked_once(settings, upstream):
 
 def test_no_token_for_the_router(settings):
     with parts_of(replace(settings, huggingface_api_key=None, huggingface_base_url=None)) as parts:
-        [finding] = Asked(parts).token()
+        [finding] = Asked(parts).check_token()
     assert (finding.ok, finding.fix) == (False, ".env: HUGGINGFACE_API_KEY=hf_…")
 
 
@@ -520,8 +520,8 @@ def test_gunicorns_configuration(settings, tmp_path, monkeypatch):
 def test_open_files(settings, limit, enough):
     with parts_of(settings) as parts:
         machine = Machine(parts)
-        list(machine.gunicorn())
-        [finding] = machine.files(limit)
+        list(machine.check_gunicorn())
+        [finding] = machine.check_open_files(limit)
     assert finding.ok is enough
     assert ("LimitNOFILE=65536" in finding.fix) is not enough
 
@@ -530,7 +530,7 @@ def test_what_cannot_be_checked_is_told(settings, monkeypatch):
     def fail(self):
         raise RuntimeError("of no kind that was thought of")
 
-    monkeypatch.setattr(Machine, "redis", fail)
+    monkeypatch.setattr(Machine, "check_redis", fail)
     found = examined(settings, calls=False)
     assert wrong(found) == {"redis"}
     assert "RuntimeError" in found["redis"].message
@@ -675,7 +675,7 @@ def test_nothing_is_left_in_the_database(world, looked):
 def test_addresses_that_are_not_believed(world):
     settings, urls = world
     with parts_of(replace(settings, trusted_proxies=0)) as parts:
-        found = {f.name: f for f in front.Front(parts, urls["good"], KEY).findings(False, lambda text: None)}
+        found = {f.name: f for f in front.Front(parts, urls["good"], KEY).check(False, lambda text: None)}
     assert found["forwarding"].fix == ".env: CHATAPI_TRUSTED_PROXIES=1"
     assert found["timeouts"].ok is None
     assert found["timeouts"].fix.endswith("--slow")
@@ -734,7 +734,7 @@ def test_a_proxy_that_lets_everybody_in_and_a_worker_that_sees_nothing(settings,
         nginx(nginx_conf([(port, gateway.port, hidden)]), [port]),
         parts_of(settings) as parts,
     ):
-        findings = front.Front(parts, f"http://127.0.0.1:{port}", None).findings(False, lambda text: None)
+        findings = front.Front(parts, f"http://127.0.0.1:{port}", None).check(False, lambda text: None)
         found = {finding.name: finding for finding in findings}
     assert wrong(found) == {"auth", "worker", "forwarding"}
     assert found["auth"].fix == ".env: CHATAPI_AUTH=required"

@@ -9,7 +9,7 @@ from flask.cli import with_appcontext
 
 from ...languages import N_, _
 from ...settings import SettingsError
-from ..doctor import DEFAULT_URL, PARTS, Finding, check, of_mistakes
+from ..doctor import DEFAULT_URL, PARTS, Finding, check, settings_findings
 from .groups import json_option
 from .printing import as_text
 from .values import BASE_URL, SECRET
@@ -32,7 +32,7 @@ def doctor(part: str | None, url: str | None, key: str | None, no_calls: bool, s
     parts = current_app.extensions["chatapi"]
     person = sys.stderr.isatty() and not as_json
     if isinstance(parts, SettingsError):
-        findings = of_mistakes(parts)
+        findings = settings_findings(parts)
     else:
         progress = _tell if person else lambda text: None
         findings = check(parts, url, key, calls=not no_calls, slow=slow, only=part, progress=progress)

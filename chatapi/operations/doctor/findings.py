@@ -7,12 +7,13 @@ from ...languages import N_, _
 from ...settings import FIELDS, VERSION, SettingsError
 
 Progress = Callable[[str], None]
+Result = tuple[bool | None, str, str]  # what a check found: a Finding but for its name
 AGENT = f"chatapi-doctor/{VERSION}"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at. `ok` is None where it could not be told; `fix` is the line to change, or to run."""
+    """One thing examined. `ok` is None where it could not be told; `fix` is the line to change, or to run."""
 
     name: str
     ok: bool | None
@@ -30,7 +31,7 @@ CREDIT = N_("add credit at https://huggingface.co/settings/billing")
 DOCTOR = "flask --app wsgi doctor"
 
 
-def of_mistakes(error: SettingsError) -> Iterator[Finding]:
+def settings_findings(error: SettingsError) -> Iterator[Finding]:
     """A finding for each setting, or entry of the catalogue, that cannot be used."""
     for mistake in error.mistakes:
         name = mistake.partition("=")[0]

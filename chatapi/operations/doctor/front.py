@@ -18,9 +18,10 @@ from ...errors import StoreUnavailable, UpstreamError, UpstreamTimeout
 from ...huggingface import Transport
 from ...huggingface.exchange import Exchange
 from ...huggingface.transport import Answer, Request
-from ...languages import _
-from .findings import AGENT, DOCTOR, Finding, Progress, setting
-from .reaching import asked, explained, object_in, seen
+from ...languages import N_, _
+from .findings import AGENT, DOCTOR, Finding, Progress, Result, setting
+from .machine import CONFIG, WORKER
+from .reaching import describe, explain, fetch, fix_address, parse_object
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 QUICK_S = 10.0  # for what the gateway answers at once
@@ -30,124 +31,115 @@ LEFT_EVERY_S, LEFT_S = 0.1, 10.0  # the stream, and the silence, that are left b
 STAY_S = 0.5  # and as long as two ways there and back
 NOTED_S = 3.0  # a worker sees at once that its caller has left
 
+_REFUSED = (N_("the key is not accepted"), "flask --app wsgi keys list")
+_DOWN = (
+    N_("what stands in front is there, the gateway behind it is down or somewhere else"),
+    "systemctl status chatapi\nnginx: proxy_pass http://127.0.0.1:8000;",
+)
+_OLD = (N_("an older chatapi runs there"), "systemctl restart chatapi")
+_ANOTHER = (N_("that is no chatapi"), "nginx: location / { proxy_pass http://127.0.0.1:8000; }")
+# Status of an answer that is no probe's → what it means, and the line to change.
+_STATUSES = {401: _REFUSED, 403: _REFUSED, 502: _DOWN, 503: _DOWN, 504: _DOWN}
+
 
 class Front:
     """The gateway at `url`. The Hugging Face token is never sent there, and the gateway key nowhere else."""
 
     def __init__(self, parts: Components, url: str | None, key: str | None) -> None:
-        self._parts = parts
+        self._store = parts.store
         self._settings = parts.settings
         self._given = url is not None
         self._url = url or DEFAULT_URL
         self._key = key
         self._transport = Transport(key, AGENT)
-        self._seen: Json = {}
+        self._probe: Json = {}  # what the gateway has told of itself
         self._server = ""
         self._trip_s = 0.0  # there and back, at the first time
         self.open_files: int | None = None  # how many the running gateway may open
 
-    def findings(self, slow: bool, progress: Progress, notes: bool = True) -> Iterator[Finding]:
+    def check(self, slow: bool, progress: Progress, notes: bool = True) -> Iterator[Finding]:
         """Whether it is there, and then all that may be wrong on the way to it. `notes`: the database can be used."""
-        gateway = self._gateway(uuid.uuid4().hex if notes else "")
-        yield gateway
-        if not self._seen:
+        yield Finding("gateway", *self._check_gateway(uuid.uuid4().hex if notes else ""))
+        if not self._probe:
             return
-        yield from self._worker()
-        yield from self._admission()
-        yield self._forwarding()
-        for check in (self._buffering, self._aborts, self._body_limit):
-            progress(f"{self._url}: {check.__name__.strip('_').replace('_', ' ')}")
-            yield check()
+        yield Finding("worker", *self._check_worker())
+        if not (self._is_local or self._settings.auth == "required"):
+            yield Finding("auth", *self._check_admission())
+        yield Finding("forwarding", *self._check_forwarding())
+        for name, tried, check in (
+            ("streams", "buffering", self._check_buffering),
+            ("aborts", "aborts", self._check_aborts),
+            ("bodies", "body limit", self._check_body_limit),
+        ):
+            progress(f"{self._url}: {tried}")
+            yield Finding(name, *check())
         progress(_("{url}: a silence of {seconds:g} s", url=self._url, seconds=self._silence_s))
-        yield self._timeouts() if slow else self._no_timeouts()
+        yield Finding("timeouts", *(self._check_timeouts() if slow else self._skip_timeouts()))
 
     def _get(self, query: str, seconds: float = QUICK_S, transport: Transport | None = None) -> Answer:
-        return asked(transport or self._transport, Request(f"{self._url}/v1/probe?{query}"), seconds)
+        return fetch(transport or self._transport, Request(f"{self._url}/v1/probe?{query}"), seconds)
 
     # --- is it there?
 
-    def _gateway(self, note: str) -> Finding:
+    def _check_gateway(self, note: str) -> Result:
         if note:
-            self._parts.store.write(lambda tx: statements.put_meta(tx, f"probe:{note}", str(int(time.time()))))
+            self._store.write(lambda tx: statements.put_meta(tx, f"probe:{note}", str(int(time.time()))))
         began = time.monotonic()
         try:
             answer = self._get(f"note={note}")
         except UpstreamError as error:
-            return self._unreached(error)
+            message, instead = explain(self._url, error, self._transport)
+            fix = fix_address(instead, f"{DOCTOR} --url {{}}", f"gunicorn wsgi:app\n{DOCTOR} --url URL")
+            # Where no URL was given, nobody has said that it must be running.
+            return False if self._given else None, f"{self._url}: {message}", fix
         finally:
             self._forget(note)
-        found = object_in(answer) or {}
-        if answer.status == 200 and found.get("object") == "probe":
-            self._seen, self._server = found, answer.headers.get("Server", "")
-            self._trip_s = time.monotonic() - began
-            self.open_files = found["open_files"]
-            return Finding("gateway", True, _("answers at {url}", url=self._url))
-        return self._no_gateway(answer, found.get("error"))
+        found = parse_object(answer) or {}
+        if answer.status != 200 or found.get("object") != "probe":
+            return self._explain_answer(answer, found.get("error"))
+        self._probe, self._server = found, answer.headers.get("Server", "")
+        self._trip_s = time.monotonic() - began
+        self.open_files = found["open_files"]
+        return True, _("answers at {url}", url=self._url), ""
 
-    def _unreached(self, error: UpstreamError) -> Finding:
-        wrong, line = explained(self._url, error, self._transport) or (seen(error), "")
-        if "://" in line:
-            line = f"{DOCTOR} --url {line}"
-        elif line:
-            line = f"export {line}"
-        # Where no URL was given, nobody has said that it must be running.
-        ok = False if self._given else None
-        return Finding("gateway", ok, f"{self._url}: {wrong}", line or f"gunicorn wsgi:app\n{DOCTOR} --url URL")
-
-    def _no_gateway(self, answer: Answer, error: Any) -> Finding:
+    def _explain_answer(self, answer: Answer, error: Any) -> Result:
+        """What answers in the place of a gateway."""
         message = _("{url} answers {status}", url=f"{self._url}/v1/probe", status=answer.status)
         if answer.status == 401 and self._key is None:
             message += ": " + _("a key is needed, so nothing was tried there")
-            return Finding("gateway", None, message, f"{DOCTOR} --url {self._url} --key KEY")
-        if answer.status in (401, 403):
-            return Finding(
-                "gateway", False, f"{message}: " + _("the key is not accepted"), "flask --app wsgi keys list"
-            )
+            return None, message, f"{DOCTOR} --url {self._url} --key KEY"
         if 300 <= answer.status < 400:
             to = answer.headers.get("Location", "").partition("/v1/probe")[0]
-            return Finding("gateway", False, message, f"{DOCTOR} --url {to or 'URL'}")
-        if answer.status in (502, 503, 504):
-            message += ": " + _("what stands in front is there, the gateway behind it is down or somewhere else")
-            return Finding(
-                "gateway", False, message, "systemctl status chatapi\nnginx: proxy_pass http://127.0.0.1:8000;"
-            )
-        if isinstance(error, dict) and error.get("code") == "not_found":
-            message += ": " + _("an older chatapi runs there")
-            return Finding("gateway", False, message, "systemctl restart chatapi")
-        line = "nginx: location / { proxy_pass http://127.0.0.1:8000; }"
-        return Finding("gateway", False, f"{message}: " + _("that is no chatapi"), line)
+            return False, message, f"{DOCTOR} --url {to or 'URL'}"
+        is_old = isinstance(error, dict) and error.get("code") == "not_found"
+        meaning, fix = _STATUSES.get(answer.status) or (_OLD if is_old else _ANOTHER)
+        return False, f"{message}: {_(meaning)}", fix
 
-    def _worker(self) -> Iterator[Finding]:
-        line = 'gunicorn.conf.py: worker_class = "chatapi.operations.worker.Worker"'
-        if self._seen["watched"]:
-            yield Finding("worker", True, _("notices callers who leave"))
-        else:
-            yield Finding("worker", False, _("does not run under gevent: it answers one caller at a time"), line)
+    def _check_worker(self) -> Result:
+        if self._probe["watched"]:
+            return True, _("notices callers who leave"), ""
+        message = _("does not run under gevent: it answers one caller at a time")
+        return False, message, f'{CONFIG}: worker_class = "{WORKER}"'
 
     # --- who is let in, and as whom
 
-    def _admission(self) -> Iterator[Finding]:
-        if self._is_local or self._settings.auth == "required":
-            return
+    def _check_admission(self) -> Result:
+        required = setting("CHATAPI_AUTH", "required")
         if self._settings.auth == "off":
-            message = _("everybody is let in (CHATAPI_AUTH=off)")
-            yield Finding("auth", None, message, setting("CHATAPI_AUTH", "required"))
-            return
+            return None, _("everybody is let in (CHATAPI_AUTH=off)"), required
         try:
             open_to_all = self._get("", transport=Transport(None, AGENT)).status == 200
         except UpstreamError as error:
-            yield Finding("auth", None, _("could not be tried: {error}", error=seen(error)), DOCTOR)
-            return
-        if open_to_all:
-            message = _("{url} lets everybody in without a key: the proxy makes all callers look local", url=self._url)
-            yield Finding("auth", False, message, setting("CHATAPI_AUTH", "required"))
-        else:
-            yield Finding("auth", True, _("callers without a key are refused"))
+            return None, _("could not be tried: {error}", error=describe(error)), DOCTOR
+        if not open_to_all:
+            return True, _("callers without a key are refused"), ""
+        message = _("{url} lets everybody in without a key: the proxy makes all callers look local", url=self._url)
+        return False, message, required
 
     @property
     def _is_direct(self) -> bool:
         """Whether nothing is seen to stand between; nginx, for one, puts its own name into `Server`."""
-        as_sent = self._seen["host"] == urlsplit(self._url).netloc and not self._seen["forwarded_for"]
+        as_sent = self._probe["host"] == urlsplit(self._url).netloc and not self._probe["forwarded_for"]
         return as_sent and self._server.startswith("gunicorn")
 
     @property
@@ -155,27 +147,25 @@ class Front:
         """Whether this is a program on the gateway's machine, which needs no key under `auto`."""
         return self._is_direct and is_local("127.0.0.1", {"HTTP_HOST": urlsplit(self._url).netloc})
 
-    def _forwarding(self) -> Finding:
-        proxies, entries = self._settings.trusted_proxies, self._seen["forwarded_for"]
-        message = _(
-            "{count} addresses in X-Forwarded-For, CHATAPI_TRUSTED_PROXIES={proxies}", count=entries, proxies=proxies
-        )
+    def _check_forwarding(self) -> Result:
+        proxies, entries = self._settings.trusted_proxies, self._probe["forwarded_for"]
+        address, scheme = self._probe["address"], self._probe["scheme"]
         if self._is_direct:
-            message = _("nothing seems to stand before {url}", url=self._url)
             well = self._is_local and not proxies
-            return Finding("forwarding", well or None, message, "" if well else f"{DOCTOR} --url URL")
+            message = _("nothing seems to stand before {url}", url=self._url)
+            return well or None, message, "" if well else f"{DOCTOR} --url URL"
+        text = N_("{count} addresses in X-Forwarded-For, CHATAPI_TRUSTED_PROXIES={proxies}")
+        message = _(text, count=entries, proxies=proxies)
         if entries < proxies or not entries:
-            line = "nginx: proxy_set_header X-Forwarded-For $remote_addr;"
             message += ": " + _("a caller's address is not known, or is what the caller says")
-            return Finding("forwarding", False, message, line)
+            return False, message, "nginx: proxy_set_header X-Forwarded-For $remote_addr;"
         if entries > proxies:
-            message += ": " + _("all callers look like {address}", address=self._seen["address"])
-            return Finding("forwarding", False, message, setting("CHATAPI_TRUSTED_PROXIES", entries))
-        if self._seen["scheme"] != urlsplit(self._url).scheme:
-            message = _("the gateway believes that it is called over {scheme}", scheme=self._seen["scheme"])
-            return Finding("forwarding", False, message, "nginx: proxy_set_header X-Forwarded-Proto $scheme;")
-        seen = {name: self._seen[name] for name in ("address", "scheme")}
-        return Finding("forwarding", True, _("the gateway sees {address}, {scheme}", **seen))
+            message += ": " + _("all callers look like {address}", address=address)
+            return False, message, setting("CHATAPI_TRUSTED_PROXIES", entries)
+        if scheme != urlsplit(self._url).scheme:
+            message = _("the gateway believes that it is called over {scheme}", scheme=scheme)
+            return False, message, "nginx: proxy_set_header X-Forwarded-Proto $scheme;"
+        return True, _("the gateway sees {address}, {scheme}", address=address, scheme=scheme), ""
 
     # --- what becomes of streams
 
@@ -184,27 +174,22 @@ class Front:
         """How long a probe may take."""
         return self._settings.max_time_s + self._settings.heartbeat_s
 
-    def _buffering(self) -> Finding:
-        every_s, line = min(EVERY_S, self._longest_s / EVENTS), "nginx: proxy_buffering off;"
+    def _check_buffering(self) -> Result:
+        every_s, fix = min(EVERY_S, self._longest_s / EVENTS), "nginx: proxy_buffering off;"
         try:
-            head, body, arrived = self._timed(every_s)
+            head, body, arrived = self._time_events(every_s)
         except UpstreamError as error:
-            return Finding("streams", False, _("a stream was not finished: {error}", error=seen(error)), line)
+            return False, _("a stream was not finished: {error}", error=describe(error)), fix
         if not body.endswith(b"data: [DONE]\n\n"):
-            message = _("a stream was answered {status}, or cut", status=head.status)
-            return Finding("streams", False, message, line)
+            return False, _("a stream was answered {status}, or cut", status=head.status), fix
         spread_s, sent_s = arrived[-1] - arrived[0], (EVENTS - 1) * every_s
         if spread_s > sent_s / 2:
-            return Finding("streams", True, _("events arrive one by one"))
+            return True, _("events arrive one by one"), ""
+        text = N_("events sent over {sent:.1f} s arrive within {spread:.1f} s: something collects them")
         gzip = "\nnginx: gzip off;" if head.headers.get("Content-Encoding") else ""
-        message = _(
-            "events sent over {sent:.1f} s arrive within {spread:.1f} s: something collects them",
-            sent=sent_s,
-            spread=spread_s,
-        )
-        return Finding("streams", False, message, line + gzip)
+        return False, _(text, sent=sent_s, spread=spread_s), fix + gzip
 
-    def _timed(self, every_s: float) -> tuple[Exchange, bytes, list[float]]:
+    def _time_events(self, every_s: float) -> tuple[Exchange, bytes, list[float]]:
         """A stream, and when each of its events arrived."""
         call = Call("-", seconds=QUICK_S + EVENTS * every_s)
         url = f"{self._url}/v1/probe?events={EVENTS}&every_s={every_s}"
@@ -217,40 +202,34 @@ class Front:
                 arrived += [time.monotonic()] * (body.count(b"data: ") - len(arrived))
         return head, body, arrived
 
-    def _aborts(self) -> Finding:
-        if not self._seen["noted"]:
+    def _check_aborts(self) -> Result:
+        if not self._probe["noted"]:
             message = _("not tried: the gateway there uses another database than this command")
-            return Finding("aborts", None, message, setting("DATABASE_URL", "sqlite:////var/lib/chatapi/chatapi.db"))
+            return None, message, setting("DATABASE_URL", "sqlite:////var/lib/chatapi/chatapi.db")
         events = min(100, int(self._longest_s / LEFT_EVERY_S))
         kinds = {_("a stream"): f"events={events}&every_s={LEFT_EVERY_S}"}
-        if self._seen["watched"]:  # by other workers a caller is missed only when they write to him
+        if self._probe["watched"]:  # by other workers a caller is missed only when they write to him
             kinds[_("an answer")] = f"silence_s={min(LEFT_S, self._longest_s)}"
         try:
-            unseen = [kind for kind, query in kinds.items() if not self._leaves(query)]
+            unseen = ", ".join(kind for kind, query in kinds.items() if not self._leave_early(query))
         except UpstreamError as error:
-            return Finding("aborts", None, _("not tried: {error}", error=seen(error)), DOCTOR)
+            return None, _("not tried: {error}", error=describe(error)), DOCTOR
         if not unseen:
-            return Finding("aborts", True, _("a caller who leaves ends the call"))
-        message = _(
-            "a caller who leaves is hidden from the gateway ({what}): the call goes on, and costs",
-            what=", ".join(unseen),
-        )
-        return Finding("aborts", False, message, "nginx: proxy_ignore_client_abort off;")
+            return True, _("a caller who leaves ends the call"), ""
+        message = _("a caller who leaves is hidden from the gateway ({what}): the call goes on, and costs", what=unseen)
+        return False, message, "nginx: proxy_ignore_client_abort off;"
 
-    def _leaves(self, query: str) -> bool:
-        """Whether the gateway notices that we leave early, after two events or a moment."""
+    def _leave_early(self, query: str) -> bool:
+        """Whether the gateway notices that we leave, after two events or a moment."""
         note, body = uuid.uuid4().hex, b""
         call = Call("-", seconds=STAY_S + 2 * self._trip_s)
         request = Request(f"{self._url}/v1/probe?{query}&note={note}")
         with suppress(UpstreamTimeout), closing(self._transport.open(request, call, call.deadline)) as exchange:
             while body.count(b"data: ") < 2 and (data := exchange.read(call.deadline)):
                 body += data
-        return self._was_noted(note)
-
-    def _was_noted(self, note: str) -> bool:
-        until = time.monotonic() + NOTED_S
-        while time.monotonic() < until:
-            if self._parts.store.read(lambda tx: statements.get_meta(tx, f"probe:{note}")):
+        deadline = time.monotonic() + NOTED_S
+        while time.monotonic() < deadline:
+            if self._store.read(lambda tx: statements.get_meta(tx, f"probe:{note}")):
                 self._forget(note)
                 return True
             time.sleep(0.1)
@@ -259,53 +238,45 @@ class Front:
     def _forget(self, note: str) -> None:
         if note:
             with suppress(StoreUnavailable):  # the gateway forgets it when it notes the next one
-                self._parts.store.write(lambda tx: statements.drop_meta(tx, f"probe:{note}"))
+                self._store.write(lambda tx: statements.drop_meta(tx, f"probe:{note}"))
 
     # --- what is too large or too late
 
-    def _body_limit(self) -> Finding:
-        most = self._settings.max_body
-        line = f"nginx: client_max_body_size {math.ceil(most / 2**20 * 1.25)}m;"
+    def _check_body_limit(self) -> Result:
+        size = self._settings.max_body
+        fix = f"nginx: client_max_body_size {math.ceil(size / 2**20 * 1.25)}m;"
         payload = {"doctor": ""}  # no chat request: it is refused before a model is asked
-        payload["doctor"] = "x" * (most - len(json.dumps(payload, separators=(",", ":"))))
+        payload["doctor"] = "x" * (size - len(json.dumps(payload, separators=(",", ":"))))
         try:
-            answer = asked(self._transport, Request(f"{self._url}/v1/chat/completions", payload), BODY_S)
+            status = fetch(self._transport, Request(f"{self._url}/v1/chat/completions", payload), BODY_S).status
         except UpstreamError as error:
-            return Finding(
-                "bodies", False, _("a body of {size} bytes was not taken: {error}", size=most, error=seen(error)), line
-            )
-        if answer.status == 400:
-            return Finding("bodies", True, _("{size} bytes are let through", size=most))
-        if answer.status == 413:
-            message = _("a body of {size} bytes (CHATAPI_MAX_BODY) is refused on the way", size=most)
-            return Finding("bodies", False, message, line)
-        message = _("a body of {size} bytes is answered {status} in place of 400", size=most, status=answer.status)
-        return Finding("bodies", False, message, line)
+            return False, _("a body of {size} bytes was not taken: {error}", size=size, error=describe(error)), fix
+        if status == 400:
+            return True, _("{size} bytes are let through", size=size), ""
+        text = N_("a body of {size} bytes is answered {status} in place of 400")
+        if status == 413:
+            text = N_("a body of {size} bytes (CHATAPI_MAX_BODY) is refused on the way")
+        return False, _(text, size=size, status=status), fix
 
     @property
     def _silence_s(self) -> float:
         """As long as a whole answer may take, and the moment in which the gateway says that it took too long."""
         return self._settings.max_time_s + min(1.0, self._settings.heartbeat_s)
 
-    def _no_timeouts(self) -> Finding:
+    def _skip_timeouts(self) -> Result:
         seconds = self._settings.max_time_s
         message = _("not tried: it takes a silence of {seconds:g} s (CHATAPI_MAX_TIME)", seconds=seconds)
-        return Finding("timeouts", None, message, f"{DOCTOR} --url {self._url} --slow")
+        return None, message, f"{DOCTOR} --url {self._url} --slow"
 
-    def _timeouts(self) -> Finding:
-        line = f"nginx: proxy_read_timeout {math.ceil(self._settings.max_time_s) + 10}s;"
-        began = time.monotonic()
+    def _check_timeouts(self) -> Result:
+        seconds, began = self._silence_s, time.monotonic()
         try:
-            answer = self._get(f"silence_s={self._silence_s}", self._silence_s + QUICK_S)
+            answer = self._get(f"silence_s={seconds}", seconds + QUICK_S)
             if answer.status == 200:
-                return Finding("timeouts", True, _("{seconds:g} s of silence are waited for", seconds=self._silence_s))
-            said = _("answered {status}", status=answer.status)
+                return True, _("{seconds:g} s of silence are waited for", seconds=seconds), ""
+            end = _("answered {status}", status=answer.status)
         except UpstreamError as error:
-            said = seen(error)
-        message = _(
-            "a silence of {seconds:g} s is ended after {after:.0f} s: {said}",
-            seconds=self._silence_s,
-            after=time.monotonic() - began,
-            said=said,
-        )
-        return Finding("timeouts", False, message, line)
+            end = describe(error)
+        text = N_("a silence of {seconds:g} s is ended after {after:.0f} s: {said}")
+        message = _(text, seconds=seconds, after=time.monotonic() - began, said=end)
+        return False, message, f"nginx: proxy_read_timeout {math.ceil(self._settings.max_time_s) + 10}s;"

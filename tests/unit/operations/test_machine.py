@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from chatapi.operations.doctor.machine import _permissions
+from chatapi.operations.doctor.machine import check_permissions
 
 
 @pytest.mark.parametrize("mode, ok", [(0o600, True), (0o640, True), (0o644, False), (0o602, False), (0o601, False)])
@@ -12,5 +12,5 @@ def test_a_database_that_everybody_here_may_open_is_told(tmp_path, mode, ok):
     file = tmp_path / "chatapi.db"
     file.touch()
     os.chmod(file, mode)
-    found = _permissions(file)
-    assert (found.ok, f"{mode:o}" in found.message) == (ok, True)
+    ok, message, _fix = check_permissions(file)
+    assert (ok, f"{mode:o}" in message) == (ok, True)
