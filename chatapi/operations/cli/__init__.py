@@ -6,7 +6,7 @@ from flask.cli import FlaskGroup
 
 from ...settings import SettingsError
 from . import database, doctor, keys, migrate, usage
-from .groups import in_a_line, translate
+from .commands import in_a_line, translate
 
 
 def init_app(app: Flask) -> None:

@@ -2,23 +2,22 @@
 
 from ...accounting.tables import STEPS
 from ...languages import N_, _
-from .groups import Group, components
-from .printing import Shown
+from .commands import Group, Output, components
 
 db = Group("db", help=N_("The database."))
 
 
 @db.command(help=N_("Bring the database's schema to this version. Stop nothing: it takes moments."))
-def upgrade() -> Shown:
+def upgrade() -> Output:
     store, schema = components().store, len(STEPS)
     steps = store.upgrade()
     text = _("{database}: schema {schema} (steps taken: {steps})", database=store, schema=schema, steps=steps)
-    return Shown({"schema": schema, "steps": steps}, text)
+    return Output({"schema": schema, "steps": steps}, text)
 
 
 @db.command(help=N_("Which schema the database has, and which one this version needs."))
-def status() -> Shown:
+def status() -> Output:
     store, needed = components().store, len(STEPS)
     found = store.schema_version()
     text = _("{database}: schema {found}, needed {needed}", database=store, found=found, needed=needed)
-    return Shown({"database": str(store), "schema": found, "needed": needed}, text)
+    return Output({"database": str(store), "schema": found, "needed": needed}, text)

@@ -10,8 +10,7 @@ import click
 from ...accounting.statements import Row
 from ...caller import NAMES, WHAT, Limits
 from ...languages import N_, _
-from .groups import Group, components
-from .printing import Shown, cell, iso, one, table
+from .commands import Group, Output, components, describe, format_cell, format_table, format_time
 from .values import DURATION, EXPIRY, WORDS
 
 keys = Group("keys", help=N_("The API keys of callers."))
@@ -53,7 +52,7 @@ def create(
     expires: float | None,
     shadow: Sequence[str],
     **limits: int | None,
-) -> Shown:
+) -> Output:
     if expires is not None and expires <= time.time():
         raise click.BadParameter(_("is in the past"), param_hint="--expires")
     expires = None if expires == math.inf else expires
@@ -71,10 +70,10 @@ def update(
     expires: float | None,
     shadow: Sequence[str],
     **limits: int | None,
-) -> Shown:
+) -> Output:
     given: dict[str, Any] = {name: limit or None for name, limit in limits.items() if limit is not None}
     given |= {"shadow": list(_shadowed(shadow))} if shadow else {}
-    return one(_public(components().keys.update(id, name, given, models, expires)))
+    return describe(_public(components().keys.update(id, name, given, models, expires)))
 
 
 def _shadowed(names: Sequence[str]) -> tuple[str, ...]:
@@ -82,29 +81,29 @@ def _shadowed(names: Sequence[str]) -> tuple[str, ...]:
 
 
 @keys.command("list", help=N_("All keys, the oldest first."))
-def list_keys() -> Shown:
+def list_keys() -> Output:
     shown = [_public(row) for row in components().keys.list()]
     columns = ("id", "name", "state", "limits", "models", "last_used_at")
-    return Shown(shown, table(columns, ([cell(key[column]) for column in columns] for key in shown)))
+    return Output(shown, format_table(columns, ([format_cell(key[column]) for column in columns] for key in shown)))
 
 
 @keys.command(help=N_("One key."))
 @click.argument("id")
-def show(id: str) -> Shown:
-    return one(_public(components().keys.show(id)))
+def show(id: str) -> Output:
+    return describe(_public(components().keys.show(id)))
 
 
 @keys.command(help=N_("Give a key a new secret. Its id, limits and usage stay."))
 @click.argument("id")
 @click.option("--grace", type=DURATION, default="24h", show_default=True, help=N_("How long the old key still opens."))
-def rotate(id: str, grace: float) -> Shown:
+def rotate(id: str, grace: float) -> Output:
     return _new(*components().keys.rotate(id, grace))
 
 
 @keys.command(help=N_("Refuse a key from now on; all workers do within 5 seconds."))
 @click.argument("id")
-def revoke(id: str) -> Shown:
-    return one(_public(components().keys.revoke(id)))
+def revoke(id: str) -> Output:
+    return describe(_public(components().keys.revoke(id)))
 
 
 def _public(row: Row) -> dict[str, Any]:
@@ -113,12 +112,12 @@ def _public(row: Row) -> dict[str, Any]:
     state = "revoked" if row["revoked_at"] else "expired" if (row["expires_at"] or now + 1) <= now else "active"
     limits = {name: value for name, value in row["limits"].items() if value}
     shown = {"id": row["id"], "name": row["name"], "state": state, "limits": limits, "models": row["models"]}
-    shown |= {name: iso(row[name]) for name in ("created_at", "expires_at", "revoked_at", "last_used_at")}
+    shown |= {name: format_time(row[name]) for name in ("created_at", "expires_at", "revoked_at", "last_used_at")}
     if (row["old_until"] or 0) > now:
-        shown["old_key_until"] = iso(row["old_until"])
+        shown["old_key_until"] = format_time(row["old_until"])
     return shown | ({"admin": True} if row["admin"] else {})
 
 
-def _new(row: Row, text: str) -> Shown:
+def _new(row: Row, text: str) -> Output:
     note = _("Keep the key now: it cannot be shown again. Callers send it as 'Authorization: Bearer KEY'.")
-    return one({"id": row["id"], "key": text} | _public(row), note)
+    return describe({"id": row["id"], "key": text} | _public(row), note)

@@ -11,8 +11,8 @@ from ...accounting import statements, sums
 from ...accounting.ledger import report
 from ...call import ENDINGS
 from ...languages import N_, _
-from .groups import Group, components
-from .printing import Shown, cell, table
+from .commands import Group, Output, components, format_cell, format_table
+from .values import DAY
 
 usage = Group("usage", help=N_("What was used."))
 
@@ -22,28 +22,28 @@ _COLUMNS = ("day", "key_id", "key_name", "model", "calls", "prompt_tokens", "com
 
 @usage.command("report", as_csv=True, help=N_("Calls and tokens by key, model and day."))
 @click.option("--by", type=click.Choice(["key", "model", "day"]), multiple=True, help=N_("Add up over all others."))
-@click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help=N_("First day (UTC)."))
-@click.option("--until", type=click.DateTime(["%Y-%m-%d"]), help=N_("Last day (UTC)."))
+@click.option("--since", "first", type=DAY, help=N_("First day (UTC)."))
+@click.option("--until", "last", type=DAY, help=N_("Last day (UTC)."))
 @click.option("--key", "key_id", help=N_("Of this key id only."))
-def report_usage(by: Sequence[str], since: datetime | None, until: datetime | None, key_id: str | None) -> Shown:
-    days = [day.date().isoformat() if day else None for day in (since, until)]
+def report_usage(by: Sequence[str], first: datetime | None, last: datetime | None, key_id: str | None) -> Output:
+    days = [day.date().isoformat() if day else None for day in (first, last)]
     used = components().store.read(lambda tx: sums.used(tx, days[0], days[1], key_id))
     rows = report(used, by or ("key", "model", "day"))
     whole = [[*(row[c] for c in _COLUMNS), *(row["endings"].get(e, 0) for e in ENDINGS)] for row in rows]
     # A terminal is narrow: only what there is.
     columns = [c for c in _COLUMNS if any(row[c] is not None for row in rows)]
     endings = [e for e in ENDINGS if any(e in row["endings"] for row in rows)]
-    lines = ([*(cell(row[c]) for c in columns), *(str(row["endings"].get(e, 0)) for e in endings)] for row in rows)
-    return Shown(rows, table((*columns, *endings), lines), [(*_COLUMNS, *ENDINGS), *whole])
+    shown = [[format_cell(row[c]) for c in columns] + [str(row["endings"].get(e, 0)) for e in endings] for row in rows]
+    return Output(rows, format_table((*columns, *endings), shown), [(*_COLUMNS, *ENDINGS), *whole])
 
 
 @usage.command(
     help=N_("Delete old rows of the ledger, a thousand at a time. Reports keep their numbers, but for --usage.")
 )
-@click.option("--before", type=click.DateTime(["%Y-%m-%d"]), help=N_("Delete the calls from before this day (UTC)."))
+@click.option("--before", type=DAY, help=N_("Delete the calls from before this day (UTC)."))
 @click.option("--keep-days", type=click.IntRange(1, 36_500), help=N_("Or: keep so many days."))
 @click.option("--usage", "with_sums", is_flag=True, help=N_("Delete what was used, too: reports forget those days."))
-def prune(before: datetime | None, keep_days: int | None, with_sums: bool) -> Shown:
+def prune(before: datetime | None, keep_days: int | None, with_sums: bool) -> Output:
     if (before is None) == (keep_days is None):
         raise click.UsageError(_("Say either --before DATE or --keep-days N."))
     at = before.replace(tzinfo=UTC) if before else datetime.now(UTC) - timedelta(days=keep_days or 0)
@@ -54,12 +54,12 @@ def prune(before: datetime | None, keep_days: int | None, with_sums: bool) -> Sh
         while count := store.write(lambda tx: statements.prune(tx, at.timestamp(), PRUNE_AT_ONCE)):
             deleted += count
             bar.update(count)
-    told: dict[str, Any] = {"deleted": deleted, "before": at.isoformat()}
+    result: dict[str, Any] = {"deleted": deleted, "before": at.isoformat()}
     day = f"{at:%Y-%m-%d}"
     while with_sums and (count := store.write(lambda tx: sums.prune_usage(tx, day, PRUNE_AT_ONCE))):
-        told["usage_deleted"] = told.get("usage_deleted", 0) + count
+        result["usage_deleted"] = result.get("usage_deleted", 0) + count
     text = _("Deleted {count} calls from before {at:%Y-%m-%d %H:%M} UTC.", count=deleted, at=at)
     if with_sums:
-        rows = told.get("usage_deleted", 0)
+        rows = result.get("usage_deleted", 0)
         text += "\n" + _("Deleted {count} rows of what was used before {day}.", count=rows, day=day)
-    return Shown(told, text)
+    return Output(result, text)

@@ -70,6 +70,7 @@ def _secret(text: str) -> str:
     return text
 
 
+DAY = click.DateTime(["%Y-%m-%d"])
 MOMENT = Value("date", _moment)  # a date, or date and time, as Unix seconds; UTC unless it says otherwise
 EXPIRY = Value("date", _expiry)  # such a moment, or infinity for never
 DURATION = Value("duration", _seconds)  # a time like 90s, 30m, 24h or 7d, as seconds
