@@ -77,7 +77,7 @@ class Gateway:
 
 def _is_rehearsal(process: psutil.Process) -> bool:
     try:
-        return "chatapi.operations.rehearsal" in process.cmdline()
+        return "chatapi.operations.master" in process.cmdline()
     except psutil.NoSuchProcess:
         return True
 
