@@ -17,7 +17,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from ..call import call_id
-from .statements import Often, Tx
+from .statements import CompiledStatement, Tx
 from .sums import used_by_day
 from .tables import calls, day_of
 
@@ -44,14 +44,14 @@ class Row(NamedTuple):
     total_ms: float | None
 
 
-_range = Often(
+_range = CompiledStatement(
     sa.select(*(calls.c[name] for name in Row._fields))
     .where(calls.c.id >= sa.bindparam("low"), calls.c.id < sa.bindparam("high"))
     .order_by(calls.c.id)
     .limit(sa.bindparam("most"))
     .offset(sa.literal_column("0"))  # else a parameter of SQLAlchemy's own
 )
-_beyond = Often(
+_beyond = CompiledStatement(
     sa.select(calls.c.id)
     .where(calls.c.id >= sa.bindparam("low"), calls.c.id < sa.bindparam("high"))
     .order_by(calls.c.id)

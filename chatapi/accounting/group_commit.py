@@ -7,25 +7,25 @@ from typing import Any, Generic, TypeVar
 
 W = TypeVar("W")
 
-TAKE = 256  # callers' work at once
+MAX_BATCH = 256  # callers' work at once
 
 
-class Work(Generic[W]):
-    """What one caller wants done, and what came of it."""
+class Future(Generic[W]):
+    """The work that one caller wants done, and what comes of it."""
 
-    def __init__(self, what: W) -> None:
-        self.what = what
+    def __init__(self, work: W) -> None:
+        self.work = work
         self._result: Any = None
         self._error: Exception | None = None
         self._wake = threading.Lock()
         self._wake.acquire()
         self.done = self.leads = False
 
-    def succeed(self, result: Any) -> None:
+    def set_result(self, result: Any) -> None:
         """It is done."""
         self._result, self.done = result, True
 
-    def fail(self, error: Exception) -> None:
+    def set_exception(self, error: Exception) -> None:
         """It could not be done."""
         self._error, self.done = error, True
 
@@ -45,45 +45,46 @@ class Work(Generic[W]):
 
 
 class GroupCommit(Generic[W]):
-    """`commit` does many works at once, so that each has succeeded or failed; nobody waits for longer than `patience_s`
-    for it to be begun with."""
+    """`commit` does much work at once, so that each future has a result or an exception; nobody waits for longer than
+    `patience_s` for it to be begun with."""
 
-    def __init__(self, commit: Callable[[list[Work[W]]], None], patience_s: Callable[[], float]) -> None:
+    def __init__(self, commit: Callable[[list[Future[W]]], None], patience_s: Callable[[], float]) -> None:
         self._commit = commit
         self._patience_s = patience_s
         self._mutex = threading.Lock()
-        self._waiting: deque[Work[W]] = deque()
+        self._waiting: deque[Future[W]] = deque()
         self._led = False
 
-    def do(self, what: W) -> Any:
-        """What came of `what`. Raises TimeoutError, and nothing is done, where nobody got to it in time."""
-        work = Work(what)
+    def do(self, work: W) -> Any:
+        """What comes of `work`. Raises TimeoutError, and nothing is done, where nobody got to it in time."""
+        future = Future(work)
         with self._mutex:
-            self._waiting.append(work)
+            self._waiting.append(future)
             if not self._led:
-                self._led = work.leads = True
-        while not work.leads and not work.done:
-            if not work.wait(self._patience_s()) and self._take_back(work):
+                self._led = future.leads = True
+        while not future.leads and not future.done:
+            if not future.wait(self._patience_s()) and self._take_back(future):
                 raise TimeoutError
-        if work.leads:
-            self._lead(work)
-        return work.result()
+        if future.leads:
+            self._lead(future)
+        return future.result()
 
-    def _lead(self, own: Work[W]) -> None:
+    def _lead(self, own: Future[W]) -> None:
         with self._mutex:
-            batch = [self._waiting.popleft() for _ in range(min(TAKE, len(self._waiting)))]
+            batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
         try:
             self._commit(batch)
         except BaseException as error:  # this greenlet is ended from outside
-            for work in batch:
-                if not work.done:
-                    work.fail(error if isinstance(error, Exception) else RuntimeError("whoever did it was stopped"))
+            for future in batch:
+                if not future.done:
+                    stopped = RuntimeError("whoever did it was stopped")
+                    future.set_exception(error if isinstance(error, Exception) else stopped)
             if not isinstance(error, Exception):
                 raise
         finally:
-            for work in batch:
-                if work is not own:
-                    work.wake()
+            for future in batch:
+                if future is not own:
+                    future.wake()
             # Those go on first, and may want something done again: so the next time there is more to do at once.
             with self._mutex:
                 self._led = bool(self._waiting)
@@ -91,10 +92,10 @@ class GroupCommit(Generic[W]):
                     self._waiting[0].leads = True
                     self._waiting[0].wake()
 
-    def _take_back(self, work: Work[W]) -> bool:
-        """Whether nobody has begun with `work`, and now nobody will."""
+    def _take_back(self, future: Future[W]) -> bool:
+        """Whether nobody has begun with it, and now nobody will."""
         with self._mutex:
-            if work.leads or work not in self._waiting:
+            if future.leads or future not in self._waiting:
                 return False
-            self._waiting.remove(work)
+            self._waiting.remove(future)
             return True

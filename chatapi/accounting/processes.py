@@ -13,20 +13,19 @@ from typing import Any
 
 from .quotas import LEASE_S
 
-MOST = 128  # processes that share a folder
+MAX_PROCESSES = 128  # that share a folder
 
 
-class Own:
+class ProcessIdentity:
     """This process: `pid`, and `name`, which tells it apart from every other one there ever was."""
 
-    pid = 0
-    name = ""
+    def __init__(self) -> None:
+        self.refresh()
 
-    @classmethod
-    def look(cls) -> None:
+    def refresh(self) -> None:
         """Note who we are: once, and after every fork, for it is needed in every call."""
-        cls.pid = os.getpid()
-        cls.name = f"{_machine()} {cls.pid} {_born(cls.pid)}"
+        self.pid = os.getpid()
+        self.name = f"{_machine()} {self.pid} {_started_at(self.pid)}"
 
 
 @cache
@@ -39,7 +38,7 @@ def _machine() -> str:
         return f"{socket.gethostname()} - -"
 
 
-def _born(pid: int) -> str:
+def _started_at(pid: int) -> str:
     """When a process was started, in the kernel's ticks; empty when it is gone (or dead, and not yet buried)."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -48,24 +47,24 @@ def _born(pid: int) -> str:
     return "" if fields[0] == "Z" else fields[19]
 
 
-Own.look()
-os.register_at_fork(after_in_child=Own.look)
+this_process = ProcessIdentity()
+os.register_at_fork(after_in_child=this_process.refresh)
 
 
 def is_lost(row: Mapping[str, Any]) -> bool:
     """Whether the process of a call that is open (its row in the ledger) is gone, or it is long after its deadline."""
     if row["until"] + LEASE_S < time.time():
         return True
-    host, boot, pids, pid, born = row["owner"].split(" ")
-    our_host, our_boot, our_pids = _machine().split(" ")
-    if host != our_host or not born:
+    host, boot, namespace, pid, started_at = row["owner"].split(" ")
+    our_host, our_boot, our_namespace = _machine().split(" ")
+    if host != our_host or not started_at:
         return False
     if boot != our_boot:
         return True
-    return bool(pids == our_pids and _born(int(pid)) != born)
+    return bool(namespace == our_namespace and _started_at(int(pid)) != started_at)
 
 
-class Seats:
+class ProcessNumbers:
     """Numbers, one for each process that works in `folder`: its own as long as it lives, for it locks that file."""
 
     def __init__(self, folder: Path) -> None:
@@ -76,30 +75,30 @@ class Seats:
 
     def __del__(self) -> None:
         if self._pid == os.getpid():
-            self.give_up()
+            self.release()
 
-    def sit(self) -> int:
+    def acquire(self) -> int:
         """This process's own number; a fork has another. Makes the folder. Raises OSError."""
         with self._mutex:
-            if self._pid != Own.pid:
-                self.give_up()
-                self._number, self._file = self._take()
-                self._pid = Own.pid
+            if self._pid != this_process.pid:
+                self.release()
+                self._number, self._file = self._first_free()
+                self._pid = this_process.pid
             return self._number
 
     @property
-    def taken(self) -> bool:
+    def is_held(self) -> bool:
         """Whether this process has a number."""
-        return self._pid == Own.pid
+        return self._pid == this_process.pid
 
-    def give_up(self) -> None:
+    def release(self) -> None:
         """Another process may have our number."""
         if self._file >= 0:
             os.close(self._file)
         self._pid, self._file = 0, -1
 
     @contextmanager
-    def left(self, number: int) -> Iterator[bool]:
+    def abandoned(self, number: int) -> Iterator[bool]:
         """Whether the process that had `number` is gone; meanwhile no other can take it."""
         file = self._lock(number)
         try:
@@ -111,14 +110,14 @@ class Seats:
     def others(self) -> list[int]:
         """The numbers that were ever taken, but for our own."""
         found = [int(path.stem) for path in self.folder.glob("*.seat") if path.stem.isdecimal()]
-        return sorted(number for number in found if not (self.taken and number == self._number))
+        return sorted(number for number in found if not (self.is_held and number == self._number))
 
-    def _take(self) -> tuple[int, int]:
+    def _first_free(self) -> tuple[int, int]:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for number in range(MOST):
+        for number in range(MAX_PROCESSES):
             if (file := self._lock(number)) is not None:
                 return number, file
-        raise OSError(f"more than {MOST} processes work in {self.folder}")
+        raise OSError(f"more than {MAX_PROCESSES} processes work in {self.folder}")
 
     def _lock(self, number: int) -> int | None:
         file = os.open(self.folder / f"{number}.seat", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)

@@ -12,21 +12,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from ..caller import WHAT, Limits
 from ..chat import ChatJob
 from ..errors import RateLimited
 from ..languages import _
 
-
-class Cells(Protocol):
-    """The numbers of one caller: a list, or memory that several processes share."""
-
-    def __getitem__(self, index: int, /) -> int: ...
-    def __setitem__(self, index: int, value: int, /) -> None: ...
-
-
+Cells = list[int] | memoryview  # the numbers of one caller: a list, or memory that several processes share
 MINUTE_S = 60
 SKEW_S = 5  # the clocks of two machines; what is further in the future was counted before a clock was set back
 LEASE_S = 30.0  # a call that was never settled holds its place for so long after its own deadline
@@ -42,12 +35,12 @@ class Reservation:
     subject: str
     key_id: str | None
     limits: Limits
-    began: float  # Unix seconds
-    until: float  # Unix seconds: its own deadline
+    started_at: float  # Unix seconds
+    lease_ends_at: float  # Unix seconds: its own deadline
     store: object = None
     place: int = 0
     job: ChatJob | None = None  # once it is about to be made
-    completion: int = 10**9  # tokens: what no true count of its answers exceeds
+    max_completion: int = 10**9  # tokens: what no true count of its answers exceeds
 
 
 class LimitStatus(NamedTuple):
@@ -65,20 +58,20 @@ class Decision(NamedTuple):
     refused: str | None
     shadowed: tuple[str, ...]
     retry_after_s: float | None  # None: a call like this one can never be admitted
-    rooms: tuple[LimitStatus, ...]
+    statuses: tuple[LimitStatus, ...]
 
     @property
     def tightest(self) -> LimitStatus | None:
         """The limit that a caller should look at: the one that refused, or the one with the least left."""
         tightest, least = None, math.inf
-        for room in self.rooms:
-            name, limit, remaining, _reset_s = room
+        for status in self.statuses:
+            name, limit, remaining, _reset_s = status
             if name == self.refused:
-                return room
+                return status
             # How many calls are open is no allowance that is used up: it is told where nothing else is.
             share = remaining / limit if name != "concurrency" else math.inf
             if tightest is None or share < least:
-                tightest, least = room, share
+                tightest, least = status, share
         return tightest
 
 
@@ -117,7 +110,7 @@ class SlidingMinute:
                 first += 1
             cells[at] = max(first, cells[at])
 
-    def add(self, cells: Cells, amount: int, now: float, began: float) -> None:
+    def add(self, cells: Cells, amount: int, now: float, started_at: float) -> None:
         """Count `amount` at `now`."""
         second = int(now)
         cell = self._ring + second % self.RING
@@ -171,9 +164,9 @@ class CalendarPeriod:
     def roll(self, cells: Cells, now: float) -> None:
         """Nothing of it passes by itself: whoever asks for its limit begins a period that is not known."""
 
-    def add(self, cells: Cells, amount: int, now: float, began: float) -> None:
-        """Count `amount` of a call that began at `began`; not where another period has begun since."""
-        if (number := cells[self.at]) and number == self.number(began):
+    def add(self, cells: Cells, amount: int, now: float, started_at: float) -> None:
+        """Count `amount` of a call that began at `started_at`; not where another period has begun since."""
+        if (number := cells[self.at]) and number == self.number(started_at):
             cells[self.at + 1] += amount
 
     def used(self, cells: Cells) -> int:
@@ -242,8 +235,8 @@ def admit(cells: Cells, limits: Limits, now: float) -> Decision:
         if limits.rpm:
             REQUESTS.add(cells, 1, now, now)
     # Where tokens are limited too, `hold` tells what is left of all limits.
-    rooms = () if refused is None and limits.of_tokens else _rooms(cells, limits, limits.of_calls, now)
-    return Decision(refused, shadowed, wait_s, rooms)
+    statuses = () if refused is None and limits.of_tokens else _statuses(cells, limits, limits.of_calls, now)
+    return Decision(refused, shadowed, wait_s, statuses)
 
 
 def hold(cells: Cells, limits: Limits, tokens: int, now: float) -> Decision:
@@ -252,27 +245,27 @@ def hold(cells: Cells, limits: Limits, tokens: int, now: float) -> Decision:
     if refused is None:
         cells[HELD] += tokens
     elif wait_s is not None:  # whoever comes back is one more request
-        again, _also, until_s = _judge(cells, limits, [pair for pair in limits.of_calls if pair[0] == "rpm"], 1, now)
-        wait_s = max(wait_s, until_s or 0.0) if again else wait_s
-    return Decision(refused, shadowed, wait_s, _rooms(cells, limits, limits.given, now))
+        again, _also, again_s = _judge(cells, limits, [pair for pair in limits.of_calls if pair[0] == "rpm"], 1, now)
+        wait_s = max(wait_s, again_s or 0.0) if again else wait_s
+    return Decision(refused, shadowed, wait_s, _statuses(cells, limits, limits.given, now))
 
 
-def settle(cells: Cells, held: int, tokens: int, now: float, began: float) -> None:
+def settle(cells: Cells, held: int, tokens: int, now: float, started_at: float) -> None:
     """A call has ended: its place and the tokens held back are free, and the `tokens` that it used count."""
     cells[COUNT] -= 1
     cells[HELD] -= held
     if tokens:
         for window in TOKENS.values():
             window.roll(cells, now)
-            window.add(cells, tokens, now, began)
+            window.add(cells, tokens, now, started_at)
 
 
-def expires_at(of: Reservation, now: float) -> float:
+def expires_at(reservation: Reservation, now: float) -> float:
     """When nothing that is used at `now` counts any more, but in a key's days and months: the ledger knows those."""
     end = now + MINUTE_S + SKEW_S
-    if of.key_id is not None:
+    if reservation.key_id is not None:
         return end
-    periods = (PERIODS[name].reset_s([], now) for name, _limit in of.limits.of_tokens if name in PERIODS)
+    periods = (PERIODS[name].reset_s([], now) for name, _limit in reservation.limits.of_tokens if name in PERIODS)
     return max(end, now + max(periods, default=0.0))
 
 
@@ -298,15 +291,15 @@ def _judge(
     return refused, tuple(name for name in over if name in limits.shadow), wait_s
 
 
-def _rooms(cells: Cells, limits: Limits, named: Named, now: float) -> tuple[LimitStatus, ...]:
+def _statuses(cells: Cells, limits: Limits, named: Named, now: float) -> tuple[LimitStatus, ...]:
     """What is left of each limit that can refuse."""
-    rooms = []
+    statuses = []
     for name, limit in named:
         if name not in limits.shadow:
             window = WINDOWS[name]
             left = limit - window.used(cells)
-            rooms.append(LimitStatus(name, limit, left if left > 0 else 0, math.ceil(window.reset_s(cells, now))))
-    return tuple(rooms)
+            statuses.append(LimitStatus(name, limit, left if left > 0 else 0, math.ceil(window.reset_s(cells, now))))
+    return tuple(statuses)
 
 
 def refusal(decision: Decision, limits: Limits) -> RateLimited:

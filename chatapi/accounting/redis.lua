@@ -165,7 +165,7 @@ local function step(line, number)
   for place = 5, #given do numbers[#numbers + 1] = tonumber(given[place]) end
   local subject = given[4]
   now, call = tonumber(given[2]), given[3]
-  if subject == WHOSE_EVER then subject = redis.call('GET', 'chatapi:call:' .. call) or subject end
+  if subject == ANY_SUBJECT then subject = redis.call('GET', 'chatapi:call:' .. call) or subject end
   come(subject)
   caller.steps[#caller.steps + 1] = number
   if not caller.is_read then read() end

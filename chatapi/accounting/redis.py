@@ -16,14 +16,14 @@ from ..caller import NO_LIMITS, key_subject
 from ..errors import StoreUnavailable
 from ..telemetry import metrics
 from . import quotas
-from .group_commit import GroupCommit, Work
+from .group_commit import Future, GroupCommit
 from .quotas import CELLS, COUNT, HELD, LEASE_S, MINUTE_S, PERIODS, REQUESTS, SKEW_S, TOKENS, Decision, Reservation
 
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 2.0
 AWAY_S = 5.0  # for so long it is not asked again
-_WHOSE_EVER = "?"  # in place of a subject that only Redis knows
+_ANY_SUBJECT = "?"  # in place of a subject that only Redis knows
 _ADMITTED = Decision(None, (), 0.0, ())
 _FAILED = "! "  # before what a step's own answer is not
 
@@ -38,7 +38,7 @@ class RedisLimits:
         import redis  # only where it is used: it takes a quarter of a second and 8 MB
 
         self._used = used
-        self._away_until = 0.0
+        self._ask_again_at = 0.0
         self._errors = redis
         self._pool: Any = redis.BlockingConnectionPool.from_url(
             url,
@@ -52,73 +52,77 @@ class RedisLimits:
         self._hash = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()
         self._group_commit: GroupCommit[str] = GroupCommit(self._send, lambda: 2 * TIMEOUT_S)
 
-    def admit(self, of: Reservation, now: float) -> Decision:
+    def admit(self, reservation: Reservation, now: float) -> Decision:
         """Take a place, if no limit refuses it."""
-        ends_at = max(of.until + LEASE_S, quotas.expires_at(of, now))
-        limits = [_hard(of, name) for name in ("rpm", "concurrency")]
-        found = self._run("admit", of, now, of.until + LEASE_S, int((ends_at - now) * 1000) + 1, *limits)
+        expires_at = reservation.lease_ends_at + LEASE_S
+        lasts_ms = int((max(expires_at, quotas.expires_at(reservation, now)) - now) * 1000) + 1
+        limits = [_hard_limit(reservation, name) for name in ("rpm", "concurrency")]
+        found = self._run("admit", reservation, now, expires_at, lasts_ms, *limits)
         if not found[0]:
-            return quotas.admit(_cells(found), of.limits, now)
-        of.store = self
-        if of.limits.of_tokens and not of.limits.shadow:
+            return quotas.admit(_cells(found), reservation.limits, now)
+        reservation.store = self
+        if reservation.limits.of_tokens and not reservation.limits.shadow:
             return _ADMITTED  # `hold` tells what is left
         # None is refused, also where it was admitted before and nobody heard of it.
-        return quotas.admit(_cells(found), of.limits, now)._replace(refused=None)
+        return quotas.admit(_cells(found), reservation.limits, now)._replace(refused=None)
 
-    def hold(self, of: Reservation, tokens: int, now: float) -> Decision:
+    def hold(self, reservation: Reservation, tokens: int, now: float) -> Decision:
         """Hold back `tokens`, if no limit refuses them."""
+        named = reservation.limits
         used: dict[str, int] = {}
         while True:
-            limits = [_hard(of, name) for name in TOKENS]
+            limits = [_hard_limit(reservation, name) for name in TOKENS]
             periods: list[int] = []
             for name, period in PERIODS.items():
-                wanted = getattr(of.limits, name) is not None
+                wanted = getattr(named, name) is not None
                 periods += [period.number(now), period.number(now + SKEW_S), used.get(name, -1 if wanted else -2)]
-            found = self._run("hold", of, now, of.until + LEASE_S, tokens, *limits, *periods)
+            found = self._run("hold", reservation, now, reservation.lease_ends_at + LEASE_S, tokens, *limits, *periods)
             if found[0] >= 0:
-                return quotas.hold(_cells(found), of.limits, tokens, now)
-            used = {name: self._used(of.key_id, name, now) for name in PERIODS if getattr(of.limits, name)}
+                return quotas.hold(_cells(found), reservation.limits, tokens, now)
+            used = {name: self._used(reservation.key_id, name, now) for name in PERIODS if getattr(named, name)}
 
-    def settle(self, of: Reservation, tokens: int, now: float) -> None:
+    def settle(self, reservation: Reservation, tokens: int, now: float) -> None:
         """Give the place back, and count the `tokens` used. A second time changes nothing."""
-        self._run("settle", of, now, tokens, *(period.number(of.began) for period in PERIODS.values()))
+        periods = [period.number(reservation.started_at) for period in PERIODS.values()]
+        self._run("settle", reservation, now, tokens, *periods)
 
     def free(self, call: int, key_id: str | None) -> None:
         """Give back the place of a call that is lost. Of a caller without a key only Redis knows whose it was."""
         now = time.time()
-        subject = key_subject(key_id) if key_id else _WHOSE_EVER
+        subject = key_subject(key_id) if key_id else _ANY_SUBJECT
         self.settle(Reservation(call, subject, key_id, NO_LIMITS, now, now), 0, now)
 
-    def _run(self, what: str, of: Reservation, now: float, *more: float) -> list[int]:
-        if time.monotonic() < self._away_until:
+    def _run(self, what: str, reservation: Reservation, now: float, *more: float) -> list[int]:
+        if time.monotonic() < self._ask_again_at:
             raise StoreUnavailable("it did not answer just now", "Redis")
         try:
-            found = self._group_commit.do(f"{what} {now!r} {of.call} {of.subject} {' '.join(map(str, more))}")
+            words = (what, repr(now), reservation.call, reservation.subject, *more)
+            found = self._group_commit.do(" ".join(map(str, words)))
         except self._errors.ResponseError as error:  # it is there: something else is the matter, of this caller's alone
             log.error("Redis does not do as it is told: %s", type(error).__name__)
             raise StoreUnavailable(type(error).__name__, "Redis") from error
         except (self._errors.RedisError, TimeoutError) as error:
-            if time.monotonic() > self._away_until:
+            if time.monotonic() > self._ask_again_at:
                 metrics.limit_store_error()
                 log.warning("Redis is away (%s): limits are held in the database meanwhile", type(error).__name__)
-            self._away_until = time.monotonic() + AWAY_S
+            self._ask_again_at = time.monotonic() + AWAY_S
             raise StoreUnavailable(type(error).__name__, "Redis") from error
         return list(map(int, found.split()))
 
-    def _send(self, batch: list[Work[str]]) -> None:
+    def _send(self, batch: list[Future[str]]) -> None:
         """Let the script do what many want at once."""
-        steps = "\n".join([work.what for work in batch])
+        steps = "\n".join([future.work for future in batch])
         try:
             answers = self._exchange(steps)
         except self._errors.ConnectionError:
             # Once more, for a connection that was closed since: what the script did it does not do again for a call.
             self._pool.disconnect()
             answers = self._exchange(steps)
-        for work, answer in zip(batch, answers, strict=True):
+        for future, answer in zip(batch, answers, strict=True):
             if answer.startswith(_FAILED):
-                work.fail(self._errors.ResponseError(answer.removeprefix(_FAILED)))
+                future.set_exception(self._errors.ResponseError(answer.removeprefix(_FAILED)))
             else:
-                work.succeed(answer)
+                future.set_result(answer)
 
     def _exchange(self, steps: str) -> list[str]:
         connection = self._pool.get_connection()
@@ -154,10 +158,10 @@ class RedisLimits:
         return "" if policy == "noeviction" else policy, seconds + microseconds / 1e6
 
 
-def _hard(of: Reservation, name: str) -> int:
+def _hard_limit(reservation: Reservation, name: str) -> int:
     """The limit, or -1 where it refuses nobody."""
-    limit: int | None = getattr(of.limits, name)
-    return -1 if limit is None or name in of.limits.shadow else limit
+    limit: int | None = getattr(reservation.limits, name)
+    return -1 if limit is None or name in reservation.limits.shadow else limit
 
 
 # What an admitted call's decision is made from; where a limit refuses, the seconds of both minutes are told behind it.
@@ -180,5 +184,5 @@ _SCRIPT = f"""
 local MINUTE, SKEW, RING, COUNT, HELD = {MINUTE_S}, {SKEW_S}, {REQUESTS.RING}, {COUNT}, {HELD}
 local DAY, MONTH, REQUESTS, TOKENS = {_DAY}, {_MONTH}, {_RPM}, {_TPM}
 local TOLD, TEXT, FAILED = {{{", ".join(map(str, _TOLD))}}}, '{" %.0f" * len(_TOLD)}', '{_FAILED}'
-local WHOSE_EVER = '{_WHOSE_EVER}'
+local ANY_SUBJECT = '{_ANY_SUBJECT}'
 {Path(__file__).with_suffix(".lua").read_text()}"""

@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 
 from ..call import call_id
 from ..caller import key_subject
+from .processes import is_lost
 from .tables import calls, day_of, journals, keys, limits, meta, usage
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ def execute(tx: Tx, text: str, values: Row | None = None) -> Any:
     return tx.connection.dbapi_connection.execute(text, values or {})  # type: ignore[union-attr]
 
 
-class Often:
+class CompiledStatement:
     """A statement that every call needs: made into SQL once, and run below SQLAlchemy, which took as long again.
 
     An upsert is given as a function of the dialect's own `insert`.
@@ -70,7 +71,7 @@ def get_meta(tx: Tx, name: str) -> str | None:
     return found
 
 
-_meta = Often(sa.select(meta.c.value).where(meta.c.name == sa.bindparam("of")))
+_meta = CompiledStatement(sa.select(meta.c.value).where(meta.c.name == sa.bindparam("of")))
 
 
 def put_meta(tx: Tx, name: str, value: str) -> None:
@@ -97,7 +98,7 @@ def use_key(tx: Tx, id: str, at: float) -> None:
     _use_key(tx, {"of": id, "at": at, "before": at - USED_S})
 
 
-_use_key = Often(
+_use_key = CompiledStatement(
     keys.update()
     .where(keys.c.id == sa.bindparam("of"))
     .where(keys.c.last_used_at.is_(None) | (keys.c.last_used_at < sa.bindparam("before")))
@@ -111,7 +112,7 @@ def get_limits(tx: Tx, subject: str) -> str | None:
     return found
 
 
-_limits = Often(sa.select(limits.c.state).where(limits.c.subject == sa.bindparam("of")))
+_limits = CompiledStatement(sa.select(limits.c.state).where(limits.c.subject == sa.bindparam("of")))
 
 
 def put_limits(tx: Tx, subject: str, state: str, expires_at: float) -> None:
@@ -125,7 +126,7 @@ def _put(insert: Any, table: sa.Table, primary: Sequence[str], replace: Callable
     return new.on_conflict_do_update(index_elements=primary, set_=others)
 
 
-_put_limits = Often(lambda insert: _put(insert, limits, ["subject"], lambda name, new: new))
+_put_limits = CompiledStatement(lambda insert: _put(insert, limits, ["subject"], lambda name, new: new))
 
 
 def limits_with(tx: Tx, key_id: str | None, call: str) -> list[tuple[str, str, float]]:
@@ -156,7 +157,7 @@ def record(tx: Tx, rows: Iterable[Row]) -> list[Row]:
     return ended
 
 
-def take_in(tx: Tx, new: Sequence[Sequence[Any]], others: Sequence[Sequence[Any]]) -> None:
+def insert_folded(tx: Tx, new: Sequence[Sequence[Any]], others: Sequence[Sequence[Any]]) -> None:
     """Calls from SQLite's journals, their values in the order of the table's columns: many at once of those of which
     the ledger has nothing yet, `others` one by one.
     """
@@ -164,44 +165,45 @@ def take_in(tx: Tx, new: Sequence[Sequence[Any]], others: Sequence[Sequence[Any]
     # Two ids that are the same by chance; or what a broken disk has made of a line.
     unfit = (driver.IntegrityError, driver.InterfaceError, driver.ProgrammingError, OverflowError)
     try:
-        with _undone_together(tx):
+        with _savepoint(tx):
             tx.connection.dbapi_connection.executemany(_INSERT_VALUES, new)  # type: ignore[union-attr]
     except unfit:
         new, others = (), [*new, *others]
     _count(tx, (counted for values in new if (counted := _BY_PLACE(values))[3] is not None))
     for values in others:
         try:
-            with _undone_together(tx):
-                record(tx, [dict(zip(calls.columns.keys(), values, strict=True))])
+            with _savepoint(tx):
+                record(tx, [dict(zip(COLUMNS, values, strict=True))])
         except unfit:
             log.error("a call in the journal does not fit the ledger, and is left out: %s", values[:1])
 
 
 @contextmanager
-def _undone_together(tx: Tx) -> Iterator[None]:
-    execute(tx, "SAVEPOINT together")
+def _savepoint(tx: Tx) -> Iterator[None]:
+    execute(tx, "SAVEPOINT folding")
     try:
         yield
     except BaseException:
-        execute(tx, "ROLLBACK TO together")
+        execute(tx, "ROLLBACK TO folding")
         raise
     finally:
-        execute(tx, "RELEASE together")
+        execute(tx, "RELEASE folding")
 
 
-_INSERT_VALUES = f"INSERT INTO calls ({', '.join(calls.columns.keys())}) VALUES ({', '.join('?' * len(calls.columns))})"
+COLUMNS = tuple(calls.columns.keys())
+_INSERT_VALUES = f"INSERT INTO calls ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
 _COUNTED = ("started_at", "key_id", "served", "ending", "model", "code", "prompt_tokens", "completion_tokens")
 _BY_NAME = itemgetter(*_COUNTED)
-_BY_PLACE = itemgetter(*map(calls.columns.keys().index, _COUNTED))
+_BY_PLACE = itemgetter(*map(COLUMNS.index, _COUNTED))
 
 
-def begin_calls(tx: Tx, rows: Sequence[Row]) -> None:
+def insert_begun(tx: Tx, rows: Sequence[Row]) -> None:
     """PostgreSQL: rows of calls that begin; nothing of those that are there already."""
     if rows:
         _cursor(tx).executemany(_insert_if_new.text(tx), rows)
 
 
-def end_calls(tx: Tx, rows: Sequence[Row]) -> None:
+def update_ended(tx: Tx, rows: Sequence[Row]) -> None:
     """PostgreSQL: the ends of calls, whose beginning is there or not; each counts once."""
     if not rows:
         return
@@ -227,7 +229,13 @@ def close_call(tx: Tx, row: Row) -> bool:
     return True
 
 
-_insert_if_new = Often(lambda insert: insert(calls).on_conflict_do_nothing())
+def close_lost(tx: Tx) -> list[Row]:
+    """Close the calls whose process is gone, or which are open long after their deadline, as `worker_lost`."""
+    lost = [{**row, "ending": "worker_lost"} for row in open_calls(tx) if is_lost(row)]
+    return [row for row in lost if close_call(tx, row)]
+
+
+_insert_if_new = CompiledStatement(lambda insert: insert(calls).on_conflict_do_nothing())
 
 
 def _at_its_end(row: Row) -> Row:
@@ -247,7 +255,7 @@ ENDED = (  # what is known of a call at its end
     "first_token_ms",
     "total_ms",
 )
-_end_call = Often(
+_end_call = CompiledStatement(
     calls.update()
     .where(calls.c.id == sa.bindparam("of"), calls.c.ending.is_(None))
     .values({name: sa.bindparam(f"new_{name}") for name in ENDED})
@@ -281,7 +289,7 @@ def _count(tx: Tx, ended: Iterable[tuple[Any, ...]]) -> None:
 
 
 _PRIMARY = ["day", "key_id", "model", "ending"]
-_sum_up = Often(lambda insert: _put(insert, usage, _PRIMARY, lambda name, new: usage.c[name] + new))
+_sum_up = CompiledStatement(lambda insert: _put(insert, usage, _PRIMARY, lambda name, new: usage.c[name] + new))
 
 
 def get_folded(tx: Tx, journal: str) -> int:
@@ -289,7 +297,7 @@ def get_folded(tx: Tx, journal: str) -> int:
     return _folded.value(tx, {"of": journal}) or 0
 
 
-_folded = Often(sa.select(journals.c.folded).where(journals.c.name == sa.bindparam("of")))
+_folded = CompiledStatement(sa.select(journals.c.folded).where(journals.c.name == sa.bindparam("of")))
 
 
 def put_folded(tx: Tx, journal: str, size: int) -> None:
@@ -297,7 +305,7 @@ def put_folded(tx: Tx, journal: str, size: int) -> None:
     _put_folded(tx, {"name": journal, "folded": size})
 
 
-_put_folded = Often(lambda insert: _put(insert, journals, ["name"], lambda name, new: new))
+_put_folded = CompiledStatement(lambda insert: _put(insert, journals, ["name"], lambda name, new: new))
 
 
 def drop_journals(tx: Tx, exists: Callable[[str], bool]) -> None:

@@ -20,9 +20,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import SchemaError, StoreUnavailable
 from . import tables
-from .group_commit import GroupCommit, Work
-from .journal import Journal
-from .processes import Seats
+from .group_commit import Future, GroupCommit
+from .local_ledger import Journal
+from .processes import ProcessNumbers
 from .statements import Tx, execute, put_meta
 from .tables import create, meta
 
@@ -44,7 +44,7 @@ class Store:
         self._reader = ExclusiveConnection(self._connect, str(self))
         self._engine: sa.Engine | None = None
         self._group_commit = GroupCommit(self._write_all, lambda: 5 * LOCK_WAIT_S)
-        self.journal = Journal(self, Seats(self._folder())) if self.is_sqlite else None
+        self.journal = Journal(self.write, ProcessNumbers(self._folder())) if self.is_sqlite else None
 
     def _folder(self) -> Path:
         """Where what goes on right now is kept: beside the database."""
@@ -79,7 +79,7 @@ class Store:
         with self._reader.held(), self._explained(), self._reader.connection() as connection:
             return do(connection)
 
-    def _write_all(self, batch: list[Work[Callable[[Tx], Any]]]) -> None:
+    def _write_all(self, batch: list[Future[Callable[[Tx], Any]]]) -> None:
         results: list[Any] = []
         begun = False
         try:
@@ -90,27 +90,26 @@ class Store:
                 self._transaction(connection),
             ):
                 begun = True
-                results.extend(work.what(connection) for work in batch)
+                results.extend(future.work(connection) for future in batch)
         except Exception as error:
             if len(batch) == 1 or not begun:
-                for work in batch:
-                    work.fail(error)
+                for future in batch:
+                    future.set_exception(error)
                 return
-            for work in batch:  # one of them is at fault: none of the others shall suffer
-                self._write_all([work])
+            for future in batch:  # one of them is at fault: none of the others shall suffer
+                self._write_all([future])
             return
-        for work, result in zip(batch, results, strict=True):
-            work.succeed(result)
+        for future, result in zip(batch, results, strict=True):
+            future.set_result(result)
 
     @contextmanager
     def _transaction(self, connection: Connection) -> Iterator[None]:
         self._begin(connection)
-        last: list[Callable[[], None]] = []
-        connection.info.update(last=last, shared={})
+        connection.info["batch"] = None  # what all work of a transaction has in common (see database_ledger.py)
         try:
             yield
-            for do in last:
-                do()
+            if batch := connection.info["batch"]:
+                batch.write()
             execute(connection, "COMMIT")
         except BaseException:
             with suppress(Exception):  # the connection may be broken
@@ -234,15 +233,6 @@ class Store:
                 connection.close()
 
 
-def shared(tx: Tx, kind: Callable[[Tx], T], at_the_end: Callable[[T], None]) -> T:
-    """What all work of a transaction has in common: made once; and used at its end."""
-    made: dict[Any, T] = tx.info["shared"]
-    if kind not in made:
-        made[kind] = kind(tx)
-        tx.info["last"].append(lambda: at_the_end(made[kind]))
-    return made[kind]
-
-
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     # A process that is killed loses nothing that was committed; only a power cut may take the last moments.
     for pragma in ("journal_mode = WAL", "synchronous = NORMAL"):
@@ -258,13 +248,13 @@ def _once_unlocked(do: Callable[..., object], *args: object) -> None:
 
     Waited for here and not in SQLite, whose waiting would stop every greenlet of the process.
     """
-    until = time.monotonic() + LOCK_WAIT_S
+    deadline = time.monotonic() + LOCK_WAIT_S
     while True:
         try:
             do(*args)
             return
         except Exception as error:
-            if "locked" not in str(error) or time.monotonic() > until:
+            if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
         time.sleep(random.uniform(0.0005, 0.004))
 

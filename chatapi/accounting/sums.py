@@ -1,12 +1,14 @@
 """What was used, added up: a row for each day, key, model and ending, kept when the calls themselves are pruned."""
 
+from collections.abc import Collection, Iterable
 from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
 
-from .statements import Often, Row, Tx, rows_of
-from .tables import keys, usage
+from .statements import CompiledStatement, Row, Tx, rows_of
+from .store import Store
+from .tables import day_of, keys, usage
 
 
 def used(tx: Tx, since: str | None = None, until: str | None = None, key_id: str | None = None) -> list[Row]:
@@ -58,11 +60,23 @@ def tokens_used(tx: Tx, key_id: str, since: str) -> int:
     return int(_tokens_used.value(tx, {"of": key_id, "since": since}))
 
 
-_tokens_used = Often(
+_tokens_used = CompiledStatement(
     sa.select(
         sa.func.coalesce(sa.func.sum(usage.c.prompt_tokens + usage.c.completion_tokens), sa.literal_column("0"))
     ).where(usage.c.key_id == sa.bindparam("of"), usage.c.day >= sa.bindparam("since"))
 )
+
+
+def used_in_period(tx: Tx, key_id: str | None, limit: str, now: float) -> int:
+    """Tokens of a key in a limit's period, from the ledger; the sums of callers without a key begin at 0."""
+    if key_id is None:
+        return 0
+    return tokens_used(tx, key_id, day_of(now) if limit == "tpd" else f"{day_of(now)[:7]}-01")
+
+
+def read_used(store: Store, key_id: str | None, limit: str, now: float) -> int:
+    """As `used_in_period`, read for it alone."""
+    return store.read(lambda tx: used_in_period(tx, key_id, limit, now)) if key_id else 0
 
 
 def prune_usage(tx: Tx, before: str, most: int) -> int:
@@ -70,3 +84,21 @@ def prune_usage(tx: Tx, before: str, most: int) -> int:
     at = sa.tuple_(usage.c.key_id, usage.c.day, usage.c.model, usage.c.ending)
     old = sa.select(usage.c.key_id, usage.c.day, usage.c.model, usage.c.ending).where(usage.c.day < before)
     return tx.execute(usage.delete().where(at.in_(old.limit(most)))).rowcount
+
+
+def report(rows: Iterable[Row], by: Collection[str] = ("key", "model", "day")) -> list[dict[str, Any]]:
+    """What was used (`used`), added up `by` key, model and day, or some of these; the others are None."""
+    totals: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        of = {
+            "key_id": (row["key_id"] or None) if "key" in by else None,
+            "key_name": row["key_name"] if "key" in by else None,
+            "model": (row["model"] or None) if "model" in by else None,
+            "day": row["day"] if "day" in by else None,
+        }
+        zero = {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0, "endings": {}}
+        one = totals.setdefault(tuple(of.values()), {**of, **zero})
+        for name in ("calls", "prompt_tokens", "completion_tokens"):
+            one[name] += row[name]
+        one["endings"][row["ending"]] = one["endings"].get(row["ending"], 0) + row["calls"]
+    return list(totals.values())

@@ -5,7 +5,7 @@ from datetime import date
 from flask import Blueprint, Response, g, request
 
 from ..accounting import sums
-from ..accounting.ledger import report
+from ..accounting.sums import report
 from ..chat import ChatJob
 from ..errors import BadRequest, ModelNotFound
 from ..languages import _

@@ -172,6 +172,6 @@ def _tell_limits(decision: Any, told: list[tuple[str, str]]) -> None:
         ("RateLimit-Reset", str(reset_s)),
         ("RateLimit-Policy", f'{limit};comment="{WHAT[name]}"'),
     )
-    for name, limit, remaining, reset_s in decision.rooms:
+    for name, limit, remaining, reset_s in decision.statuses:
         if headers := _OPENAI_LIMITS.get(name):
             told += zip(headers, (str(limit), str(remaining), f"{reset_s}s"), strict=True)

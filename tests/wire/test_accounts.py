@@ -19,8 +19,8 @@ from support.stores import locked, side_by_side_processes, sql
 from chatapi.accounting import Accounts, quotas, statements, sums, tables
 from chatapi.accounting import redis as redis_limits
 from chatapi.accounting import store as stores
-from chatapi.accounting.ledger import LimitState
-from chatapi.accounting.processes import Own, Seats
+from chatapi.accounting.database_ledger import LimitState
+from chatapi.accounting.processes import ProcessNumbers, this_process
 from chatapi.accounting.quotas import LEASE_S, Reservation
 from chatapi.accounting.slots import Slots
 from chatapi.accounting.store import Store
@@ -191,7 +191,7 @@ def test_processes_that_are_killed_lose_their_open_calls_once_and_give_back_what
     assert place.used() == {("a/b", "completed"): completed, ("a/b", "worker_lost"): died}
     call = arrived(accounts, caller_of("concurrency=50 tpm=100000"))
     accounts.begin(call, JOB)
-    left = {room.name: room.remaining for room in call.decision.rooms}
+    left = {status.name: status.remaining for status in call.decision.statuses}
     assert left == {"concurrency": 49, "tpm": 100000 - 46 * completed - 46}
     call.end("completed")
 
@@ -230,7 +230,10 @@ def test_a_call_settles_once(place):
     for _ in range(3):
         place.accounts.end(call)
     other = begun(place.open(), caller)
-    assert {room.name: room.remaining for room in other.decision.rooms} == {"concurrency": 1, "tpm": 1000 - 46 - 46}
+    assert {status.name: status.remaining for status in other.decision.statuses} == {
+        "concurrency": 1,
+        "tpm": 1000 - 46 - 46,
+    }
     assert place.used() == {("a/b", "completed"): 1}
 
 
@@ -242,7 +245,7 @@ def test_days_and_months_are_known_from_the_ledger_where_a_store_has_forgotten_t
     place.opened.clear()
     forget(place, tmp_path)
     call = begun(place.accounts, caller)
-    assert call.decision.rooms[0].remaining == 100 - 46 - 46
+    assert call.decision.statuses[0].remaining == 100 - 46 - 46
     end(call)
     assert refused(begun(place.accounts, caller)) == words.partition("=")[0]
 
@@ -289,7 +292,7 @@ def test_counts_that_cannot_be_true_are_what_is_possible_at_most(place, prompt, 
     [row] = place.rows()
     assert (row["prompt_tokens"], row["completion_tokens"]) == counted
     next_one = begun(place.accounts, caller, number=1)
-    assert next_one.decision.rooms[0].remaining == 1_000_000 - sum(c or 0 for c in counted) - 46
+    assert next_one.decision.statuses[0].remaining == 1_000_000 - sum(c or 0 for c in counted) - 46
 
 
 @pytest.mark.parametrize("count", [10**400, -1])
@@ -314,7 +317,7 @@ def test_who_is_refused_leaves_no_name_in_what_was_used(place):
 
 
 def of_owner(host=None, boot=None, pids=None, pid=None, born=None):
-    parts = zip((host, boot, pids, pid, born), Own.name.split(" "), strict=True)
+    parts = zip((host, boot, pids, pid, born), this_process.name.split(" "), strict=True)
     return " ".join(old if new is None else new for new, old in parts)
 
 
@@ -397,7 +400,7 @@ def test_an_end_that_the_database_does_not_take_is_written_when_it_does_and_nobo
         for call in calls:
             end(call)
         assert time.monotonic() - began < 3, "the first has waited for all"
-        assert len(on_postgres.accounts._late.waiting) == 20
+        assert len(on_postgres.accounts._database_retries.waiting) == 20
         assert on_postgres.endings() == [None] * 20
     assert wait_until(lambda: on_postgres.endings() == ["completed"] * 20, 6)
     assert on_postgres.used() == {("a/b", "completed"): 20}
@@ -409,7 +412,7 @@ def test_late_ends_are_written_once_also_when_two_write_them(on_postgres):
         call = begun(on_postgres.accounts, caller_of(), number=number)
         call.observers = ()
         end(call)
-        on_postgres.accounts._late.add(lambda call=call: on_postgres.accounts.end(call), "away")
+        on_postgres.accounts._database_retries.add(lambda call=call: on_postgres.accounts.end(call), "away")
     with ThreadPoolExecutor(2) as pool:
         for one in [pool.submit(on_postgres.accounts.flush) for _ in range(2)]:
             one.result(20)
@@ -460,7 +463,7 @@ def test_a_redis_that_is_away_costs_no_call_and_limits_go_on_in_the_database(wit
     own.start()
     time.sleep(0.6)
     assert refused(begun(with_own_redis.accounts, caller)) is None
-    assert wait_until(lambda: not with_own_redis.accounts._late_in_redis.waiting, 5)
+    assert wait_until(lambda: not with_own_redis.accounts._redis_retries.waiting, 5)
 
 
 @pytest.mark.parametrize("words", ["concurrency=1", "tpm=50"])
@@ -473,7 +476,7 @@ def test_what_redis_could_not_be_told_at_the_end_of_a_call_it_is_told_later(with
         assert with_own_redis.endings() == ["completed"]
     finally:
         os.kill(own.process.pid, signal.SIGCONT)
-    assert wait_until(lambda: not with_own_redis.accounts._late_in_redis.waiting, 8)
+    assert wait_until(lambda: not with_own_redis.accounts._redis_retries.waiting, 8)
     time.sleep(0.6)
     assert refused(begun(with_own_redis.open(), caller, job_of(41))) is None
 
@@ -487,7 +490,7 @@ def test_a_redis_that_was_emptied_forgets_what_was_used_and_nothing_else(with_ow
     assert with_own_redis.endings() == ["completed"]
     time.sleep(0.6)
     call = begun(with_own_redis.accounts, caller, number=1)
-    assert {room.name: room.remaining for room in call.decision.rooms} == {
+    assert {status.name: status.remaining for status in call.decision.statuses} == {
         "concurrency": 0,
         "tpm": 954,
         "tpd": 2000 - 92,
@@ -535,7 +538,7 @@ SOME_LIMITS = st.builds(Limits, rpm=SOME, tpm=MORE, concurrency=SOME, tpd=MORE, 
 @pytest.fixture
 def three(tmp_path, redis_url):
     """Limits in shared memory, in Redis, and as a row of PostgreSQL has them."""
-    slots = Slots(Seats(tmp_path / "live"), lambda *_: 0)
+    slots = Slots(ProcessNumbers(tmp_path / "live"), lambda *_: 0)
     yield slots, redis_limits.RedisLimits(redis_url, lambda *_: 0), InRows()
     slots.close()
 
@@ -560,16 +563,16 @@ class InRows:
             for name in quotas.unknown(state.cells, of.limits, now):
                 quotas.PERIODS[name].begin(state.cells, 0, now)
             return quotas.hold(state.cells, of.limits, tokens, now), state.open.update(
-                {str(of.call): (of.until, tokens)}
+                {str(of.call): (of.lease_ends_at, tokens)}
             )
 
         decision, _ = self._change(of, now, do)
         if decision.refused:
-            self._change(of, now, lambda state: state.open.update({str(of.call): (of.until, 0)}))
+            self._change(of, now, lambda state: state.open.update({str(of.call): (of.lease_ends_at, 0)}))
         return decision
 
     def settle(self, of, tokens, now):
-        self._change(of, now, lambda state: state.settle(of.call, tokens, now, of.began))
+        self._change(of, now, lambda state: state.settle(of.call, tokens, now, of.started_at))
 
 
 RUNS = count()

@@ -79,7 +79,7 @@ def left(books, key_id, redis_url=None):
     call = begun(accounts, caller_of(WORDS, key_id), job_of(0))
     end(call, 0, 0)
     accounts.close()
-    return {room.name: room.remaining for room in call.decision.rooms}
+    return {status.name: status.remaining for status in call.decision.statuses}
 
 
 def all_places_are_free(books, key_id, redis_url=None):

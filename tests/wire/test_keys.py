@@ -15,8 +15,8 @@ from support.keys import DIGEST, KEY, RIGHT, WRONG, asked, away, bearer, closing
 from support.openai_schema import ERROR, check
 
 from chatapi import create_app
-from chatapi.accounting.journal import FOLD_S
 from chatapi.accounting.keys import Keys
+from chatapi.accounting.local_ledger import FOLD_S
 from chatapi.settings import Settings
 
 # Fixtures, under the names that tests ask for them by.

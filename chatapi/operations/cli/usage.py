@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ...accounting import statements, sums
-from ...accounting.ledger import report
+from ...accounting.sums import report
 from ...call import ENDINGS
 from ...languages import N_, _
 from .commands import Group, Output, components, format_cell, format_table

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.tables import rows
 
-from chatapi.accounting.bounds import MOST, MOST_UNSAID, TEMPLATE, UNSAID, bounded, most, most_of_prompt
+from chatapi.accounting import (
+    DEFAULT_COMPLETION,
+    MAX_COMPLETION,
+    MAX_TOKENS,
+    TEMPLATE_TOKENS,
+    prompt_bound,
+    token_bounds,
+)
+from chatapi.accounting.extra_fields import bounded
 from chatapi.caller import NO_LIMITS, Limits
 from chatapi.chat import ChatJob
 
@@ -18,6 +26,14 @@ TOKENS = Limits(tpm=100_000)
 
 def job(messages=HI, extra=None, **options):
     return ChatJob(model="a/b", messages=messages, options=options, extra=extra or {})
+
+
+def tokens_to_hold(job, limits):
+    return token_bounds(job, limits)[0]
+
+
+def completion_bound(job):
+    return token_bounds(job, NO_LIMITS)[1]
 
 
 # ---------------------------------------------------------------- what is held back
@@ -33,29 +49,33 @@ HELD_BACK = {  # the longest answers → how they are asked for
     1024: [{"max_tokens": None}, {}],
     3 * 1024: [{"n": 3}],
     0: [{"max_tokens": 0}, {"max_tokens": -(10**9)}],
-    MOST - PROMPT: [{"max_tokens": 10**400}, {"max_tokens": 10**200, "n": 10**200}],
+    MAX_TOKENS - PROMPT: [{"max_tokens": 10**400}, {"max_tokens": 10**200, "n": 10**200}],
 }
 
 
 @pytest.mark.parametrize("options, answer", rows(HELD_BACK), ids=lambda value: str(value)[:40])
 def test_the_longest_answers_that_any_spelling_allows_are_held_back(options, answer):
-    assert most(job(**options), TOKENS).held == PROMPT + answer
-    assert most(job(**options), NO_LIMITS).held == 0
+    assert tokens_to_hold(job(**options), TOKENS) == PROMPT + answer
+    assert tokens_to_hold(job(**options), NO_LIMITS) == 0
 
 
 def test_without_a_length_no_more_is_held_back_than_the_limits_allow_at_all():
-    for limits, held in [(Limits(tpm=500), 500), (Limits(tpm=5000), PROMPT + UNSAID), (Limits(tpd=9, tpm=500), 9)]:
-        assert most(job(), limits).held == held
-    assert most(job(), Limits(tpm=1)).held == PROMPT + 1, "which is refused, for ever"
+    for limits, held in [
+        (Limits(tpm=500), 500),
+        (Limits(tpm=5000), PROMPT + DEFAULT_COMPLETION),
+        (Limits(tpd=9, tpm=500), 9),
+    ]:
+        assert tokens_to_hold(job(), limits) == held
+    assert tokens_to_hold(job(), Limits(tpm=1)) == PROMPT + 1, "which is refused, for ever"
 
 
 def test_prompts_tools_and_calls_in_the_conversation_are_held_back_too():
-    plain = most(job(max_tokens=1), TOKENS).held
+    plain = tokens_to_hold(job(max_tokens=1), TOKENS)
     tool = {"type": "function", "function": {"name": "f", "description": "word " * 1000}}
-    assert most(job(max_tokens=1, tools=[tool]), TOKENS).held > plain + 1000
+    assert tokens_to_hold(job(max_tokens=1, tools=[tool]), TOKENS) > plain + 1000
     called = {"role": "assistant", "content": None, "tool_calls": [{"function": {"arguments": "word " * 1000}}]}
-    assert most(job([*HI, called], max_tokens=1), TOKENS).held > plain + 1000
-    assert most(job([{"role": "user", "content": "word " * 1000}], max_tokens=1), TOKENS).held > 1000
+    assert tokens_to_hold(job([*HI, called], max_tokens=1), TOKENS) > plain + 1000
+    assert tokens_to_hold(job([{"role": "user", "content": "word " * 1000}], max_tokens=1), TOKENS) > 1000
 
 
 NUMBERS = st.none() | st.integers(-(10**30), 10**30) | st.integers(-5, 5000)
@@ -63,12 +83,13 @@ NUMBERS = st.none() | st.integers(-(10**30), 10**30) | st.integers(-5, 5000)
 
 @given(a=NUMBERS, b=NUMBERS, n=NUMBERS, limit=st.integers(1, 10**12))
 def test_no_number_adds_room_or_breaks_anything(a, b, n, limit):
-    held, completion = most(job(max_tokens=a, max_completion_tokens=b, n=n), Limits(tpm=limit))
-    assert 0 < held <= MOST
-    assert 0 <= completion <= MOST
+    asked = job(max_tokens=a, max_completion_tokens=b, n=n)
+    held, completion = token_bounds(asked, Limits(tpm=limit))
+    assert 0 < held <= MAX_TOKENS
+    assert 0 <= completion <= MAX_TOKENS
     for length in (a, b):
-        if length is not None and 0 < length <= MOST:
-            assert held >= min(length * max(1, n or 1), MOST - PROMPT)
+        if length is not None and 0 < length <= MAX_TOKENS:
+            assert held >= min(length * max(1, n or 1), MAX_TOKENS - PROMPT)
 
 
 # ---------------------------------------------------------------- what goes on to the model
@@ -103,7 +124,7 @@ def test_an_engines_own_word_for_more_tokens_is_left_out_and_named(name):
     given = job(extra={name: MORE[name], "top_k": 5}, max_tokens=2)
     cut = bounded(given, TOKENS)
     assert (dict(cut.extra), cut.ignored) == ({"top_k": 5}, (name,))
-    assert most(cut, TOKENS) == most(job(max_tokens=2), TOKENS)
+    assert tokens_to_hold(cut, TOKENS) == tokens_to_hold(job(max_tokens=2), TOKENS)
     assert bounded(given, Limits(rpm=5, concurrency=1)) is given, "callers without token limits lose nothing"
 
 
@@ -125,16 +146,16 @@ def test_a_field_however_deep_takes_bounded_time():
 
 
 def test_no_true_count_of_a_prompt_is_more_than_its_bytes_and_what_a_server_puts_around_it():
-    assert most_of_prompt(job()) == TEMPLATE + 4 * len("hi")
+    assert prompt_bound(job()) == TEMPLATE_TOKENS + 4 * len("hi")
     parts = [{"type": "text", "text": "word " * 1000}, {"type": "image_url", "image_url": {"url": "data:,x"}}]
-    assert most_of_prompt(job([{"role": "user", "content": parts}])) >= TEMPLATE + 4 * 5000 + 100_000
+    assert prompt_bound(job([{"role": "user", "content": parts}])) >= TEMPLATE_TOKENS + 4 * 5000 + 100_000
     long = [{"type": "text", "text": "x" * 10**6}] * 1000  # one text, a thousand times
-    assert most_of_prompt(job([{"role": "user", "content": long}])) == MOST
+    assert prompt_bound(job([{"role": "user", "content": long}])) == MAX_TOKENS
 
 
 def test_without_a_length_an_answer_is_as_long_as_the_longest_context():
-    assert most(job(), NO_LIMITS).completion == MOST_UNSAID
-    assert most(job(max_tokens=10, n=2), NO_LIMITS).completion == 20
+    assert completion_bound(job()) == MAX_COMPLETION
+    assert completion_bound(job(max_tokens=10, n=2)) == 20
 
 
 def test_names_by_the_hundred_thousand_take_a_moment():

@@ -7,6 +7,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -16,11 +17,11 @@ from support.gateways import clean_environment
 from support.heard import wait_until
 from support.stores import full_disk, locked, sql
 
-from chatapi.accounting import journal as journals
+from chatapi.accounting import local_ledger as journals
 from chatapi.accounting import statements, sums, tables
 from chatapi.accounting import store as stores
-from chatapi.accounting.journal import BEGUN, COLUMNS, ENDED, Journal
-from chatapi.accounting.processes import Own, Seats
+from chatapi.accounting.local_ledger import BEGUN, COLUMNS, ENDED, Journal
+from chatapi.accounting.processes import ProcessNumbers, this_process
 from chatapi.accounting.store import Store
 from chatapi.call import call_id
 from chatapi.errors import StoreUnavailable
@@ -60,7 +61,7 @@ def other(opened):
 def row(number, ending=None, at=DAY, **fields):
     values = dict.fromkeys(COLUMNS) | {"id": call_id(at, number), "request_id": f"r{number}", "started_at": at}
     values |= {"key_id": "k", "dialect": "openai", "route": "/v1", "model": "a/b", "stream": False, "attempts": 1}
-    values |= {"owner": Own.name, "until": time.time() + 60, "ending": ending}
+    values |= {"owner": this_process.name, "until": time.time() + 60, "ending": ending}
     if ending == "completed":
         values |= {"served": "a/b", "prompt_tokens": 3, "completion_tokens": 4}
     return list((values | fields).values())
@@ -76,7 +77,7 @@ def used(store):
 
 
 def files(store):
-    return sorted(store.journal.seats.folder.glob("*.journal"))
+    return sorted(store.journal.numbers.folder.glob("*.journal"))
 
 
 # ---------------------------------------------------------------- what is written is in the ledger
@@ -145,7 +146,7 @@ def test_two_calls_that_have_one_id_by_chance_stop_nothing(store):
     store.journal.append(row(3), BEGUN)
     assert endings(store) == ["completed", "completed", None]
     assert used(store) == {"completed": (2, 6, 8)}
-    store.write(lambda tx: statements.take_in(tx, [row(3), row(3), row(4, "completed")], []))
+    store.write(lambda tx: statements.insert_folded(tx, [row(3), row(3), row(4, "completed")], []))
     assert used(store) == {"completed": (3, 9, 12)}
 
 
@@ -168,20 +169,20 @@ def test_a_file_that_has_grown_large_is_left_for_a_new_one(store, monkeypatch):
 KILLED = """
 import os, sys
 from chatapi.accounting import statements
-from chatapi.accounting.journal import BEGUN, ENDED
-from chatapi.accounting.processes import Own
+from chatapi.accounting.local_ledger import BEGUN, ENDED
+from chatapi.accounting.processes import this_process
 from chatapi.accounting.store import Store
 import json
 store, rows = Store(sys.argv[1]), json.loads(sys.argv[2])
 for values in rows:
-    values[-2] = Own.name
+    values[-2] = this_process.name
 journal = store.journal
 for values in rows:
     journal.append(values, BEGUN)
 def die(*_):
     os.kill(os.getpid(), 9)
 def journal_and_die(tx):
-    statements.take_in(tx, *journal._calls(tx, [journal._name], dict()))
+    statements.insert_folded(tx, *journal._calls(tx, [journal._name], dict()))
     die()
 {code}
 die()
@@ -193,7 +194,7 @@ MOMENTS = {
     "in the transaction": "statements.put_folded = die; journal.fold()",
     "before the commit": "statements.put_folded = lambda tx, name, size: None; store.write(journal_and_die)",
     "after it was taken in": "journal.fold()",
-    "as it leaves a file": "journal.fold(); os.unlink(journal.seats.folder / journal._name)",
+    "as it leaves a file": "journal.fold(); os.unlink(journal.numbers.folder / journal._name)",
 }
 
 
@@ -263,9 +264,9 @@ def test_a_line_that_cannot_be_read_is_left_out_and_stops_no_other(store):
 def test_who_removes_the_folder_of_a_running_process_costs_it_a_moment_and_no_more(store, caplog):
     store.journal.append(row(1), BEGUN)
     assert endings(store) == [None]
-    for path in store.journal.seats.folder.iterdir():
+    for path in store.journal.numbers.folder.iterdir():
         path.unlink()
-    store.journal.seats.folder.rmdir()
+    store.journal.numbers.folder.rmdir()
     store.journal.append(row(2), BEGUN)
     assert wait_until(lambda: "was removed while in use" in caplog.text, 3)
     store.journal.append(row(3), BEGUN)
@@ -273,13 +274,14 @@ def test_who_removes_the_folder_of_a_running_process_costs_it_a_moment_and_no_mo
 
 
 def test_no_more_waits_for_a_database_than_a_disk_can_hold(store, monkeypatch):
-    monkeypatch.setattr(journals, "MOST_WAITING", 500)
+    monkeypatch.setattr(journals, "MAX_UNFOLDED", 500)
     with pytest.raises(StoreUnavailable, match="does not answer"):
         for number in range(10):
             store.journal.append(row(number), BEGUN)
 
 
 def test_a_folder_where_no_file_can_be_is_told():
-    journal = Journal(Store("sqlite:////proc/nowhere/chatapi.db"), Seats(__import__("pathlib").Path("/proc/nowhere")))
+    store = Store("sqlite:////proc/nowhere/chatapi.db")
+    journal = Journal(store.write, ProcessNumbers(Path("/proc/nowhere")))
     with pytest.raises(StoreUnavailable):
         journal.append(row(1), BEGUN)

@@ -220,22 +220,22 @@ def all_of(name, amount):
 @given(**SEQUENCES)
 def test_what_is_said_to_remain_remains_and_all_of_it_is_back_after_the_reset(limits, start, actions):
     for _, caller, _, decision, _ in play(limits, start, actions):
-        for room in decision.rooms if decision else ():
-            if room.name == "concurrency" and decision.refused in quotas.TOKENS:
+        for status in decision.statuses if decision else ():
+            if status.name == "concurrency" and decision.refused in quotas.TOKENS:
                 continue  # it had its own place still
-            only = Limits(**{room.name: room.limit})
-            assert room.limit == getattr(limits, room.name)
-            assert set(all_of(room.name, room.remaining)(caller.copy(only))) <= {None}
-            assert room.name in all_of(room.name, room.remaining + 1)(caller.copy(only))
-            assert room.remaining == room.limit or room.reset_s > 0
-            if caller.open and room.name != "rpm":
+            only = Limits(**{status.name: status.limit})
+            assert status.limit == getattr(limits, status.name)
+            assert set(all_of(status.name, status.remaining)(caller.copy(only))) <= {None}
+            assert status.name in all_of(status.name, status.remaining + 1)(caller.copy(only))
+            assert status.remaining == status.limit or status.reset_s > 0
+            if caller.open and status.name != "rpm":
                 continue  # nobody knows when they end
-            later = caller.copy(only, caller.now + room.reset_s)
-            assert set(all_of(room.name, room.limit)(later)) <= {None}
-            if room.name in ("rpm", "tpm") and room.remaining < room.limit:
-                assert room.reset_s <= 60
-                earlier = caller.copy(only, caller.now + room.reset_s - 1 - MS)
-                assert room.name in all_of(room.name, room.limit)(earlier)
+            later = caller.copy(only, caller.now + status.reset_s)
+            assert set(all_of(status.name, status.limit)(later)) <= {None}
+            if status.name in ("rpm", "tpm") and status.remaining < status.limit:
+                assert status.reset_s <= 60
+                earlier = caller.copy(only, caller.now + status.reset_s - 1 - MS)
+                assert status.name in all_of(status.name, status.limit)(earlier)
 
 
 @given(**SEQUENCES, shadow=st.sets(st.sampled_from(NAMES)))
@@ -254,7 +254,7 @@ def test_a_shadow_limit_refuses_nobody_and_is_named(limits, start, actions, shad
         assert set(decision.shadowed) == {name for name, over in asked_about.items() if over and name in shadow}
         assert (decision.refused is not None) == bool(hard)
         assert decision.refused not in shadow
-        assert {room.name for room in decision.rooms} <= alone.keys() - shadow
+        assert {status.name for status in decision.statuses} <= alone.keys() - shadow
 
 
 # ---------------------------------------------------------------- single moments
@@ -395,7 +395,7 @@ def test_days_and_months_are_those_of_utc(monkeypatch, name, moment, until_s, zo
         caller.use(50)
         refused = caller.ask(50)
         assert (refused.refused, refused.retry_after_s) == (name, until_s)
-        assert refused.rooms[0].reset_s == -int(-until_s // 1)
+        assert refused.statuses[0].reset_s == -int(-until_s // 1)
         assert caller.copy(now=caller.now + until_s - MS).ask(50).refused == name
         assert caller.copy(now=caller.now + until_s).ask(50).refused is None
     finally:

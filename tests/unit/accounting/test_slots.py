@@ -14,7 +14,7 @@ from support.gateways import clean_environment
 from support.stores import full_disk
 
 from chatapi.accounting import slots as slots_module
-from chatapi.accounting.processes import Seats
+from chatapi.accounting.processes import ProcessNumbers
 from chatapi.accounting.quotas import LEASE_S, Reservation
 from chatapi.accounting.slots import Slots
 from chatapi.caller import Limits
@@ -30,8 +30,8 @@ def opened(folder):
     with ExitStack() as stack:
 
         def open_some(at=folder):
-            slots = Slots(Seats(at), lambda key_id, limit, now: 0)
-            stack.callback(slots._seats.give_up)
+            slots = Slots(ProcessNumbers(at), lambda key_id, limit, now: 0)
+            stack.callback(slots._processes.release)
             stack.callback(slots.close)
             return slots
 
@@ -63,7 +63,7 @@ def left(slots, limits=LIMITS, subject="key:k"):
     assert slots.admit(of, NOW).refused is None
     decision = slots.hold(of, 0, NOW)
     slots.settle(of, 0, NOW)
-    return {room.name: room.remaining for room in decision.rooms}
+    return {status.name: status.remaining for status in decision.statuses}
 
 
 # ---------------------------------------------------------------- several processes
@@ -95,7 +95,7 @@ def test_a_process_that_is_gone_gives_back_its_places_to_whoever_comes_next(slot
     gone.hold(of, 900, NOW)
     slots.sweep(NOW)
     assert left(slots)["tpm"] == 100, "it lives"
-    gone._seats.give_up()  # what its end does
+    gone._processes.release()  # what its end does
     slots.sweep(NOW)
     assert left(slots) == {"rpm": 97, "concurrency": 9, "tpm": 1000}
 
@@ -103,7 +103,7 @@ def test_a_process_that_is_gone_gives_back_its_places_to_whoever_comes_next(slot
 def test_who_takes_the_number_of_a_process_that_is_gone_gives_back_its_places(opened):
     gone = opened()
     gone.admit(asked(), NOW)
-    gone._seats.give_up()
+    gone._processes.release()
     assert left(opened())["concurrency"] == 9
 
 
@@ -137,9 +137,9 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from chatapi.accounting import quotas, slots
-from chatapi.accounting.processes import Seats
+from chatapi.accounting.processes import ProcessNumbers
 from chatapi.caller import Limits
-mine = slots.Slots(Seats(Path(sys.argv[1])), lambda *of: 0)
+mine = slots.Slots(ProcessNumbers(Path(sys.argv[1])), lambda *of: 0)
 step, now = sys.argv[2], float(sys.argv[3])
 of = quotas.Reservation(7, "key:k", "k", Limits.parse("rpm=100 concurrency=10 tpm=1000"), now, now + 60)
 counted = getattr(quotas, step)
