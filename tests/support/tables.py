@@ -1,6 +1,7 @@
-"""Tables of tests, written by what their rows have in common, and what a call is refused with."""
+"""Words of tests: tables by what their rows have in common, what a call is refused with, moments."""
 
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import pytest
@@ -22,3 +23,8 @@ def raised(kind: type[Refusal], call: Callable[..., Any], *arguments: Any, **fie
     with pytest.raises(kind) as caught:
         call(*arguments, **fields)
     return caught.value
+
+
+def at(moment: str) -> float:
+    """The Unix seconds of a moment of UTC in ISO 8601."""
+    return datetime.fromisoformat(moment).replace(tzinfo=UTC).timestamp()

@@ -5,21 +5,12 @@ from contextvars import copy_context
 
 import gevent
 import pytest
-from support.tables import rows
+from support.tables import raised, rows
 
+from chatapi import errors
 from chatapi.call import Call, call_id
 from chatapi.chat import Usage
-from chatapi.errors import (
-    BadRequest,
-    ClientLeft,
-    InternalError,
-    MissingApiKey,
-    ModelNotFound,
-    UpstreamRejected,
-    UpstreamTimeout,
-    UpstreamUnavailable,
-    WorkerStopped,
-)
+from chatapi.errors import ClientLeft, ModelNotFound, UpstreamTimeout, UpstreamUnavailable, WorkerStopped
 
 LEFT = ClientLeft("gone")
 
@@ -53,16 +44,14 @@ def test_a_call_has_its_seconds(call):
 def test_an_interruption_ends_what_waits(call):
     greenlet, began = waiting(call), time.monotonic()
     call.interrupt(LEFT)
-    with pytest.raises(ClientLeft):
-        greenlet.get(timeout=1)
+    raised(ClientLeft, greenlet.get, timeout=1)
     assert time.monotonic() - began < 0.5
 
 
 def test_the_first_interruption_counts_and_is_raised_at_the_next_wait(call):
     call.interrupt(WorkerStopped("stop"))
     call.interrupt(LEFT)
-    with pytest.raises(WorkerStopped):
-        call.pause(0)
+    raised(WorkerStopped, call.pause, 0)
 
 
 @pytest.mark.parametrize("language, begins", [("en", "The gateway is being"), ("pt-BR", "O gateway está sendo")])
@@ -71,8 +60,7 @@ def test_a_stop_is_told_in_the_language_of_each_call(app, call, language, begins
     engine = app.extensions["chatapi"].engine
     engine.begin_probe(call, 5)
     copy_context().run(engine.stop)
-    with pytest.raises(WorkerStopped, match=begins):
-        call.pause(0)
+    assert raised(WorkerStopped, call.pause, 0).message.startswith(begins)
 
 
 def test_what_does_not_wait_is_not_interrupted(call):
@@ -101,20 +89,24 @@ def test_a_caller_who_left_is_read_on_for_where_the_model_says_so(call):
     greenlet, began = waiting(call), time.monotonic()
     call.leave()
     call.leave()
-    with pytest.raises(ClientLeft):
-        greenlet.get(timeout=1)
+    raised(ClientLeft, greenlet.get, timeout=1)
     assert 0.04 < time.monotonic() - began < 0.5
     assert call.deadline <= began + 0.06
 
 
 ENDINGS = {
     "completed": [None],
-    "refused": [BadRequest("no"), MissingApiKey("no"), UpstreamRejected("no"), ModelNotFound("no")],
+    "refused": [
+        errors.BadRequest("no"),
+        errors.MissingApiKey("no"),
+        errors.UpstreamRejected("no"),
+        ModelNotFound("no"),
+    ],
     "client_left": [ClientLeft("gone")],
     "deadline": [UpstreamTimeout("late")],
     "upstream_cut": [UpstreamUnavailable("cut")],
     "worker_lost": [WorkerStopped("stop")],
-    "failed": [InternalError("ours")],
+    "failed": [errors.InternalError("ours")],
 }
 
 

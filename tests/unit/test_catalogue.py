@@ -1,8 +1,7 @@
 """Model cards: the shipped catalogue, the operator's over it, and which card answers for an id."""
 
-import re
-
 import pytest
+from support.tables import raised, rows
 
 from chatapi.catalogue import Catalogue, ModelCard, is_model_id
 from chatapi.errors import ModelNotFound
@@ -33,58 +32,43 @@ def overlaid(tmp_path):
 
 @pytest.fixture
 def mistakes_in(overlaid):
-    def find(text):
-        with pytest.raises(SettingsError) as caught:
-            overlaid(text)
-        return caught.value.mistakes
-
-    return find
+    return lambda text: raised(SettingsError, overlaid, text).mistakes
 
 
 # --- ids
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
+IDS = {
+    True: [
         *("gpt2", "a", "0/1", "a/b", "a/b:c", "gpt2:cheapest", "microsoft/DialoGPT-medium", "EleutherAI/gpt-neo-2.7B"),
         *("meta-llama/Llama-3.1-8B-Instruct:fireworks-ai", "_a/-b", "A-1_b.c/D-2_e.f:g-3", "a/" + "b" * 96),
     ],
-)
-def test_model_ids(text):
-    assert is_model_id(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
+    False: [
         *("", " ", ".", "..", "...", "a/..", "../a", "a/.", "./a", "a/../b", "a..b/c", "a/b:..", "a/b/c", "/a"),
         *("a/", "/", "//", "a//b", "a/b:", ":a", "a:b:c", "a:b/c", "a/b:c/d", "a/b\n", "a\n", "\na", "a\nb"),
         *("a/b\r", "a/b\0", "a/b\t", " a/b", "a/b ", "a b", "a%2fb", "a/%2e%2e", "%2e%2e/a", "a/b?c=d", "a/b#c"),
         *("a@b", "user:word@host", "http://a/b", "a\\b", "a/*", "a/b;c", "a/b,c", "a/\u0663", "a/\uff11"),
         *("a/\u00e9", "a/\u212a", "a\u2024\u2024/b", "a/\ud800", "a" * 10_000, "a/" * 10_000),
     ],
-    ids=lambda text: ascii(text)[:24],
-)
-def test_what_is_no_model_id(text):
-    assert not is_model_id(text)
+}
+
+
+@pytest.mark.parametrize("text, is_one", rows(IDS), ids=lambda value: ascii(value)[:24])
+def test_what_is_a_model_id(text, is_one):
+    assert bool(is_model_id(text)) is is_one
 
 
 # --- the shipped catalogue
 
 
-def test_s1s_six_models_are_text_tasks():
-    cards = Catalogue.load().cards
-    assert {model: cards[model].task for model in S1_MODELS} == S1_MODELS
-    assert list(cards)[:6] == list(S1_MODELS)
+def test_s1s_six_models_are_text_tasks_and_come_first():
+    assert list(Catalogue.load().cards)[:6] == list(S1_MODELS)
 
 
-@pytest.mark.parametrize("model", S1_MODELS)
-def test_s1s_models_are_asked_with_the_first_user_message(model):
+@pytest.mark.parametrize("model, task", S1_MODELS.items())
+def test_s1s_models_are_asked_with_the_first_user_message(model, task):
     card = Catalogue.load().find(model)
-    assert card.id == model
-    assert not card.is_chat
-    assert card.context == "first-user"
+    assert (card.id, card.task, card.is_chat, card.context) == (model, task, False, "first-user")
     assert card.context_tokens and card.context_tokens >= 128
     assert card.url is None and card.serve_as is None and card.fallbacks == ()
 
@@ -93,10 +77,7 @@ def test_s1s_models_are_asked_with_the_first_user_message(model):
 def test_an_unknown_id_is_a_chat_model_of_the_router(model):
     card = Catalogue.load().find(model)
     assert card == ModelCard(id=model)
-    assert card.is_chat
-    assert card.url is None
-    assert card.images is None
-    assert card.prefill is False
+    assert (card.is_chat, card.url, card.images, card.prefill) == (True, None, None, False)
 
 
 # --- the operator's
@@ -121,18 +102,14 @@ def test_an_overlay_adds_entries_with_every_key(overlaid):
     assert set(catalogue.cards) == {*Catalogue.load().cards, "org/own"}
 
 
-def test_an_overlay_replaces_entries_whole(overlaid):
+def test_an_overlay_replaces_entries_whole_and_an_empty_one_nothing(overlaid):
     catalogue = overlaid('[models."google/flan-t5-base"]\ntask = "chat-completion"')
     assert catalogue.find("google/flan-t5-base") == ModelCard(id="google/flan-t5-base")
     assert catalogue.cards.keys() == Catalogue.load().cards.keys()
-
-
-def test_an_empty_overlay_changes_nothing(overlaid):
     assert overlaid("").cards == Catalogue.load().cards
 
 
-@pytest.mark.parametrize("model", ["old/one", "old/two"])
-def test_serve_as_is_followed(overlaid, model):
+def test_serve_as_is_followed_and_may_lead_to_an_unknown_id(overlaid):
     catalogue = overlaid("""
         [models."old/one"]
         serve_as = "old/two"
@@ -140,22 +117,19 @@ def test_serve_as_is_followed(overlaid, model):
         serve_as = "new/model"
         [models."new/model"]
         task = "text2text-generation"
+        [models."microsoft/DialoGPT-medium"]
+        serve_as = "org/new:groq"
     """)
-    assert catalogue.find(model) == ModelCard(id="new/model", task="text2text-generation")
-
-
-def test_serve_as_may_lead_to_an_unknown_id(overlaid):
-    catalogue = overlaid('[models."microsoft/DialoGPT-medium"]\nserve_as = "org/new:groq"')
+    for model in ("old/one", "old/two"):
+        assert catalogue.find(model) == ModelCard(id="new/model", task="text2text-generation")
     assert catalogue.find("microsoft/DialoGPT-medium") == ModelCard(id="org/new:groq")
 
 
 @pytest.mark.parametrize("circle", [["a/a"], ["a/a", "b/b"], ["a/a", "b/b", "c/c"]])
 def test_serve_as_may_not_go_round(mistakes_in, circle):
-    after = dict(zip(circle, [*circle[1:], circle[0]], strict=True))
-    text = "\n".join(f'[models."{model}"]\nserve_as = "{after[model]}"' for model in circle)
-    lead_in = '[models."lead/in"]\nserve_as = "a/a"'
-    found = mistakes_in(f"{text}\n{lead_in}")
-    assert found
+    after = dict(zip([*circle, "lead/in"], [*circle[1:], circle[0], circle[0]], strict=True))
+    text = "\n".join(f'[models."{model}"]\nserve_as = "{after[model]}"' for model in (*circle, "lead/in"))
+    found = mistakes_in(text)
     for model in circle:
         assert any(model in line and "serve_as" in line for line in found)
 
@@ -224,8 +198,7 @@ def test_all_mistakes_are_reported_together(mistakes_in):
 
 
 def test_a_file_that_is_gone_is_a_mistake(tmp_path):
-    with pytest.raises(SettingsError, match=r"mine\.toml"):
-        Catalogue.load(tmp_path / "mine.toml")
+    assert "mine.toml" in str(raised(SettingsError, Catalogue.load, tmp_path / "mine.toml"))
 
 
 def test_no_password_is_in_the_text_of_a_mistake(mistakes_in):
@@ -251,12 +224,6 @@ def test_embedded_answers_for_the_operators_ids_too_but_for_those_with_a_server_
 
 @pytest.mark.parametrize("model", ["org/unknown", "gpt2", "microsoft/DialoGPT-small"])
 def test_embedded_does_not_answer_for_unknown_ids(model):
-    with pytest.raises(ModelNotFound) as caught:
-        Catalogue.load(embedded=EMBEDDED).find(model)
-    error = caught.value
-    assert error.code == "model_not_found"
-    assert model in error.message
-    assert EMBEDDED.id in error.message
-    assert all(served in error.message for served in S1_MODELS)
-    assert error.param == "model"
-    assert re.search(r"HUGGINGFACE_API_KEY", error.message)
+    error = raised(ModelNotFound, Catalogue.load(embedded=EMBEDDED).find, model)
+    assert (error.code, error.param) == ("model_not_found", "model")
+    assert all(words in error.message for words in (model, EMBEDDED.id, *S1_MODELS, "HUGGINGFACE_API_KEY"))

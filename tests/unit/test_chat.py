@@ -14,16 +14,16 @@ IMAGE = {"type": "image_url", "image_url": {"url": "https://x.test/a.png"}}
 # --- tokens
 
 
-@pytest.mark.parametrize(
-    "text, least, most",
-    [
-        *(("", 0, 0), (" ", 1, 1), ("a", 1, 2), ("Hello", 1, 3), ("Hello, world!", 3, 5)),
-        *(("The quick brown fox jumps over the lazy dog. " * 10, 100, 140), ("Qual é a capital do Brasil?", 6, 10)),
-        *(("supercalifragilisticexpialidocious", 8, 10), ("x" * 4000, 1000, 1000)),
-        *(("https://example.test/a/long/path?with=parameters&and=more", 12, 16), ("人工知能とは何ですか", 10, 15)),
-        *(("机器学习", 4, 6), ("한국어 문장입니다", 8, 12), ("😀" * 10, 10, 15), ("\u3000" * 8, 8, 8)),
-    ],
-)
+ESTIMATES = [
+    *(("", 0, 0), (" ", 1, 1), ("a", 1, 2), ("Hello", 1, 3), ("Hello, world!", 3, 5)),
+    *(("The quick brown fox jumps over the lazy dog. " * 10, 100, 140), ("Qual é a capital do Brasil?", 6, 10)),
+    *(("supercalifragilisticexpialidocious", 8, 10), ("x" * 4000, 1000, 1000)),
+    *(("https://example.test/a/long/path?with=parameters&and=more", 12, 16), ("人工知能とは何ですか", 10, 15)),
+    *(("机器学习", 4, 6), ("한국어 문장입니다", 8, 12), ("😀" * 10, 10, 15), ("\u3000" * 8, 8, 8)),
+]
+
+
+@pytest.mark.parametrize("text, least, most", ESTIMATES)
 def test_estimates_are_near_what_tokenizers_count(text, least, most):
     assert least <= estimate_tokens(text) <= most
 
@@ -48,43 +48,36 @@ def test_a_megabyte_is_estimated_at_once():
 # --- messages
 
 
-@pytest.mark.parametrize(
-    "content, text",
-    [
-        *(("Hi", "Hi"), ("", ""), (None, ""), ([], ""), ([IMAGE], "")),
-        ([{"type": "text", "text": "Hi"}], "Hi"),
-        ([{"type": "text", "text": "a"}, IMAGE, {"type": "text", "text": "b"}], "a\nb"),
-        ([{"type": "text", "text": ""}, {"type": "text", "text": "b"}], "b"),
-        ([{"type": "image_url", "text": "https://x.test"}], ""),
-        ([{"type": "refusal", "refusal": "No."}], ""),
-    ],
-)
-def test_the_text_of_a_message(content, text):
-    assert text_of({"role": "user", "content": content}) == text
+def text(words):
+    return {"type": "text", "text": words}
 
 
-def test_a_message_without_content_has_neither_text_nor_image():
-    assert (text_of({"role": "assistant"}), has_image({"role": "assistant"})) == ("", False)
+TEXTS = [
+    *(({"content": "Hi"}, "Hi"), ({"content": ""}, ""), ({"content": None}, ""), ({"content": []}, ""), ({}, "")),
+    *(({"content": "image_url"}, "image_url"), ({"content": [text("Hi")]}, "Hi"), ({"content": [IMAGE]}, "")),
+    *(({"content": [text("a"), IMAGE, text("b")]}, "a\nb"), ({"content": [text(""), text("b")]}, "b")),
+    ({"content": [{"type": "image_url", "text": "https://x.test"}]}, ""),
+    ({"content": [{"type": "refusal", "refusal": "No."}]}, ""),
+]
 
 
-@pytest.mark.parametrize(
-    "content, found",
-    [("image_url", False), (None, False), ([], False), ([{"type": "text", "text": "x"}], False), ([IMAGE], True)],
-)
-def test_whether_a_message_has_an_image(content, found):
-    assert has_image({"role": "user", "content": content}) is found
+@pytest.mark.parametrize("message, words", TEXTS)
+def test_the_text_of_a_message_and_whether_it_has_an_image(message, words):
+    assert text_of({"role": "user", **message}) == words
+    images = [part for part in message.get("content") or () if isinstance(part, dict) and part["type"] == "image_url"]
+    assert has_image({"role": "user", **message}) is bool(images)
 
 
 # --- jobs, replies, usage
 
 
-@pytest.mark.parametrize(
-    "options, limit",
-    [
-        *(({}, None), ({"max_tokens": 5}, 5), ({"max_completion_tokens": 6}, 6)),
-        ({"max_tokens": 5, "max_completion_tokens": 6}, 6),
-    ],
-)
+LIMITS = [
+    *(({}, None), ({"max_tokens": 5}, 5), ({"max_completion_tokens": 6}, 6)),
+    ({"max_tokens": 5, "max_completion_tokens": 6}, 6),
+]
+
+
+@pytest.mark.parametrize("options, limit", LIMITS)
 def test_a_jobs_limit_goes_by_either_name(options, limit):
     assert ChatJob(model="a/b", messages=[], options=options).max_tokens == limit
 

@@ -6,27 +6,17 @@ from itertools import pairwise
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from support.models import (
-    CHAT,
-    CLASSIC,
-    GENERATE,
-    ask,
-    chunks,
-    counted,
-    deltas,
-    event,
-    finishes,
-    id_of,
-    last,
-    reply,
-    text,
-    token,
-    with_stops,
-)
+from support import models
+from support.fuzz import json_values, some_of
+from support.models import ask, chunks, counted, deltas, event, finishes, id_of, last, reply, text, token, with_stops
+from support.tables import raised
 
 from chatapi.errors import UpstreamUnavailable
 from chatapi.huggingface.tasks import task_for
 from chatapi.schemas.openai import counts
+
+CHAT, CLASSIC, GENERATE = models.CHAT, models.CLASSIC, models.GENERATE
+
 
 # ---------------------------------------------------------------- whole answers
 
@@ -53,14 +43,10 @@ CALLS = [
 ]
 
 
-def told(**message):
-    return reply(CHAT, completion(message)).choices[0]["message"]
-
-
 def test_a_message_says_whether_it_was_refused_and_holds_no_empty_calls():
-    assert told()["refusal"] is None
-    for nothing in (None, []):
-        assert "tool_calls" not in told(tool_calls=nothing)
+    for nothing in ({}, {"tool_calls": None}, {"tool_calls": []}):
+        message = reply(CHAT, completion(nothing)).choices[0]["message"]
+        assert message == {"role": "assistant", "content": "hello", "refusal": None}
     assert reply(CHAT, completion({"content": None})).text == ""
 
 
@@ -88,18 +74,17 @@ def test_several_choices():
     body = completion()
     body["choices"] += [{"index": 1, "message": {"content": "other"}, "finish_reason": "length"}]
     answer = reply(CHAT, body, ask(n=2))
-    assert [(c["index"], c["message"]["content"], c["finish_reason"]) for c in answer.choices] == [
-        (0, "hello", "stop"),
-        (1, "other", "length"),
-    ]
+    found = [(c["index"], c["message"]["content"], c["finish_reason"]) for c in answer.choices]
+    assert found == [(0, "hello", "stop"), (1, "other", "length")]
     assert answer.text == "hello"
 
 
 def test_logprobs_and_the_fingerprint_go_through():
     rows = {"content": [{"token": "hello", "logprob": -0.1, "bytes": None, "top_logprobs": []}], "refusal": None}
     answer = reply(CHAT, {**completion(logprobs=rows), "system_fingerprint": "3.2.1-native"})
-    assert answer.choices[0]["logprobs"] == rows
-    assert answer.system_fingerprint == "3.2.1-native"
+    assert (answer.choices[0]["logprobs"], answer.system_fingerprint) == (rows, "3.2.1-native")
+    made, _ = chunks(CHAT, [{"choices": [{"delta": BL, "logprobs": rows}]}, event({}, "stop")])
+    assert made[0].choices[0]["logprobs"] == rows
 
 
 NO_CHOICES = ({}, [], None, "x", {"choices": []}, {"choices": None}, {"choices": [{}]}, {"choices": [None]})
@@ -107,62 +92,59 @@ NO_CHOICES = ({}, [], None, "x", {"choices": []}, {"choices": None}, {"choices":
 
 @pytest.mark.parametrize("body", [*NO_CHOICES, {"choices": {"0": {}}}], ids=str)
 def test_chat_answers_without_choices(body):
-    with pytest.raises(UpstreamUnavailable):
-        reply(CHAT, body)
+    raised(UpstreamUnavailable, reply, CHAT, body)
 
 
 COUNTS = {"prompt_tokens": 21, "completion_tokens": 3, "total_tokens": 24}
+COUNTED, CACHED = (21, 3, {}), {"prompt_tokens_details": {"cached_tokens": 4}}
 CHAT_USAGE = {
-    "plain": (COUNTS, (21, 3), {}),
-    "zero": ({"prompt_tokens": 0, "completion_tokens": 0}, None, {}),
-    "details": (
-        {**COUNTS, "prompt_tokens_details": {"cached_tokens": 4}, "completion_tokens_details": None},
-        (21, 3),
-        {"prompt_tokens_details": {"cached_tokens": 4}},
-    ),
-    "missing": (None, None, {}),
-    "empty": ({}, None, {}),
-    "half": ({"prompt_tokens": 21}, None, {}),
-    "strings": ({"prompt_tokens": "21", "completion_tokens": "3"}, (21, 3), {}),
-    "nulls": ({"prompt_tokens": None, "completion_tokens": None}, None, {}),
+    "plain": (COUNTS, COUNTED),
+    "zero": ({"prompt_tokens": 0, "completion_tokens": 0}, None),
+    "details": ({**COUNTS, **CACHED, "completion_tokens_details": None}, (21, 3, CACHED)),
+    "missing": (None, None),
+    "empty": ({}, None),
+    "half": ({"prompt_tokens": 21}, None),
+    "strings": ({"prompt_tokens": "21", "completion_tokens": "3"}, COUNTED),
+    "nulls": ({"prompt_tokens": None, "completion_tokens": None}, None),
 }
 
 
-@pytest.mark.parametrize("given, counts, more", CHAT_USAGE.values(), ids=CHAT_USAGE)
-def test_usage_of_chat_answers(given, counts, more):
+@pytest.mark.parametrize("given, counted", CHAT_USAGE.values(), ids=CHAT_USAGE)
+def test_usage_of_chat_answers(given, counted):
     usage = reply(CHAT, completion(usage=given)).usage
-    if counts:
-        assert (usage.prompt_tokens, usage.completion_tokens, usage.source) == (*counts, "upstream")
-        assert usage.details == more
-    else:
-        assert usage.source == "estimate"
-        assert usage.prompt_tokens > 0
-        assert usage.completion_tokens > 0
+    if counted:
+        assert (usage.prompt_tokens, usage.completion_tokens, usage.details) == counted
+    assert usage.source == ("upstream" if counted else "estimate")
+    assert min(usage.prompt_tokens, usage.completion_tokens) > 0
 
 
 # ---------------------------------------------------------------- streams
 
 
-def call_delta(index, **call):
+def calling(index, **call):
     return {"tool_calls": [{"index": index, **call}]}
 
 
-# What a model says: its message, finish reason and (for a stream) its deltas.
-ANSWERS = {
+def of_function(**function):
+    return {"function": function}
+
+
+THOUGHT = {"reasoning": "2 + 2", "reasoning_details": [{"type": "text", "text": "2 + 2"}]}
+CITED = {"annotations": [{"type": "url_citation", "url_citation": {"url": "https://x"}}]}
+NAMED = {"id": "call_1", "type": "function", **of_function(name="weather", arguments="")}
+ANSWERS = {  # what a model says: its message, finish reason and (for a stream) its deltas
     "parallel tool calls": (
         {"content": None, "tool_calls": CALLS},
         "tool_calls",
         [
-            {"role": "assistant", "content": None, "tool_calls": [{"index": 0, **CALLS[0]}]},
-            call_delta(1, id="call_1", type="function", function={"name": "weather", "arguments": ""}),
-            call_delta(1, function={"arguments": '{"city":'}),
-            call_delta(1, function={"arguments": '"São Paulo"}'}),
+            *({"role": "assistant", "content": None, **calling(0, **CALLS[0])}, calling(1, **NAMED)),
+            *(calling(1, **of_function(arguments=piece)) for piece in ('{"city":', '"São Paulo"}')),
         ],
     ),
     "text and a tool call": (
         {"content": "Let me look.", "tool_calls": CALLS[:1]},
         "tool_calls",
-        [{"content": "Let me look."}, call_delta(0, **CALLS[0])],
+        [{"content": "Let me look."}, calling(0, **CALLS[0])],
     ),
     "deprecated function call": (
         {"content": None, "function_call": CALLS[0]["function"]},
@@ -174,22 +156,10 @@ ANSWERS = {
         "stop",
         [{"reasoning_content": "2 +"}, {"reasoning_content": " 2"}, {"content": "4"}],
     ),
-    "reasoning": (
-        {"content": "4", "reasoning": "2 + 2", "reasoning_details": [{"type": "text", "text": "2 + 2"}]},
-        "stop",
-        [{"reasoning": "2 + 2", "reasoning_details": [{"type": "text", "text": "2 + 2"}]}, {"content": "4"}],
-    ),
-    "refusal": (
-        {"content": None, "refusal": "I can't help with that."},
-        "stop",
-        [{"refusal": "I can't"}, {"refusal": " help with that."}],
-    ),
+    "reasoning": ({"content": "4", **THOUGHT}, "stop", [THOUGHT, {"content": "4"}]),
+    "refusal": ({"content": None, "refusal": "I can't."}, "stop", [{"refusal": "I can"}, {"refusal": "'t."}]),
     "filtered": ({"content": "It is"}, "content_filter", [{"content": "It is"}]),
-    "annotations": (
-        {"content": "See.", "annotations": [{"type": "url_citation", "url_citation": {"url": "https://x"}}]},
-        "stop",
-        [{"content": "See."}, {"annotations": [{"type": "url_citation", "url_citation": {"url": "https://x"}}]}],
-    ),
+    "annotations": ({"content": "See.", **CITED}, "stop", [{"content": "See."}, CITED]),
     "whitespace": ({"content": " \n"}, "length", [{"content": " "}, {"content": "\n"}]),
 }
 
@@ -201,9 +171,9 @@ def test_whatever_a_model_says_passes_through(message, finish, said):
     assert answer.choices == [{**told, "finish_reason": finish}]
     made, _ = chunks(CHAT, [*map(event, said), event({}, finish)])
     assert finishes(made) == [(0, finish)]
-    passed = [{k: v for k, v in delta.items() if k != "role"} for delta in deltas(made)[:-1]]
+    passed, came = ([{k: v for k, v in delta.items() if k != "role"} for delta in all] for all in (deltas(made), said))
     passed[0] = {k: v for k, v in passed[0].items() if v or k in said[0]}  # our first delta has a content
-    assert [delta for delta in passed if delta] == [{k: v for k, v in d.items() if k != "role"} for d in said]
+    assert [delta for delta in passed[:-1] if delta] == came
 
 
 BL = {"role": "assistant", "content": "Bl"}
@@ -265,16 +235,16 @@ def test_two_choices_side_by_side(events):
         assert not any("role" in delta for delta in rest)
 
 
-@pytest.mark.parametrize(
-    "card, n, events",
-    [
-        *((CHAT, 1, []), (CHAT, 1, [event(BL)])),
-        (CHAT, 2, [event(BL, index=0), event(UE, index=1), event({}, "stop", 0)]),
-        (CHAT, 2, [event(BL, index=0), event({}, "stop", 0)]),
-        (GENERATE, 1, [{"token": {"id": 5, "text": "a", "logprob": -0.4, "special": False}, "generated_text": None}]),
-    ],
-    ids=["nothing", "no finish", "one of two finishes", "one of two never begins", "no last token"],
-)
+UNFINISHED = {
+    "nothing": (CHAT, 1, []),
+    "no finish": (CHAT, 1, [event(BL)]),
+    "one of two finishes": (CHAT, 2, [event(BL), event(UE, index=1), event({}, "stop")]),
+    "one of two never begins": (CHAT, 2, [event(BL), event({}, "stop")]),
+    "no last token": (GENERATE, 1, [token("a")]),
+}
+
+
+@pytest.mark.parametrize("card, n, events", UNFINISHED.values(), ids=UNFINISHED)
 def test_a_stream_without_every_choices_end_is_not_complete(card, n, events):
     reader = task_for(card).events(card, ask(n=n) if n > 1 else ask())
     for item in events:
@@ -282,59 +252,37 @@ def test_a_stream_without_every_choices_end_is_not_complete(card, n, events):
     assert not reader.complete
 
 
-def test_logprobs_in_a_stream():
-    rows = {"content": [{"token": "Bl", "logprob": -0.1, "bytes": None, "top_logprobs": []}], "refusal": None}
-    made, _ = chunks(CHAT, [{"choices": [{"delta": BL, "logprobs": rows}]}, event({}, "stop")])
-    assert made[0].choices[0]["logprobs"] == rows
-
-
+NINE, ONE = counted(9, 2), counted(9, 1)
 STREAM_USAGE = {
-    "own-chunk": [event(BL), event({}, "stop"), {"choices": [], "usage": counted(9, 2)}],
-    "in-the-finish": [event(BL), event({}, "stop", usage=counted(9, 2))],
-    "every-chunk": [
-        event(BL, usage=counted(9, 1)),
-        event(UE, usage=counted(9, 2)),
-        event({}, "stop", usage=counted(9, 2)),
-    ],
-    "before-the-finish": [event(BL, usage=counted(9, 2)), event(UE, usage=None), event({}, "stop", usage=None)],
-    "with-nulls": [event(BL, usage=None), event({}, "stop"), {"choices": [], "usage": counted(9, 2)}],
-    "without-choices-key": [event(BL), event({}, "stop"), {"usage": counted(9, 2)}],
+    "own-chunk": [event(BL), event({}, "stop"), {"choices": [], "usage": NINE}],
+    "in-the-finish": [event(BL), event({}, "stop", usage=NINE)],
+    "every-chunk": [event(BL, usage=ONE), event(UE, usage=NINE), event({}, "stop", usage=NINE)],
+    "before-the-finish": [event(BL, usage=NINE), event(UE, usage=None), event({}, "stop", usage=None)],
+    "with-nulls": [event(BL, usage=None), event({}, "stop"), {"choices": [], "usage": NINE}],
+    "without-choices-key": [event(BL), event({}, "stop"), {"usage": NINE}],
 }
 
 
 @pytest.mark.parametrize("events", STREAM_USAGE.values(), ids=STREAM_USAGE)
 def test_usage_anywhere_in_a_chat_stream(events):
-    _, reader = chunks(CHAT, events)
-    assert counts(reader.count()) == counted(9, 2)
+    assert counts(chunks(CHAT, events)[1].count()) == NINE
     assert chunks(CHAT, STREAMS["plain"])[1].count().source == "estimate"
 
 
 # ---------------------------------------------------------------- no answer whatever breaks us
 
 KEYS = ["choices", "message", "delta", "content", "index", "usage", "text", "details", "finish_reason", "prefill"]
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | st.sampled_from(["", "stop", "x"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5),
-    max_leaves=6,
-)
+OF_DETAILS = ["finish_reason", "generated_tokens", "prefill", "input_length"]
+SCALARS = st.integers(-3, 3) | st.floats() | st.sampled_from(["", "stop", "x"])
+VALUES = json_values(SCALARS, st.sampled_from(KEYS), leaves=6)
 FUZZ = settings(max_examples=100, phases=[Phase.explicit, Phase.generate])  # a find is small as it is
 MESSAGES = st.dictionaries(st.sampled_from(["role", "content", "tool_calls", "refusal"]), VALUES, max_size=4)
-CHOICES = st.fixed_dictionaries(
-    {}, optional={"index": VALUES, "message": MESSAGES, "delta": MESSAGES, "finish_reason": VALUES}
-)
-DETAILS = st.dictionaries(
-    st.sampled_from(["finish_reason", "generated_tokens", "prefill", "input_length"]), VALUES, max_size=4
-)
-BODIES = VALUES | st.fixed_dictionaries(
-    {},
-    optional={
-        "choices": st.lists(CHOICES, max_size=3),
-        "usage": VALUES,
-        "generated_text": st.text(max_size=3) | VALUES,
-        "details": DETAILS,
-        "token": VALUES,
-        "system_fingerprint": VALUES,
-    },
+CHOICES = some_of(index=VALUES, message=MESSAGES, delta=MESSAGES, finish_reason=VALUES)
+BODIES = VALUES | some_of(
+    choices=st.lists(CHOICES, max_size=3),
+    generated_text=st.text(max_size=3) | VALUES,
+    details=st.dictionaries(st.sampled_from(OF_DETAILS), VALUES, max_size=4),
+    **dict.fromkeys(("usage", "token", "system_fingerprint"), VALUES),
 )
 
 

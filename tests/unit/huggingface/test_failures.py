@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from requests.structures import CaseInsensitiveDict
 from support.faults import ATTEMPTED_AGAIN, CODES, REFUSALS
+from support.fuzz import json_values
 from support.tables import rows
 from support.upstream import CHAT, CLASSIC, EVERY, GENERATE, OWN, fault, model_error, text_fault
 
@@ -56,38 +57,28 @@ def test_refusals(slug, card):
     assert row.says in error.message
     assert "<h" not in error.message, "a page is no message"
     assert isinstance(error, UpstreamError)
-
-
-@pytest.mark.parametrize("slug", REFUSALS)
-def test_what_is_attempted_again(slug):
     # HF§3.2: anonymous callers are not let in by waiting.
-    expected = REFUSALS[slug].status in ATTEMPTED_AGAIN and slug != "anonymous-429"
-    assert judged(REFUSALS[slug], OWN_CARD).transient is expected
+    again = row.status in ATTEMPTED_AGAIN and slug != "anonymous-429"
+    assert judged(row, OWN_CARD).transient is again
 
 
-def test_the_upstreams_words_are_kept_and_cut():
-    error = judged(fault(400, "x" * 10_000))
-    assert "x" * 100 in error.message
-    assert len(error.message) < 1000
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
+WORDS = {  # wherever they stand
+    "out of memória": [
         *({"error": {"message": "WORDS"}}, {"error": "WORDS"}, {"message": "WORDS"}, {"detail": "WORDS"}),
         *({"detail": [{"loc": ["body"], "msg": "WORDS"}]}, {"object": "error", "message": "WORDS"}, "WORDS"),
         {"error": "unknown error", "warnings": ["There was an inference error: WORDS"]},
     ],
-    ids=str,
-)
-def test_words_wherever_they_stand(body):
-    text = body if isinstance(body, str) else json.dumps(body)
-    assert "out of memória" in judged(text_fault(400, text.replace("WORDS", "out of memória"))).message
+    "first; second": [{key: ["first", "second"]} for key in ("error", "detail")],
+    "x" * 100: ["x" * 10_000],
+}
 
 
-@pytest.mark.parametrize("key", ["error", "detail"])
-def test_several_words_are_told_one_after_another(key):
-    assert "first; second" in judged(text_fault(400, json.dumps({key: ["first", "second"]}))).message
+@pytest.mark.parametrize("body, words", rows(WORDS), ids=lambda value: str(value)[:60])
+def test_the_upstreams_words_are_kept_and_cut(body, words):
+    text = (body if isinstance(body, str) else json.dumps(body)).replace("WORDS", words)
+    message = judged(text_fault(400, text)).message
+    assert words in message
+    assert len(message) < 1000
 
 
 def other(status, text="", headers=None, card=ROUTED, **beside):
@@ -114,16 +105,15 @@ def test_statuses_alone(status, code, text):
     assert error.blames_upstream is (code == "upstream_unavailable" and status not in (408, 409))
 
 
-# Words that appear in one verdict and mean another.
-CONFUSING = {
-    "tokens-per-minute": (429, "Too many tokens per minute, please slow down", "upstream_rate_limited"),
-    "not-a-model": (400, "Tool 'weather' does not exist in the list of tools", "upstream_rejected"),
-    "quota-of-tokens": (402, "You have used too many tokens this month", "upstream_quota"),
-    "model-in-500": (500, "Model not found in cache, worker restarting", "upstream_unavailable"),
+CONFUSING = {  # words that appear in one verdict and mean another
+    "upstream_rate_limited": [(429, "Too many tokens per minute, please slow down")],
+    "upstream_rejected": [(400, "Tool 'weather' does not exist in the list of tools")],
+    "upstream_quota": [(402, "You have used too many tokens this month")],
+    "upstream_unavailable": [(500, "Model not found in cache, worker restarting")],
 }
 
 
-@pytest.mark.parametrize("status, text, code", CONFUSING.values(), ids=CONFUSING)
+@pytest.mark.parametrize("status, text, code", rows(CONFUSING))
 def test_confusing_words(status, text, code):
     assert other(status, text).code == code
 
@@ -134,10 +124,6 @@ def test_a_model_named_like_a_verdict_is_just_not_found():
 
 
 # ---------------------------------------------------------------- when to come back
-
-
-def from_now(seconds):
-    return format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
 
 
 WINDOW = {"RateLimit": '"api";r=0;t=55'}
@@ -172,19 +158,20 @@ HINTS = {
 @pytest.mark.parametrize("headers, seconds", rows(HINTS), ids=lambda value: str(value)[:40])
 def test_retry_after(headers, seconds):
     assert retry_after(CaseInsensitiveDict(headers)) == seconds
+    in_a_while = format_datetime(datetime.now(UTC) + timedelta(seconds=seconds or 1), usegmt=True)
+    assert retry_after({"Retry-After": in_a_while}) == pytest.approx(seconds or 1, abs=1.5)
 
 
-BODIES = {
-    "seconds": ({"error": {"message": "slow down", "retry_after": 12}}, 12),
-    "milliseconds": ({"retry_after_ms": "1500"}, 1.5),
-    "gemini": ({"error": {"details": [{"@type": "…/google.rpc.RetryInfo", "retryDelay": "34.5s"}]}}, 34.5),
-    "too-deep": ({"a": {"b": {"c": {"d": {"e": {"retry_after": 1}}}}}}, None),
-    "huge": ({"retry_after": 10**400}, 86_400),
-    "no-number": ({"retry_after": [5], "retryDelay": "soon"}, None),
+IN_A_BODY = {
+    12: [{"error": {"message": "slow down", "retry_after": 12}}],
+    1.5: [{"retry_after_ms": "1500"}],
+    34.5: [{"error": {"details": [{"@type": "…/google.rpc.RetryInfo", "retryDelay": "34.5s"}]}}],
+    86_400: [{"retry_after": 10**400}],
+    None: [{"a": {"b": {"c": {"d": {"e": {"retry_after": 1}}}}}}, {"retry_after": [5], "retryDelay": "soon"}],
 }
 
 
-@pytest.mark.parametrize("body, seconds", BODIES.values(), ids=BODIES)
+@pytest.mark.parametrize("body, seconds", rows(IN_A_BODY), ids=lambda value: str(value)[:40])
 def test_a_wait_in_a_body(body, seconds):
     assert retry_after({}, body) == seconds
 
@@ -203,11 +190,6 @@ SAID = {
 @pytest.mark.parametrize("words, seconds", SAID.items(), ids=[words[:30] for words in SAID])
 def test_a_wait_in_words(words, seconds):
     assert other(429, words).retry_after_s == (seconds and pytest.approx(seconds))
-
-
-@pytest.mark.parametrize("given", [2, 60, 3600])
-def test_retry_after_as_a_date(given):
-    assert retry_after({"Retry-After": from_now(given)}) == pytest.approx(given, abs=1.5)
 
 
 @given(st.text(st.characters(max_codepoint=255), max_size=60))
@@ -256,34 +238,30 @@ def test_waking_says_when_to_come_back_where_a_server_may_sleep():
 # ---------------------------------------------------------------- errors inside a 200
 
 INSIDE = {
-    (422, "upstream_rejected"): [
-        {"error": {"message": "m", "http_status_code": 422}},
-        {"error": "m", "error_type": "validation"},
-    ],
-    (429, "upstream_rate_limited"): [
-        {"error": {"message": "m", "code": 429}},
-        {"error": {"message": "m", "code": "429"}},
-        {"error": "m", "status": 429},
-    ],
+    (422, "upstream_rejected"): [{"message": "m", "http_status_code": 422}],
+    (429, "upstream_rate_limited"): [{"message": "m", "code": 429}, {"message": "m", "code": "429"}],
     (503, "upstream_unavailable"): [
-        {"error": {"message": "m", "status": 503}},
-        {"error": {"message": "m", "code": "overloaded", "status": 503}},
+        *({"message": "m", "status": 503}, {"message": "m", "code": "overloaded", "status": 503}),
     ],
-    (401, "upstream_auth"): [{"error": {"message": "m", "http_status_code": 401, "code": 500}}],
+    (401, "upstream_auth"): [{"message": "m", "http_status_code": 401, "code": 500}],
     (502, "upstream_unavailable"): [
-        *({"error": error} for error in ({"message": "m"}, "m", ["m"], True)),
-        *({"error": {"message": "m", "code": code}} for code in (200, 99999, True, [429])),
-        {"error": "m", "error_type": "generation"},
+        *({"message": "m"}, "m", ["m"], True),
+        *({"message": "m", "code": code} for code in (200, 99999, True, [429])),
     ],
+}
+BESIDE = {  # an error and what says of which kind it is
+    (422, "upstream_rejected"): [{"error": "m", "error_type": "validation"}],
+    (429, "upstream_rate_limited"): [{"error": "m", "status": 429}],
+    (502, "upstream_unavailable"): [{"error": "m", "error_type": "generation"}],
     (422, "context_length_exceeded"): [{"error": TOO_LONG, "error_type": "validation"}],
 }
+FAILED = [({"error": error}, *outcome) for error, *outcome in rows(INSIDE)] + rows(BESIDE)
 
 
-@pytest.mark.parametrize("body, status, code", rows(INSIDE), ids=str)
+@pytest.mark.parametrize("body, status, code", FAILED, ids=str)
 def test_errors_inside_an_answer(body, status, code):
     refusal = failure_in(body)
-    assert refusal is not None
-    assert refusal.status == status
+    assert refusal is not None and refusal.status == status
     error = classify(ROUTED, refusal)
     assert (error.code, error.upstream_status) == (code, status)
 
@@ -302,17 +280,17 @@ def test_answers_without_an_error(body):
     assert failure_in(body) is None
 
 
+def of_error(**fields):
+    return {"error": {"message": "m", **fields}}
+
+
 # What the caller got wrong is not "try again", whoever wraps it.
 WRAPPED = {
-    "a-400-in-a-500": (500, {"error": {"message": "m", "code": 400}}, "upstream_rejected"),
-    "by-its-type": (500, {"error": {"message": "m", "type": "BadRequestError"}}, "upstream_rejected"),
-    "of-another-proxy": (
-        502,
-        {"error": {"message": '{"error": {"message": "m", "code": "422"}}'}},
-        "upstream_rejected",
-    ),
-    "a-limit": (503, {"error": {"type": "rate_limit_error", "message": "m"}}, "upstream_rate_limited"),
-    "its-own": (500, {"error": {"message": "m", "type": "server_error", "code": 500}}, "upstream_unavailable"),
+    "a-400-in-a-500": (500, of_error(code=400), "upstream_rejected"),
+    "by-its-type": (500, of_error(type="BadRequestError"), "upstream_rejected"),
+    "of-another-proxy": (502, of_error(message=json.dumps(of_error(code="422"))), "upstream_rejected"),
+    "a-limit": (503, of_error(type="rate_limit_error"), "upstream_rate_limited"),
+    "its-own": (500, of_error(type="server_error", code=500), "upstream_unavailable"),
     "too-long": (500, {"detail": "maximum context length is 4096"}, "context_length_exceeded"),
 }
 
@@ -326,19 +304,18 @@ def test_refusals_in_a_wrapping(status, body, code):
 
 
 def test_of_two_failures_of_servers_the_outer_one_counts():
-    assert judged(text_fault(500, json.dumps({"error": {"message": "m", "code": 501}}))).transient
-    assert not judged(text_fault(501, json.dumps({"error": {"message": "m", "code": 500}}))).transient
+    for outer, inner in ((500, 501), (501, 500)):
+        assert judged(text_fault(outer, json.dumps(of_error(code=inner)))).transient is (outer == 500)
 
 
-@pytest.mark.parametrize(
-    "data, text, code, words",
-    [
-        ({"message": "gone wrong"}, "", "upstream_unavailable", "gone wrong"),
-        ({"error": {"message": "no", "code": 400}}, "", "upstream_rejected", "no"),
-        (None, "gone wrong", "upstream_unavailable", "gone wrong"),
-        ({"choices": []}, "", "upstream_unavailable", ""),
-    ],
-)
+EVENTS = {
+    ("upstream_unavailable", "gone wrong"): [({"message": "gone wrong"}, ""), (None, "gone wrong")],
+    ("upstream_rejected", "no"): [({"error": {"message": "no", "code": 400}}, "")],
+    ("upstream_unavailable", ""): [({"choices": []}, "")],
+}
+
+
+@pytest.mark.parametrize("data, text, code, words", rows(EVENTS))
 def test_an_event_called_error(data, text, code, words):
     error = classify(ROUTED, event_failure(data, text))
     assert error.code == code
@@ -379,16 +356,13 @@ def test_a_failure_of_many_values_is_read_fast():
 
 
 KEYS = ("error", "errors", "message", "detail", "code", "type", "status", "error_type", "estimated_time")
-JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
-    max_leaves=8,
-)
+SCALARS = st.integers() | st.floats() | st.text(max_size=8)
+JSON_VALUES = json_values(SCALARS, st.sampled_from(KEYS), leaves=8)
 
 
-@given(st.integers(300, 599), JSON_VALUES)
-def test_no_body_breaks_the_classification(status, body):
-    error = classify(OWN_CARD, UpstreamFailure.of(status, CaseInsensitiveDict(), json.dumps(body).encode()))
+@given(st.integers(300, 599), JSON_VALUES.map(lambda body: json.dumps(body).encode()) | st.binary(max_size=200))
+def test_no_body_breaks_the_classification(status, raw):
+    error = classify(OWN_CARD, UpstreamFailure.of(status, CaseInsensitiveDict(), raw))
     assert outcome(error) == (error.code, CODES[error.code])
 
 
@@ -397,8 +371,3 @@ def test_no_answer_breaks_the_search_for_an_error(body):
     if refusal := failure_in(body):
         assert 400 <= refusal.status < 600
         assert classify(ROUTED, refusal).code in CODES
-
-
-@given(st.binary(max_size=200))
-def test_no_bytes_break_the_classification(raw):
-    assert classify(ROUTED, UpstreamFailure.of(502, CaseInsensitiveDict(), raw)).code in CODES

@@ -1,10 +1,10 @@
 """What a body says does not depend on how its chunks were cut into packets."""
 
-import itertools
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.fuzz import in_packets
+from support.tables import raised
 
 from chatapi.huggingface.http1 import BadResponse, Response
 
@@ -34,13 +34,10 @@ def test_the_rest_of_a_chunk_may_look_like_one():
 )
 def test_chunks_are_the_same_in_any_packets(datas, cuts):
     body = b"".join(map(chunk, datas)) + b"0\r\n\r\n"
-    at = [0, *sorted(min(cut, len(body)) for cut in cuts), len(body)]
-    packets = [body[low:high] for low, high in itertools.pairwise(at) if high > low]
-    assert read([HEAD, *packets]) == b"".join(datas)
+    assert read([HEAD, *in_packets(body, cuts)]) == b"".join(datas)
     assert read([HEAD, *map(chunk, datas), b"0\r\n\r\n"]) == b"".join(datas)
 
 
 @pytest.mark.parametrize("packet", [b"zz\r\nhello, world\r\n", b"-c\r\nhello, world\r\n", b"b\r\nhello, world\r\n"])
 def test_a_chunk_that_is_none_is_refused(packet):
-    with pytest.raises(BadResponse):
-        read([HEAD, packet, b"0\r\n\r\n"])
+    raised(BadResponse, read, [HEAD, packet, b"0\r\n\r\n"])

@@ -11,18 +11,10 @@ from chatapi.catalogue import Catalogue, ModelCard
 from chatapi.chat import estimate_tokens, text_of
 from chatapi.huggingface.prompts import prompt_for
 
-DIALOGPT = "microsoft/DialoGPT-medium"
-BLENDERBOT = "facebook/blenderbot-400M-distill"
-FLAN = "google/flan-t5-base"
-NEO = "EleutherAI/gpt-neo-2.7B"
-BLOOM = "bigscience/bloom-560m"
-TASKS = {
-    DIALOGPT: "text-generation",
-    BLENDERBOT: "text2text-generation",
-    FLAN: "text2text-generation",
-    NEO: "text-generation",
-    BLOOM: "text-generation",
-}
+FLAN, NEO, BLOOM = "google/flan-t5-base", "EleutherAI/gpt-neo-2.7B", "bigscience/bloom-560m"
+DIALOGPT, BLENDERBOT = "microsoft/DialoGPT-medium", "facebook/blenderbot-400M-distill"
+TASKS = dict.fromkeys((DIALOGPT, BLENDERBOT, FLAN, NEO, BLOOM), "text-generation")
+TASKS |= dict.fromkeys((BLENDERBOT, FLAN), "text2text-generation")
 STOPS = ("\nUser:", "\nSystem:")
 
 
@@ -78,7 +70,10 @@ RENDERED = {
     ],
     ("Continue the dialogue.\nUser: Hi\nAssistant: Hello.\nUser: How?\nAssistant:", ()): [(FLAN, TALK[1:])],
     # A base model completes a dialogue, and stops before the next turn.
-    ("Be brief.\nUser: Hi\nAssistant: Hello.\nUser: How?\nAssistant:", STOPS): [(NEO, TALK), (BLOOM, TALK)],
+    ("Be brief.\nUser: Hi\nAssistant: Hello.\nUser: How?\nAssistant:", STOPS): [
+        (NEO, TALK),
+        ("bigscience/bloom-560m", TALK),
+    ],
 }
 
 
@@ -113,9 +108,7 @@ def test_the_oldest_turns_are_dropped_until_it_fits(model):
     card = card_for(model, context_tokens=128)
     messages = turns(*(f"turn number {i} of them" for i in range(41)), system="Always be brief.")
     text = prompt_for(card, messages, 40).text
-    assert "Always be brief." in text
-    assert "turn number 40 of" in text
-    assert "turn number 39 of" in text
+    assert all(words in text for words in ("Always be brief.", "turn number 40 of", "turn number 39 of"))
     assert "turn number 0 of" not in text
     assert fits(card, messages, 40)
     kept = [i for i in range(41) if f"number {i} of" in text]
@@ -135,15 +128,12 @@ def test_the_system_turn_and_the_last_turn_stay_whatever_happens(model, role):
     card = card_for(model, context_tokens=16)
     messages = [{"role": role, "content": "Always be brief. " * 20}, *turns("first", "second", "last " * 50)]
     text = prompt_for(card, messages, 4096).text
-    assert "Always be brief." in text
-    assert "last last" in text
-    assert "first" not in text
+    assert [words in text for words in ("Always be brief.", "last last", "first")] == [True, True, False]
 
 
 def test_the_system_turn_takes_its_part_of_the_room():
-    card = card_for(NEO, context_tokens=200)
     messages = turns(*(f"turn number {i} of them" for i in range(41)), system="Always be brief. " * 25)
-    assert fits(card, messages)
+    assert fits(card_for(NEO, context_tokens=200), messages)
 
 
 def test_a_generous_max_tokens_does_not_push_out_the_conversation():

@@ -6,6 +6,7 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.fuzz import in_packets, some_of
 
 from chatapi.catalogue import ModelCard
 from chatapi.chat import ChatJob
@@ -141,40 +142,29 @@ def test_what_an_upstream_adds_to_every_event_stays_beside_the_pieces():
     assert all(told[2] == {"provider": "Together"} for told in meaning(fast)[:3])
 
 
-NOT_PLAIN = {
-    "two-choices": {"n": 2},
-    "logprobs": {"logprobs": {"content": []}},
-    "stop-reason": {"stop_reason": "x"},
-    "usage": {"usage": {"prompt_tokens": 1, "completion_tokens": 1}},
-    "changing": {"nonce": None},
+NOT_PLAIN = {  # how often asked, and what an event says beside its text
+    "two-choices": (2, lambda at: {"index": at % 2}),
+    "logprobs": (1, lambda at: {"logprobs": {"content": []}}),
+    "stop-reason": (1, lambda at: {"stop_reason": "x"}),
+    "usage": (1, lambda at: {"usage": {"prompt_tokens": 1, "completion_tokens": 1}}),
+    "changing": (1, lambda at: {"nonce": str(at)}),
 }
-
-
-@pytest.mark.parametrize("how", NOT_PLAIN)
-def test_what_is_not_plain_is_read(how):
-    more = dict(NOT_PLAIN[how])
-    n = more.pop("n", 1)
-    events = []
-    for number in range(20):
-        more |= {"nonce": str(number)} if how == "changing" else {}
-        events.append(event({"content": f"t{number}"}, index=number % n, **more))
-    events += [event({}, "stop", index=index) for index in range(n)]
-    fast = check_alike([framed([*events, "[DONE]"])], n)
-    assert not any(isinstance(item, list) for item in fast)
-
-
 ODDLY_WRAPPED = {
     "an event in a list": lambda text: f"[{event({'content': text})}]",
     "a choice that is a text": lambda text: json.dumps({**HEAD, "choices": [text]}),
     "a choice that is a number": lambda text: json.dumps({**HEAD, "choices": [5]}),
     "a choice in a list": lambda text: json.dumps({**HEAD, "choices": [[{"delta": {"content": text}}]]}),
 }
+NOT_LEARNT = {how: (1, [wrap(f"t{at}") for at in range(3)]) for how, wrap in ODDLY_WRAPPED.items()}
+NOT_LEARNT |= {
+    how: (n, [event({"content": f"t{at}"}, **more(at)) for at in range(20)]) for how, (n, more) in NOT_PLAIN.items()
+}
 
 
-@pytest.mark.parametrize("how", ODDLY_WRAPPED)
-def test_what_is_oddly_wrapped_is_read_and_not_learnt(how):
-    events = [ODDLY_WRAPPED[how](f"t{number}") for number in range(3)]
-    fast = check_alike([framed([*events, event({}, "stop"), "[DONE]"])])
+@pytest.mark.parametrize("n, events", NOT_LEARNT.values(), ids=NOT_LEARNT)
+def test_what_is_not_plain_or_oddly_wrapped_is_read_and_not_learnt(n, events):
+    ends = [event({}, "stop", index=index) for index in range(n)]
+    fast = check_alike([framed([*events, *ends, "[DONE]"])], n)
     assert not any(isinstance(item, list) for item in fast)
 
 
@@ -220,42 +210,32 @@ DELTAS = st.one_of(
     st.builds(lambda text: {"role": "assistant", "content": text}, TEXTS),
     st.sampled_from(
         [
-            {},
-            None,
-            {"content": None},
-            {"reasoning_content": "Hm."},
-            {"content": "a", "reasoning_content": "Hm."},
-            {"content": [{"type": "text", "text": "part"}]},
+            *({}, None, {"content": None}, {"reasoning_content": "Hm."}, {"content": "a", "reasoning_content": "Hm."}),
+            *({"content": [{"type": "text", "text": "part"}]}, {"content": "a", "tool_calls": []}, {"text": "a"}),
             {"tool_calls": [{"index": 0, "id": "a1", "function": {"name": "f", "arguments": "{}"}}]},
-            {"content": "a", "tool_calls": []},
             {"role": "assistant", "content": "a", "refusal": None, "toolCalls": None, "text": None},
             {"role": "assistant", "content": "", "reasoning_content": ""},
-            {"content": "a", "audio": {"transcript": "b"}},
-            {"text": "a"},
-            {"refusal": "No."},
+            *({"content": "a", "audio": {"transcript": "b"}}, {"refusal": "No."}),
         ]
     ),
 )
-MORE = st.fixed_dictionaries(
-    {},
-    optional={
-        "index": st.sampled_from([0, 0, 1, 2, None, "1"]),
-        "choices": st.sampled_from([[], [], None, {}]),
-        "object": st.sampled_from(["error", "chat.completion"]),
-        "done": st.sampled_from([None, True]),
-        "message": st.sampled_from([None, "fail"]),
-        "id": st.sampled_from(["chatcmpl-9f1", "other", ""]),
-        "created": st.sampled_from([1770000123, 1770000124]),
-        "provider": st.sampled_from(["Together", 'a"content":"b']),
-        "usage": st.sampled_from(
-            [None, {}, {"prompt_tokens": 3, "completion_tokens": 2}, {"prompt_tokens": 3, "completion_tokens": -1}]
-        ),
-        "logprobs": st.sampled_from([None, {"content": [{"token": "a", "logprob": -0.5}]}]),
-        "stop_reason": st.sampled_from([None, 7]),
-        "error": st.sampled_from([None, {}]),
-        "system_fingerprint": st.sampled_from([None, "fp1"]),
-    },
-)
+COUNTS = {"prompt_tokens": 3, "completion_tokens": 2}
+BESIDE = {
+    "index": [0, 0, 1, 2, None, "1"],
+    "choices": [[], [], None, {}],
+    "object": ["error", "chat.completion"],
+    "done": [None, True],
+    "message": [None, "fail"],
+    "id": ["chatcmpl-9f1", "other", ""],
+    "created": [1770000123, 1770000124],
+    "provider": ["Together", 'a"content":"b'],
+    "usage": [None, {}, COUNTS, {**COUNTS, "completion_tokens": -1}],
+    "logprobs": [None, {"content": [{"token": "a", "logprob": -0.5}]}],
+    "stop_reason": [None, 7],
+    "error": [None, {}],
+    "system_fingerprint": [None, "fp1"],
+}
+MORE = some_of(**{name: st.sampled_from(values) for name, values in BESIDE.items()})
 DUMPS = st.sampled_from([json.dumps, compact])
 
 
@@ -287,8 +267,7 @@ def test_fast_and_careful_say_the_same(datas, end, before, cuts, closed, n):
     usual = b"data: "
     stream = b"".join((before if at == len(datas) // 2 else usual) + data + end for at, data in enumerate(datas))
     stream = stream if closed else stream[: -len(end)]
-    at = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
-    check_alike([stream[low:high] for low, high in itertools.pairwise(at) if high > low], n)
+    check_alike(in_packets(stream, cuts), n)
 
 
 # ---------------------------------------------------------------- ends, and no end

@@ -1,12 +1,12 @@
 """Bytes, split anywhere → the data of each event."""
 
-import itertools
 import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.tables import rows
+from support.fuzz import in_packets
+from support.tables import raised, rows
 
 from chatapi.huggingface import sse
 from chatapi.huggingface.sse import ErrorEvent, Events, EventTooLarge, are_events, listed_events
@@ -19,38 +19,28 @@ def read(*packets, end=True):
     return found + (list(events.end()) if end else [])
 
 
+UNICODE = '{"a":"é\u2028\u2029\u0085\x0b\x0c\x1c😀"}'.encode()
+ENDS = [(b"\r\n\r\n", b"\r\n\r\n"), (b"\r\n\n", b"\n\r\n"), (b"\r\n\r", b"\n\r")]
+STREAMS = [
+    *((b"", []), (b"\n\n\n", []), (b"data: a\n\n", [b"a"]), (b"data:a\n\n", [b"a"]), (b"data:  a\n\n", [b" a"])),
+    (b'data:{"a":1}\n\ndata: [DONE]\n\n', [b'{"a":1}', b"[DONE]"]),
+    *((b"data: a" + one + b"data: b" + two, [b"a", b"b"]) for one, two in ENDS),
+    (b"data: a\ndata: b\ndata:c\n\n", [b"a\nb\nc"]),
+    *((b"data: a\r\ndata: b\r\n\r\n", [b"a\nb"]), (b"data: a\ndata:\ndata: b\n\n", [b"a\n\nb"])),
+    (b": a comment\n\ndata: a\n\n:\n\n", [b"a"]),
+    (b":data: no\ndata: a\n: within\ndata: b\n\n", [b"a\nb"]),
+    (b"event: token\nid: 7\nretry: 10\ndata: a\n\n", [b"a"]),
+    *((b"event: ping\n\ndata: a\n\n", [b"a"]), (b"data: a\r\rdata: b\rdata: c\r\r", [b"a", b"b\nc"])),
+    *((b"data\n\ndata: a\n\n", [b"", b"a"]), (b"\xef\xbb\xbfdata: a\n\n", [b"a"])),
+    (b"\xef\xbb\xbf\xef\xbb\xbfdata: no\ndata: a\n\n", [b"a"]),
+    (b"data: \xef\xbb\xbfa\n\n", [b"\xef\xbb\xbfa"]),
+    (b"DATA: no\ndatas: no\n data: no\ndata: a\n\n", [b"a"]),
+    *((b"\n\n\ndata: a\n\n\n\n", [b"a"]), (b"data: " + UNICODE + b"\n\n", [UNICODE])),
+]
+
+
 @pytest.mark.parametrize(
-    "stream, data",
-    [
-        (b"", []),
-        (b"\n\n\n", []),
-        (b"data: a\n\n", [b"a"]),
-        (b"data:a\n\n", [b"a"]),
-        (b"data:  a\n\n", [b" a"]),
-        (b'data:{"a":1}\n\ndata: [DONE]\n\n', [b'{"a":1}', b"[DONE]"]),
-        (b"data: a\r\n\r\ndata: b\r\n\r\n", [b"a", b"b"]),
-        (b"data: a\r\n\ndata: b\n\r\n", [b"a", b"b"]),
-        (b"data: a\ndata: b\ndata:c\n\n", [b"a\nb\nc"]),
-        (b"data: a\r\ndata: b\r\n\r\n", [b"a\nb"]),
-        (b"data: a\ndata:\ndata: b\n\n", [b"a\n\nb"]),
-        (b": a comment\n\ndata: a\n\n:\n\n", [b"a"]),
-        (b":data: no\ndata: a\n: within\ndata: b\n\n", [b"a\nb"]),
-        (b"event: token\nid: 7\nretry: 10\ndata: a\n\n", [b"a"]),
-        (b"event: ping\n\ndata: a\n\n", [b"a"]),
-        (b"data: a\r\rdata: b\rdata: c\r\r", [b"a", b"b\nc"]),
-        (b"data: a\r\n\rdata: b\n\r", [b"a", b"b"]),
-        (b"data\n\ndata: a\n\n", [b"", b"a"]),
-        (b"\xef\xbb\xbfdata: a\n\n", [b"a"]),
-        (b"\xef\xbb\xbf\xef\xbb\xbfdata: no\ndata: a\n\n", [b"a"]),
-        (b"data: \xef\xbb\xbfa\n\n", [b"\xef\xbb\xbfa"]),
-        (b"DATA: no\ndatas: no\n data: no\ndata: a\n\n", [b"a"]),
-        (b"\n\n\ndata: a\n\n\n\n", [b"a"]),
-        (
-            'data: {"a":"é\u2028\u2029\u0085\x0b\x0c\x1c😀"}\n\n'.encode(),
-            ['{"a":"é\u2028\u2029\u0085\x0b\x0c\x1c😀"}'.encode()],
-        ),
-    ],
-    ids=lambda value: ascii(value)[:32] if isinstance(value, bytes) else "",
+    "stream, data", STREAMS, ids=lambda value: ascii(value)[:32] if isinstance(value, bytes) else ""
 )
 def test_events(stream, data):
     assert read(stream, end=False) == data
@@ -104,9 +94,7 @@ def test_any_split_gives_the_same_events(events, end, mark, space, comments, cut
     if not closed:
         stream = stream[: -len(end)] if stream else stream
     stream = b"\xef\xbb\xbf" + stream if mark else stream
-    at = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
-    packets = [stream[low:high] for low, high in itertools.pairwise(at)]
-    assert read(*packets) == ["\n".join(event).encode() for event in events]
+    assert read(*in_packets(stream, cuts)) == ["\n".join(event).encode() for event in events]
 
 
 @given(packets=st.lists(st.binary(max_size=12)))
@@ -119,6 +107,15 @@ def test_any_bytes_can_be_fed(packets):
 
 MEGABYTE = 1024 * 1024
 MOST = 4 * MEGABYTE
+ENDLESS = {  # many lines and never a blank one: each is kept, and costs memory even when there is nothing in it
+    "one line": (b"data: ", b"x" * MEGABYTE),
+    "large lines": (b"", b"data: " + b"x" * MEGABYTE + b"\n"),
+    **{f"lines of {line}": (b"", line * (MEGABYTE // 7)) for line in (b"data: x\n", b"data:\n")},
+}
+MANY = {  # the limit is an event's, not the stream's
+    "whole": (b"", b"data: " + b"x" * MEGABYTE + b"\n\n", 0),
+    "each ends one event and begins the next": (b"data: ", b"x" * MEGABYTE + b"\n\ndata: begun\ndata: ", 1),
+}
 
 
 @pytest.fixture
@@ -132,33 +129,13 @@ def test_a_large_event_is_fine():
     assert read(b"data: " + data + b"\n\n") == [data]
 
 
-@pytest.mark.parametrize(
-    "first, packet",
-    [
-        (b"data: ", b"x" * MEGABYTE),
-        *(
-            (b"", (line + b"\n") * max(1, MEGABYTE // len(line)))
-            for line in (b"data: " + b"x" * MEGABYTE, b"data: x", b"data:")
-        ),
-    ],
-    ids=["one line", "large lines", "small lines", "empty lines"],
-)
+@pytest.mark.parametrize("first, packet", ENDLESS.values(), ids=ENDLESS)
 def test_an_event_that_does_not_end_is_refused(small, first, packet):
-    """Many lines and never a blank one: each is kept, and costs memory even when there is nothing in it."""
-    with pytest.raises(EventTooLarge):
-        read(first, *[packet] * (MOST // len(packet) + 2))
+    raised(EventTooLarge, read, first, *[packet] * (MOST // len(packet) + 2))
 
 
-@pytest.mark.parametrize(
-    "first, packet, more",
-    [
-        (b"", b"data: " + b"x" * MEGABYTE + b"\n\n", 0),
-        (b"data: ", b"x" * MEGABYTE + b"\n\ndata: begun\ndata: ", 1),  # each ends one event and begins the next
-    ],
-    ids=["whole", "cut anywhere"],
-)
+@pytest.mark.parametrize("first, packet, more", MANY.values(), ids=MANY)
 def test_many_events_may_be_more_than_one_may(small, first, packet, more):
-    """The limit is an event's, not the stream's."""
     packets = [packet] * (MOST // len(packet) + 2)
     assert len(read(first, *packets)) == len(packets) + more
 
@@ -188,18 +165,14 @@ def test_the_first_bytes_say_whether_a_body_is_events(begun, labelled, events):
     assert are_events(begun, labelled) is events
 
 
-@pytest.mark.parametrize(
-    "body, events",
-    [
-        (b'{"a": 1}\n{"b": 2}\n', [b'{"a": 1}', b'{"b": 2}']),
-        (b'\xef\xbb\xbf{"a": 1}\r\n\r\n{"b": 2}', [b'{"a": 1}', b'{"b": 2}']),
-        (b'[{"choices": []}, {"choices": [1]}]', [b'{"choices": []}', b'{"choices": [1]}']),
-        (b'{\n"a": {}\n}', []),
-        (b'[{"choices": []}]', []),
-        (b'{"a": 1}', []),
-        (b'{"a": 1}\nx', []),
-        (b"", []),
-    ],
-)
+LISTED = [
+    (b'{"a": 1}\n{"b": 2}\n', [b'{"a": 1}', b'{"b": 2}']),
+    (b'\xef\xbb\xbf{"a": 1}\r\n\r\n{"b": 2}', [b'{"a": 1}', b'{"b": 2}']),
+    (b'[{"choices": []}, {"choices": [1]}]', [b'{"choices": []}', b'{"choices": [1]}']),
+    *((body, []) for body in (b'{\n"a": {}\n}', b'[{"choices": []}]', b'{"a": 1}', b'{"a": 1}\nx', b"")),
+]
+
+
+@pytest.mark.parametrize("body, events", LISTED)
 def test_a_body_that_lists_events(body, events):
     assert listed_events(body) == events

@@ -3,30 +3,16 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.models import (
-    CLASSIC,
-    GENERATE,
-    HI,
-    NEO,
-    TEXT2TEXT,
-    TEXTS,
-    ask,
-    chunks,
-    counted,
-    deltas,
-    finishes,
-    id_of,
-    last,
-    payload,
-    reply,
-    text,
-    token,
-    with_stops,
-)
+from support import models
+from support.models import HI, NEO, TEXTS, ask, chunks, counted, deltas, finishes, id_of, last, reply, text, token
+from support.tables import raised
 
 from chatapi.errors import UpstreamUnavailable
 from chatapi.huggingface.tasks import task_for
 from chatapi.schemas.openai import counts
+
+CLASSIC, GENERATE, TEXT2TEXT = models.CLASSIC, models.GENERATE, models.TEXT2TEXT
+
 
 # ---------------------------------------------------------------- whole answers
 
@@ -47,64 +33,51 @@ SHAPES = {
 @pytest.mark.parametrize("body", SHAPES.values(), ids=SHAPES)
 def test_every_shape_of_a_text_answer(card, body):
     answer = reply(card, body)
-    assert answer.text == "hello"
-    assert answer.model == card.id
+    assert (answer.text, answer.model) == ("hello", card.id)
     [choice] = answer.choices
-    assert choice["message"]["role"] == "assistant"
-    assert (choice["index"], choice["finish_reason"]) == (0, "stop")
-
-
-def test_an_empty_text_is_an_answer():
-    assert reply(CLASSIC, [{"generated_text": ""}]).text == ""
+    assert (choice["index"], choice["message"]["role"], choice["finish_reason"]) == (0, "assistant", "stop")
 
 
 @pytest.mark.parametrize("body", [[], {}, None, "hello", 5, [[]], [{"generated_text": None}], [None]], ids=str)
 @pytest.mark.parametrize("card", [CLASSIC, GENERATE], ids=id_of)
-def test_answers_without_text(card, body):
-    with pytest.raises(UpstreamUnavailable):
-        reply(card, body)
+def test_an_answer_has_text_or_an_empty_one(card, body):
+    raised(UpstreamUnavailable, reply, card, body)
+    assert reply(card, [{"generated_text": ""}]).text == ""
+
+
+ECHOED_ONCE = {
+    "What is up? Not much.": " Not much.",
+    "What is up?": "",
+    "What is up?What is up?": "What is up?",
+    **{text: text for text in ("what is up? Not much.", " What is up?", "Well. What is up?")},
+}
 
 
 @pytest.mark.parametrize("shape", [lambda t: [{"generated_text": t}], lambda t: {"generated_text": t}])
 @pytest.mark.parametrize("card", [CLASSIC, GENERATE], ids=id_of)
-@pytest.mark.parametrize(
-    "generated, text",
-    [
-        ("What is up? Not much.", " Not much."),
-        ("What is up?", ""),
-        ("What is up?What is up?", "What is up?"),
-        ("what is up? Not much.", "what is up? Not much."),
-        (" What is up?", " What is up?"),
-        ("Well. What is up?", "Well. What is up?"),
-    ],
-)
+@pytest.mark.parametrize("generated, text", ECHOED_ONCE.items())
 def test_an_echoed_prompt_is_stripped_once(card, shape, generated, text):
     job = ask([{"role": "user", "content": "What is up?"}])
     assert reply(card, shape(generated), job).text == text
 
 
-@pytest.mark.parametrize("generated", ["Hi", "Hi, how are you?"])
-def test_text2text_answers_are_never_an_echo(generated):
-    """HF§2.4, §7: these models don't repeat the prompt; an answer may well begin with the caller's word."""
-    assert reply(TEXT2TEXT, [{"generated_text": generated}]).text == generated
-
-
 TALK = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "Two."}, *HI]
+COUNT = ask([{"role": "user", "content": "Count: one, two"}], stop=[","])
+CUTS = {
+    # HF§2.4, §7: these models don't repeat the prompt; an answer may well begin with the caller's word.
+    **{f"no echo of text2text: {t}": (TEXT2TEXT, ask(), t, t) for t in ("Hi", "Hi, how are you?")},
+    "a rendered conversation": (NEO, ask(TALK), models.payload(NEO, ask(TALK))["inputs"] + "Three.", "Three."),
+    **{
+        f"where the model goes on as {who}": (NEO, ask(TALK), f" Yes.\n{who}", " Yes.")
+        for who in ("User: And?", "System: be", "User:\nSystem:")
+    },
+    "a stop inside the prompt is no end": (CLASSIC, COUNT, "Count: one, two three, four", " three"),
+}
 
 
-def test_a_rendered_conversation_is_stripped_too():
-    prompt = payload(NEO, ask(TALK))["inputs"]
-    assert reply(NEO, [{"generated_text": prompt + " Three."}], ask(TALK)).text.strip() == "Three."
-
-
-@pytest.mark.parametrize("said", [" Yes.\nUser: And?", " Yes.\nSystem: be", " Yes.\nUser:\nSystem:"])
-def test_a_conversation_ends_where_the_model_goes_on_as_the_user(said):
-    assert reply(NEO, [{"generated_text": said}], ask(TALK)).text == " Yes."
-
-
-def test_a_stop_inside_the_prompt_is_no_end():
-    job = ask([{"role": "user", "content": "Count: one, two"}], stop=[","])
-    assert reply(CLASSIC, [{"generated_text": "Count: one, two three, four"}], job).text == " three"
+@pytest.mark.parametrize("card, job, generated, said", CUTS.values(), ids=CUTS)
+def test_what_is_no_answer_is_cut_off(card, job, generated, said):
+    assert reply(card, [{"generated_text": generated}], job).text == said
 
 
 def details(**given):
@@ -112,27 +85,25 @@ def details(**given):
 
 
 HEADERS = {"x-prompt-tokens": "9", "x-generated-tokens": "4"}
+PLAIN, PREFILL = {"generated_text": "hello you"}, [{"id": number} for number in range(3)]
 TEXT_USAGE = {  # HF§6: body before headers before an estimate
-    "none": ([{"generated_text": "hello you"}], {}, None),
+    "none": ([PLAIN], {}, None),
     "details-and-headers": (details(generated_tokens=2), HEADERS, (9, 2)),
-    "prefill": (details(generated_tokens=2, prefill=[{"id": 1}, {"id": 2}, {"id": 3}]), {}, (3, 2)),
+    "prefill": (details(generated_tokens=2, prefill=PREFILL), {}, (3, 2)),
     "input-length": (details(generated_tokens=2, input_length=11), HEADERS, (11, 2)),
-    "headers-only": ({"generated_text": "hello you"}, HEADERS, (9, 4)),
-    "half": ({"generated_text": "hello you"}, {"x-generated-tokens": "4"}, None),
-    "odd-headers": ({"generated_text": "hello you"}, {"x-prompt-tokens": "x", "x-generated-tokens": "-1"}, None),
-    "characters": ([{"generated_text": "hello you"}], {"x-compute-characters": "2"}, None),
+    "headers-only": (PLAIN, HEADERS, (9, 4)),
+    "half": (PLAIN, {"x-generated-tokens": "4"}, None),
+    "odd-headers": (PLAIN, {"x-prompt-tokens": "x", "x-generated-tokens": "-1"}, None),
+    "characters": ([PLAIN], {"x-compute-characters": "2"}, None),
 }
 
 
-@pytest.mark.parametrize("body, headers, counts", TEXT_USAGE.values(), ids=TEXT_USAGE)
-def test_usage_of_text_answers(body, headers, counts):
+@pytest.mark.parametrize("body, headers, told", TEXT_USAGE.values(), ids=TEXT_USAGE)
+def test_usage_of_text_answers(body, headers, told):
     usage = reply(GENERATE, body, headers=headers).usage
-    if counts:
-        assert (usage.prompt_tokens, usage.completion_tokens, usage.source) == (*counts, "upstream")
-    else:
-        assert usage.source == "estimate"
-        assert 1 <= usage.prompt_tokens <= 3
-        assert 2 <= usage.completion_tokens <= 6
+    assert usage.source == ("upstream" if told else "estimate")
+    found = (usage.prompt_tokens, usage.completion_tokens)
+    assert found == told if told else 1 <= found[0] <= 3 and 2 <= found[1] <= 6
 
 
 # ---------------------------------------------------------------- streams
@@ -143,18 +114,17 @@ def test_hf_inference_does_not_stream(card):
     assert task_for(card).events(card, ask()) is None
 
 
-@pytest.mark.parametrize(
-    "events",
-    [
-        [token(" Bl"), last("", " Blue")],
-        [token(" Bl"), last("u", " Blue")],
-        [token(" Bl"), last("</s>", " Blue", True)],
-        [token(" Bl"), token("ue"), last("</s>", "Q: colour? Blue", True)],
-        [{"generated_text": " Blue"}],
-        [token("<s>", True), token(" Blue"), token("<unk>", True), last("</s>", " Blue", True)],
-    ],
-    ids=["nothing", "a token", "a special one", "the prompt before it", "alone", "special ones between"],
-)
+WHOLE_AT_THE_END = {
+    "nothing": [token(" Bl"), last("", " Blue")],
+    "a token": [token(" Bl"), last("u", " Blue")],
+    "a special one": [token(" Bl"), last("</s>", " Blue", True)],
+    "the prompt before it": [token(" Bl"), token("ue"), last("</s>", "Q: colour? Blue", True)],
+    "alone": [{"generated_text": " Blue"}],
+    "special ones between": [*(token(t, t[0] == "<") for t in ("<s>", " Blue", "<unk>")), last("</s>", " Blue", True)],
+}
+
+
+@pytest.mark.parametrize("events", WHOLE_AT_THE_END.values(), ids=WHOLE_AT_THE_END)
 def test_of_the_whole_text_at_the_end_what_no_token_said_is_said(events):
     made, reader = chunks(GENERATE, events)
     assert (text(made), finishes(made), reader.count().source) == (" Blue", [(0, "stop")], "estimate")
@@ -163,21 +133,16 @@ def test_of_the_whole_text_at_the_end_what_no_token_said_is_said(events):
 def test_a_generate_stream_may_say_its_end_beside_the_text():
     reader = task_for(GENERATE).events(GENERATE, ask())
     reader.feed(token(" Bl"))
-    with pytest.raises(UpstreamUnavailable, match="abort"):
-        reader.feed({**last("ue", " Blue"), "finish_reason": "abort"})
+    error = raised(UpstreamUnavailable, reader.feed, {**last("ue", " Blue"), "finish_reason": "abort"})
+    assert "abort" in error.message
 
 
 def test_a_generate_stream():
-    events = [token(" Bl"), token("ue"), last("</s>", " Blue", True, finish_reason="eos_token")]
-    made, _ = chunks(GENERATE, events)
+    end = last("</s>", " Blue", True, finish_reason="eos_token", generated_tokens=2, input_length=9)
+    made, reader = chunks(GENERATE, [token(" Bl"), token("ue"), end])
     assert deltas(made) == [{"role": "assistant", "content": " Bl"}, {"content": "ue"}, {}]
-    assert finishes(made) == [(0, "stop")]
-    assert {chunk.model for chunk in made} == {"acme/tgi"}
-
-
-def test_usage_of_a_generate_stream():
-    end = last("b", "ab", finish_reason="length", generated_tokens=2, input_length=9)
-    assert counts(chunks(GENERATE, [token("a"), end])[1].count()) == counted(9, 2)
+    assert (finishes(made), {chunk.model for chunk in made}) == ([(0, "stop")], {"acme/tgi"})
+    assert counts(reader.count()) == counted(9, 2)
 
 
 # A stop string may come in one token, over several, or with text after it; what comes after is never seen.
@@ -212,7 +177,7 @@ def test_stops_are_cut_from_streams_and_whole_answers_alike(tokens, stops, said)
 
 
 def test_what_cannot_be_a_stop_is_not_held_back():
-    reader = task_for(GENERATE).events(GENERATE, with_stops("###"))
+    reader = task_for(GENERATE).events(GENERATE, models.with_stops("###"))
     sent = [text([chunk]) if (chunk := reader.feed(token(piece))) else "" for piece in ("one two", "three four")]
     assert "".join(sent).startswith("one twothree fo")
 

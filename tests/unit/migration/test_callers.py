@@ -1,10 +1,9 @@
 """Who still calls the legacy route: names of clients, counts, and what is told of them."""
 
 from collections import Counter
-from datetime import UTC, datetime
 
 import pytest
-from support.tables import rows
+from support.tables import at, rows
 
 from chatapi.errors import StoreUnavailable
 from chatapi.migration.callers import CLIENTS, Callers, Count, Place, client_name, count_of, refused_at, report
@@ -40,10 +39,6 @@ class Saved(dict):
     def __call__(self, counts):
         for place, count in counts.items():
             self.setdefault(place, Count()).add(count)
-
-
-def at(day):
-    return datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()
 
 
 def test_calls_are_counted_by_day_key_and_client():

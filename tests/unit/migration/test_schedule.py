@@ -1,19 +1,13 @@
 """The legacy route's stages, and the brownouts as they are written."""
 
-from datetime import UTC, datetime
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.tables import rows
+from support.tables import at, rows
 
 from chatapi.migration.schedule import DAY_S, Stage, misplaced, parse_brownouts, stage_at, suggest
-
-
-def at(text):
-    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
-
 
 SUNSET = at("2027-06-30")
 BROWNOUTS = parse_brownouts("2027-06-02T12:00Z/PT1H 2027-06-16T12:00Z/P1D")
