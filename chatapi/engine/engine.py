@@ -46,25 +46,29 @@ class TimeLimits:
 
 
 class FallbackChain:
-    """Iterate over it for the cards to ask; tell it of each failure."""
+    """The cards to ask, one after another; tell it of each failure."""
 
     def __init__(self, cards: list[ModelCard], call: Call) -> None:
         self._cards = cards
         self._call = call
-        self._place = 0
+        self._place = self._next = 0
         self._failure: ChatError | None = None
         self._larger_than: int | None = None
 
-    def __iter__(self) -> Iterator[ModelCard]:
-        for place, card in enumerate(self._cards):
-            self._place = place
+    def next(self) -> ModelCard | None:
+        """The card to ask next, or None where no other is to be asked."""
+        while self._next < len(self._cards):
+            place = self._place = self._next
+            self._next += 1
+            card = self._cards[place]
             if self._larger_than and card.context_tokens and card.context_tokens <= self._larger_than:
                 continue  # the prompt was too long for a model no smaller
             if place and len(self._call.asked) >= MAX_UPSTREAM_REQUESTS:
-                break
+                return None
             if place:
                 self._call.fallbacks += 1
-            yield card
+            return card
+        return None
 
     @property
     def failure(self) -> ChatError:
@@ -152,7 +156,7 @@ class Engine:
         Raises ChatError: when all fail, the error of the model asked for.
         """
         chain = FallbackChain(self._cards(job), call)
-        for card in chain:
+        while card := chain.next():
             deadline = chain.deadline(self._limits.reply_s)
             try:
                 reply, attempt = self._attempts(self._client.reply, chain, card, job, call, deadline)
@@ -172,12 +176,12 @@ class Engine:
         cards = self._cards(job)
         chain = FallbackChain(cards, call)
         if len(cards) == 1 and not cards[0].prefill:
-            return self._streamed(chain, next(iter(chain)), job, call)
+            return self._streamed(chain, cards[0], job, call)
         return self._continued(chain, job, call)
 
     def _continued(self, chain: FallbackChain, job: ChatJob, call: Call) -> Iterator[StreamItem]:
         sent = Continuation(job)
-        for card in chain:
+        while card := chain.next():
             ways = sent.ways(card)
             while ways:
                 ask = ways.pop(0)
@@ -234,8 +238,11 @@ class Engine:
         """
         call.drain_s = card.drain_s
         self._client.check(card, job)
+        subject = call.caller.subject if call.caller else ""
         for number in count():
-            attempt = self._enter(card, call)
+            attempt = self.circuit.enter(f"{card.id} at {card.url}" if card.url else card.id, subject)
+            if attempt.wait_s:
+                raise _left_alone(card, attempt.wait_s)
             try:
                 return ask(card, job, call, deadline), attempt
             except ChatError as error:
@@ -251,20 +258,17 @@ class Engine:
             call.waiting_for = WAITING
         raise AssertionError  # there is no end to count()
 
-    def _enter(self, card: ModelCard, call: Call) -> Attempt:
-        """An attempt at `card`. Raises UpstreamUnavailable where its circuit is open for the caller."""
-        subject = call.caller.subject if call.caller else ""
-        attempt = self.circuit.enter(f"{card.id} at {card.url}" if card.url else card.id, subject)
-        if attempt.wait_s:
-            raise UpstreamUnavailable(
-                _(
-                    "The upstream of '{model}' failed {times} times in a row and is left alone for a moment.",
-                    model=card.id,
-                    times=FAILURES,
-                ),
-                retry_after_s=attempt.wait_s,
-            )
-        return attempt
+
+def _left_alone(card: ModelCard, wait_s: float) -> UpstreamUnavailable:
+    """The error of a call that may not make an attempt at `card`, for its circuit is open."""
+    return UpstreamUnavailable(
+        _(
+            "The upstream of '{model}' failed {times} times in a row and is left alone for a moment.",
+            model=card.id,
+            times=FAILURES,
+        ),
+        retry_after_s=wait_s,
+    )
 
 
 def _wait_before_next(number: int, error: ChatError, card: ModelCard, call: Call) -> float | None:

@@ -12,14 +12,15 @@ from ..chat import ChatJob, Json, Reply, StreamItem, Usage
 from ..errors import ChatError, UpstreamError, UpstreamRejected, UpstreamUnavailable
 from ..languages import _
 from . import abilities
+from .chat import Chat
 from .classify import classify
 from .exchange import Exchange, silence
 from .failure_facts import words_of
 from .failures import UpstreamFailure, failure_in
 from .models import Listing
-from .relay import Relay
+from .relay import EventReader, Relay
 from .sse import are_events, listed_events
-from .tasks import EventReader, Task, task_for
+from .text import Classic, Generate
 from .transport import Transport
 from .values import as_utf8, read_text
 from .whole import chunks_of, reply_of
@@ -29,6 +30,18 @@ __all__ = ["HuggingFace", "Transport"]
 AFTER_FINISH_S = 1.0  # how long usage and [DONE] may take once every choice has finished
 AT_ONCE = 8192  # bytes of events that are read before others have a turn: they may be 10 bytes each
 MAX_UNDECIDED = 65_536  # bytes of blanks before what tells events from one body
+
+
+# How a model is asked and its answer read. Another way is a class with the same four methods, chosen by `task_for`.
+Task = Chat | Classic
+CHAT, CLASSIC, GENERATE = Chat(), Classic(), Generate()
+
+
+def task_for(card: ModelCard) -> Task:
+    """How `card`'s model is asked."""
+    if card.is_chat:
+        return CHAT
+    return GENERATE if card.url else CLASSIC
 
 
 def _as_it_is(model: str, usage: Usage) -> Usage:
@@ -63,7 +76,9 @@ class HuggingFace:
         task = task_for(card)
         exchange = self._open(task, card, job, call, deadline, stream=False)
         try:
-            begun, events = self._sniffed(card, exchange, deadline)
+            begun, events = exchange.read(deadline), False
+            if begun[:1] != b"{":
+                begun, events = self._sniffed(exchange, begun, deadline)
             reader = task.events(card, job) if events else None
             if reader is None:
                 return self._reply(task, card, job, exchange, begun, deadline)
@@ -90,7 +105,7 @@ class HuggingFace:
                 raise
             return chunks_of(self.reply(card, job, call, deadline))
         try:
-            begun, events = self._sniffed(card, exchange, deadline)
+            begun, events = self._sniffed(exchange, exchange.read(deadline), deadline)
             if not events:
                 reply = self._reply(task, card, job, exchange, begun, deadline)
                 exchange.close()
@@ -121,22 +136,20 @@ class HuggingFace:
         except ChatError:  # it is at work, and nobody waits for it any more
             call.prompt_owed = True
             raise
-        if 200 <= exchange.status < 300:
+        if 200 <= exchange.response.status < 300:
             call.prompt_owed = True
             return exchange
         try:
             raw = exchange.beginning(deadline)
         finally:
             exchange.close()
-        failure = UpstreamFailure.of(exchange.status, exchange.headers, raw, self._transport.token)
+        failure = UpstreamFailure.of(exchange.response.status, exchange.response.headers, raw, self._transport.token)
         raise classify(card, failure)
 
-    def _sniffed(self, card: ModelCard, exchange: Exchange, deadline: float) -> tuple[bytes, bool]:
+    def _sniffed(self, exchange: Exchange, begun: bytes, deadline: float) -> tuple[bytes, bool]:
         """The beginning of a body, and whether it is events: its first bytes say so, not its label."""
-        begun = data = exchange.read(deadline)
-        if begun[:1] == b"{":
-            return begun, False
-        labelled = "text/event-stream" in exchange.headers.get("Content-Type").lower()
+        data = begun
+        labelled = "text/event-stream" in exchange.response.headers.get("Content-Type").lower()
         while True:
             events = are_events(begun, labelled)
             if events is None and not data:  # nothing at all: its label says what it lacks
@@ -151,7 +164,9 @@ class HuggingFace:
         self, task: Task, card: ModelCard, job: ChatJob, exchange: Exchange, begun: bytes, deadline: float
     ) -> Reply:
         """The whole answer that one body is."""
-        raw = exchange.rest(deadline, begun)
+        response = exchange.response
+        whole = response.ended and not response.is_compressed
+        raw = begun if whole else exchange.rest(deadline, begun)
         reply = task.glance(card, job, raw) or self._looked_at(task, card, job, exchange, raw)
         if reply.usage.texts is not None:
             reply.usage = self._count(card.id, reply.usage)
@@ -159,7 +174,7 @@ class HuggingFace:
 
     def _looked_at(self, task: Task, card: ModelCard, job: ChatJob, exchange: Exchange, raw: bytes) -> Reply:
         """The answer that a body of any form is."""
-        raw = as_utf8(raw, exchange.headers.get("Content-Type"))
+        raw = as_utf8(raw, exchange.response.headers.get("Content-Type"))
         if (lines := listed_events(raw)) and (reader := task.events(card, job)):
             relay = Relay(card, reader, self._count, self._transport.token)
             return reply_of(card.id, relay.whole(lines))
@@ -169,7 +184,7 @@ class HuggingFace:
             raise _no_json(card, raw, self._transport.token) from None
         if failure := failure_in(body, self._transport.token):
             raise classify(card, failure)
-        return task.reply(card, job, body, exchange.headers)
+        return task.reply(card, job, body, exchange.response.headers)
 
 
 class _Relayed:
@@ -216,19 +231,15 @@ class _Relayed:
         return self
 
     def __next__(self) -> StreamItem:
-        try:
-            while self._at == len(self._ready):
-                if self._relay.failure:
-                    raise self._relay.failure
-                if self._finished:
-                    raise StopIteration
-                if self._ended:
-                    self._finish()
-                else:
-                    self._read(self._limit)
-        except BaseException:
-            self.close()
-            raise
+        while self._at == len(self._ready):
+            if self._relay.failure:
+                raise self._relay.failure
+            if self._finished:
+                raise StopIteration
+            if self._ended:
+                self._finish()
+            else:
+                self._read(self._limit)
         item = self._ready[self._at]
         self._at += 1
         self._call.more_ready = self._at < len(self._ready)

@@ -6,11 +6,12 @@ from typing import Any
 from ..catalogue import ModelCard
 from ..chat import ChatJob, Json, Reply, has_image, text_of
 from ..languages import _
+from . import ordinary
 from .abilities import asks_for_nothing, left_out
-from .answers import CALLS, choices_in, chosen, extra_of, whole_choice
+from .answers import choices_in, chosen, extra_of, whole_choice
 from .chat_events import ChatEvents
 from .failures import fewer, unreadable
-from .ordinary import fingerprint_of, ordinary, read_object, wanted_of
+from .ordinary import fingerprint_of, wanted_of
 from .transport import Request
 from .usage import believed, said_in, usage_in
 
@@ -38,23 +39,7 @@ class Chat:
             }
         return Request(f"{card.url or base}/v1/chat/completions", payload)
 
-    def glance(self, card: ModelCard, job: ChatJob, raw: bytes) -> Reply | None:
-        """The answer in a body of the ordinary form, which is no failure either; None for any other."""
-        body: Any = read_object(raw) if wanted_of(job) == 1 else None
-        found = ordinary(body, "message")
-        if found is None or not (said := found[0].get("content")):
-            return None
-        message = {"role": "assistant", "content": said, "refusal": None}
-        if not found[0].keys() <= message.keys():
-            message |= {key: None for key in found[0] if key not in (*message, *CALLS, "function_call")}
-        fingerprint = fingerprint_of(body)
-        return Reply(
-            model=card.id,
-            choices=[{"index": 0, "message": message, "logprobs": None, "finish_reason": found[1] or "stop"}],
-            usage=believed(usage_in(body), job, len(said), lambda: said),
-            system_fingerprint=fingerprint,
-            ignored=() if card.takes_all else left_out(card, job),
-        )
+    glance = staticmethod(ordinary.glance)
 
     def reply(self, card: ModelCard, job: ChatJob, body: Any, headers: Mapping[str, str]) -> Reply:
         wanted = wanted_of(job)

@@ -23,6 +23,8 @@ from .http1 import BadResponse, CutShort
 CONNECT_TIMEOUT_S = 5.0
 NAMES_S = 10.0
 
+Connection = Any  # one of urllib3's, and `way`, whose it is
+
 # What may come of a connection; the errors of requests are OSErrors.
 NETWORK_ERRORS = (BadResponse, CutShort, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError)
 

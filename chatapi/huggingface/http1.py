@@ -1,14 +1,16 @@
-"""HTTP/1.1 responses (RFC 9112) as they arrive on a connection: head, interim responses skipped, body, its end.
+"""HTTP/1.1 (RFC 9112) on a connection: a request out, its response as it arrives, interim ones skipped, to its end.
 
 By hand: `http.client` follows interim responses without end, takes 103 for the answer, and reads a stream through three
-layers; it cost a third of an exchange. Everything a peer can send is bounded. Nothing is known here of sockets but how
-to receive.
+layers; it cost a third of an exchange. Everything a peer can send is bounded.
 """
 
+import contextlib
 import re
+import time
 import zlib
-from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
+
+import gevent.socket
 
 MAX_HEAD = 65_536  # bytes of status line and fields
 MAX_INTERIM = 20  # responses before the final one
@@ -19,6 +21,7 @@ MAX_INFLATED = 1024 * 1024  # bytes that one read gives of a compressed body
 
 _STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-5]\d\d)(?: [^\r\n]*)?\r?\n")
 _FIELD = re.compile(r"^([^:\n]+):[ \t]*(.*)$", re.M)
+_CHUNK_SIZE = re.compile(rb"[ \t]*([0-9a-fA-F]{1,15})[ \t]*(?:;|\Z)")
 _FOLD = re.compile(r"\r?\n[ \t]+")  # a line that goes on the one before
 
 
@@ -30,48 +33,108 @@ class CutShort(Exception):
     """The connection was closed before the response was complete."""
 
 
+class TimeIsUp(BaseException):
+    """Raised in a call's greenlet where it waits when the deadline of its exchange passes."""
+
+
 class Headers(dict[str, str]):
-    """Header fields, asked for in any case."""
+    """Header fields by their names in lower case; `get` takes any."""
 
     def get(self, name: str, default: Any = "") -> Any:
-        """The field's value, or `default`."""
         return super().get(name.lower(), default)
-
-    def __getitem__(self, name: str) -> str:
-        return super().__getitem__(name.lower())
-
-    def __contains__(self, name: object) -> bool:
-        return super().__contains__(str(name).lower())
 
 
 class Response:
-    """The final response on a connection; `receive(size)` gives what has arrived, nothing at the connection's end."""
+    """The final response to `request`, which is sent in one write, once its head has come.
+
+    Whatever waits does so until `deadline` (monotonic seconds): under gevent the exchange's `alarm` ends it, elsewhere
+    the socket's own timeouts do, and there is none.
+    """
 
     __slots__ = (
-        *("receive", "status", "headers", "is_kept", "ended", "_buffer", "_at", "_left", "_chunked", "_until_close"),
-        *("is_compressed", "_framing", "_inflate", "_deflated"),
+        *("alarm", "deadline", "ended", "headers", "is_compressed", "is_kept", "status", "was_late"),
+        *("_at", "_buffer", "_chunked", "_framing", "_inflater", "_left", "_sock", "_until_close"),
     )
 
-    def __init__(self, receive: Callable[[int], bytes]) -> None:
-        self.receive = receive
+    def __init__(self, sock: Any, request: bytes, deadline: float, alarm: Any = None) -> None:
+        self._sock = sock
+        self.deadline = deadline
+        self.alarm = alarm
+        self.was_late = False  # something has been read behind the deadline
         self._buffer = b""
         self._at = 0  # in the buffer: what lies before has been read
         self._left = 0  # bytes of the body, or of its chunk, still to come; -1: the line end behind a chunk
         self._chunked = self._until_close = False
         self._framing = 0  # bytes by which that of chunks outweighs their data
         self.ended = False  # the body has come to its end; a compressed one may have more to give
-        self.status, self.headers, version = self._final_head()
-        self._begin_body(self.headers)
-        connection = self.headers.get("connection").lower()
+        self._send(request)
+        self.status, fields, version = self._final_head()
+        self.headers = Headers(fields)
+        self._begin_body(fields)
+        connection = fields.get("connection", "").lower()
         kept = "close" not in connection if version else "keep-alive" in connection
         self.is_kept = kept and not self._until_close  # the connection can be used again once the body has ended
-        self._inflate = _inflater(self.headers.get("content-encoding").strip().lower())
-        self.is_compressed = self._inflate is not None
-        self._deflated = b""
+        self._inflater = _inflater(fields.get("content-encoding", "").strip().lower())
+        self.is_compressed = self._inflater is not None
+
+    # --- the socket
+
+    def _send(self, data: bytes) -> None:
+        sock, size = self._sock, len(data)
+        try:
+            if self.alarm is None:
+                sock.settimeout(self._left_s())
+            elif type(sock) is gevent.socket.socket:
+                with contextlib.suppress(BlockingIOError):  # what follows waits
+                    data = data[sock._sock.send(data) :]
+            if data:
+                sock.sendall(data)
+        except OSError:
+            # It may have answered without reading all of a large body; what it said counts then.
+            if size < READ_SIZE:
+                raise
+
+    def _receive(self) -> bytes:
+        """What arrives next; nothing where the peer has closed."""
+        sock = self._sock
+        if self.alarm is None:
+            sock.settimeout(self._left_s())
+            return cast(bytes, sock.recv(READ_SIZE))
+        try:
+            if type(sock) is gevent.socket.socket:
+                # Nothing is there yet as a rule, and asking costs an error: to wait first is quicker. It is also a turn
+                # for all others.
+                sock.hub.wait(sock._read_event)
+                try:
+                    return cast(bytes, sock._sock.recv(READ_SIZE))
+                except BlockingIOError:
+                    pass  # it was nothing: what follows waits
+            else:
+                self.alarm.take_turns()
+            return cast(bytes, sock.recv(READ_SIZE))
+        except TimeIsUp:
+            return self._look_once_more()
+
+    def _look_once_more(self) -> bytes:
+        # Held up ourselves we are late: what has arrived meanwhile was no silence. That goes for one look only.
+        if self.was_late:
+            raise TimeIsUp
+        self.was_late = True
+        self._sock.settimeout(0.0)
+        try:
+            data: bytes = self._sock.recv(READ_SIZE)
+        except OSError:
+            raise TimeIsUp from None
+        self._sock.settimeout(None)
+        self.alarm.set(self.deadline)
+        return data
+
+    def _left_s(self) -> float:
+        return max(0.001, self.deadline - time.monotonic())
 
     # --- the head
 
-    def _final_head(self) -> tuple[int, Headers, int]:
+    def _final_head(self) -> tuple[int, dict[str, str], int]:
         for _ in range(MAX_INTERIM + 1):
             head = self._head()
             found = _STATUS_LINE.match(head)
@@ -79,16 +142,15 @@ class Response:
                 raise BadResponse("no HTTP/1 response")
             status = int(found[2])
             if status >= 200 or status == 101:
-                return status, _headers(head[found.end() :]), int(found[1])
+                return status, _fields(head[found.end() :]), int(found[1])
         raise BadResponse("no final response")
 
     def _head(self) -> str:
         """Its lines, each with its end."""
         searched = self._at
         while (end := self._blank_line(searched)) < 0:
-            if len(self._buffer) - self._at > MAX_HEAD:
+            if (unread := len(self._buffer) - self._at) > MAX_HEAD:
                 raise BadResponse("a head without end")
-            unread = len(self._buffer) - self._at
             self._fill(begun=unread > 0)  # which moves what is unread to the buffer's beginning
             searched = max(0, unread - 3)
         if end - self._at > MAX_HEAD:
@@ -101,12 +163,12 @@ class Response:
         end = self._buffer.find(b"\r\n\r\n", start)
         return end if end >= 0 else self._buffer.find(b"\n\n", start)
 
-    def _begin_body(self, headers: Headers) -> None:
-        encodings, lengths = headers.get("transfer-encoding"), headers.get("content-length", None)
+    def _begin_body(self, fields: dict[str, str]) -> None:
+        encodings, lengths = fields.get("transfer-encoding", "").strip(", \t"), fields.get("content-length")
         if self.status in (204, 304):
             self.ended = True
-        elif encodings.strip(", \t"):
-            self._chunked = encodings.strip(", \t").lower() == "chunked"
+        elif encodings:
+            self._chunked = encodings.lower() == "chunked"
             self._until_close = not self._chunked
         elif lengths is not None:
             length, *others = {part.strip() for part in lengths.split(",")}
@@ -121,13 +183,16 @@ class Response:
 
     def read(self) -> bytes:
         """What arrives next of the body, at least a byte; nothing at its end. Raises CutShort."""
-        if self._inflate is None:
-            return self._read()
-        while True:
-            data = self._deflated or self._read()
-            inflated, self._deflated = self._inflate(data)
+        inflater = self._inflater
+        while inflater is not None:
+            data = inflater.unconsumed_tail or self._read()
+            try:
+                inflated: bytes = inflater.decompress(data, MAX_INFLATED)
+            except zlib.error:
+                raise BadResponse("a body that is not compressed as it says") from None
             if inflated or not data:
                 return inflated
+        return self._read()
 
     def _read(self) -> bytes:
         while not self.ended:
@@ -140,16 +205,13 @@ class Response:
 
     def ends_here(self) -> bool:
         """Whether all that has arrived and was not read is the end of the body."""
-        while not self.ended:
-            try:
-                if not self._take():
-                    break
-            except BadResponse:
-                break
+        with contextlib.suppress(BadResponse):
+            while not self.ended and self._take():
+                pass
         return self.ended
 
     def _fill(self, begun: bool) -> None:
-        data = self.receive(READ_SIZE)
+        data = self._receive()
         if data:
             self._buffer = self._buffer[self._at :] + data if self._at < len(self._buffer) else data
             self._at = 0
@@ -231,16 +293,12 @@ class Response:
 
 
 def _chunk_size(line: bytes) -> int:
-    digits = line if line.isalnum() else line.partition(b";")[0].strip(b" \t")
-    if not digits.isalnum() or len(digits) > 15:
+    if (found := _CHUNK_SIZE.match(line)) is None:
         raise BadResponse("a chunk without size")
-    try:
-        return int(digits, 16)
-    except ValueError:
-        raise BadResponse("a chunk without size") from None
+    return int(found[1], 16)
 
 
-def _headers(lines: str) -> Headers:
+def _fields(lines: str) -> dict[str, str]:
     """The fields; of one that comes twice, both values."""
     if "\n " in lines or "\n\t" in lines:
         lines = _FOLD.sub(" ", lines)
@@ -248,21 +306,13 @@ def _headers(lines: str) -> Headers:
     for name, value in _FIELD.findall(lines):
         name, value = name.strip().lower(), value.strip()
         found[name] = f"{found[name]}, {value}" if name in found else value
-    return Headers(found)
+    return found
 
 
-def _inflater(encoding: str) -> Callable[[bytes], tuple[bytes, bytes]] | None:
-    """Gives of a piece of a compressed body at most MAX_INFLATED bytes, and what is left of it."""
+def _inflater(encoding: str) -> Any:
+    """What a compressed body is read with; None for one that is not."""
     if encoding in ("", "identity"):
         return None
     if encoding not in ("gzip", "x-gzip", "deflate"):
         raise BadResponse(f"an encoding that was not asked for: {encoding[:20]}")
-    inflater = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip or zlib, as its first bytes say
-
-    def inflate(data: bytes) -> tuple[bytes, bytes]:
-        try:
-            return inflater.decompress(data, MAX_INFLATED), inflater.unconsumed_tail
-        except zlib.error:
-            raise BadResponse("a body that is not compressed as it says") from None
-
-    return inflate
+    return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip or zlib, as its first bytes say

@@ -15,12 +15,15 @@ from ..catalogue import ModelCard
 from ..chat import Chunk, Json, StreamItem, Usage
 from ..errors import UpstreamError, UpstreamRejected, UpstreamUnavailable
 from ..languages import _
+from .chat_events import ChatEvents
 from .classify import classify
 from .failure_facts import words_of
 from .failures import UpstreamFailure, event_failure, failure_in, said_badly
 from .sse import MAX_EVENT, ErrorEvent, Events, EventTooLarge
-from .tasks import EventReader
+from .text import GenerateEvents
 from .values import read_json
+
+EventReader = ChatEvents | GenerateEvents
 
 MAX_MUTE = 50_000  # events and comments in a row that say nothing; some servers send one for each hidden token
 MAX_STREAM = 32 * 1024 * 1024  # bytes of all events: what was said is kept, to be counted
@@ -135,23 +138,23 @@ class Relay:
         return UpstreamUnavailable(_("The upstream of '{model}' sent an empty stream. Try again.", model=self._card.id))
 
     def _take(self, lines: bytes, items: list[StreamItem]) -> None:
-        at, size = 0, len(lines)
-        comments = self._events.comments
+        events, at, size = self._events, 0, len(lines)
+        comments = events.comments
         while at < size and not self.done:
-            if self._prefix and self._events.between:
+            if events.between and self._prefix:
                 start, at = at, self._run(lines, at, items)
                 if at > start:
                     continue
-            if event := self._events.whole(lines, at):
-                at += len(event)
+            start, end = at, lines.find(b"\n\n", at)
+            at = end + 2 if end >= 0 else size
+            event = lines[start:at]
+            if events.between and end >= 0 and event.startswith(b"data:") and event.count(b"\n") == 2:
+                events.size = 0  # one line of data, and all of it is here: it need not be fed
                 self._event(event[6:-2] if event.startswith(b"data: ") else event[5:-2], event, items)
                 continue
-            end = lines.find(b"\n\n", at)
-            event = lines[at:] if end < 0 else lines[at : end + 2]
-            at += len(event)
-            for data in self._events.feed(event):
+            for data in events.feed(event):
                 self._event(data, b"", items)
-        self._mute += self._events.comments - comments
+        self._mute += events.comments - comments
         if self._mute > MAX_MUTE:
             raise said_badly(
                 _("The upstream of '{model}' sends events that say nothing, without end.", model=self._card.id)
@@ -161,7 +164,9 @@ class Relay:
 
     def _is_one(self, received: bytes, items: list[StreamItem]) -> bool:
         """Pass on a packet that is one plain event, as it comes where events are sent as soon as they are there."""
-        if not (received.startswith(self._prefix) and received.endswith(self._suffix) and self._events.is_line_next):
+        if not (received.startswith(self._prefix) and received.endswith(self._suffix)):
+            return False
+        if not self._events.between or self._events.after_cr:
             return False
         text = received[len(self._prefix) : -len(self._suffix)]
         if not _is_text(text):
@@ -192,12 +197,12 @@ class Relay:
         self._pass_on(pieces, items)
         return at + sum(map(len, pieces)) + len(pieces) * (len(prefix) + len(suffix))
 
-    def _learn(self, whole: bytes, event: Json, chunk: Chunk) -> None:
+    def _learn(self, whole: bytes) -> None:
         """Remember what stands around the text of a plain event, if it does so exactly once."""
         self._prefix = self._suffix = b""
         if self._templates >= MAX_TEMPLATES or whole.count(b'"content"') != 1:
             return
-        found = _CONTENT.search(whole) if self._reader.plain_text(event, chunk) else None
+        found = _CONTENT.search(whole) if self._reader.plain else None
         if found is None:
             return
         prefix, suffix = whole[: found.start(1)], whole[found.end(1) :]
@@ -219,15 +224,14 @@ class Relay:
                 raise self._nothing()
             return
         self._mute += 1
-        event = self._parsed(data)
-        if event is None:
-            return
-        self._heard += 1
-        chunk = self._reader.glance(event)
+        chunk = False if isinstance(data, ErrorEvent) else self._reader.glance(data)
         if chunk is False:
+            if (event := self._parsed(data)) is None:
+                return
             if failure := failure_in(event, self._secret):
                 raise self._failed(failure)
             chunk = self._reader.feed(event)
+        self._heard += 1
         self.complete = self._reader.complete
         if chunk is None:
             self._prefix = b""  # what it adds goes out with the next chunk, which is no plain one then
@@ -235,7 +239,7 @@ class Relay:
         items.append(chunk)
         self._mute = 0
         if whole:
-            self._learn(whole, event, chunk)
+            self._learn(whole)
         else:
             self._prefix = b""
 

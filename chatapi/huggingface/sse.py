@@ -70,49 +70,27 @@ class Events:
         self._data: list[bytes] = []  # lines of an event whose end has not come
         self._error = False  # that event is called "error"
         self._start: bytes | None = b""  # what may be the beginning of a byte order mark; None once that is known
-        self._after_cr = False  # a LF that comes next belongs to the line end already seen
-        self._size = 0  # bytes received since the last event ended
+        self.between = True  # an event has just ended, and nothing of the next one has come
+        self.after_cr = False  # a LF that comes next belongs to the line end already seen
+        self.size = 0  # bytes received since the last event ended
         self.comments = 0  # and lines of other fields
         self.stray = b""  # an object on a line of its own: some servers tell so what broke their stream off
-
-    @property
-    def between(self) -> bool:
-        """Whether an event has just ended, and nothing of the next one has come."""
-        return not (self._rest or self._data or self._error)
-
-    @property
-    def is_line_next(self) -> bool:
-        """Whether an event has just ended, and what is received next is lines of the next one as they are."""
-        return not (self._rest or self._data or self._error or self._after_cr)
 
     def lines(self, received: bytes) -> bytes:
         """`received` with LF for every line end, and without byte order mark: what `feed` takes."""
         if self._start is not None:
             received = self._without_mark(received)
-        if self._after_cr and received:
-            self._after_cr = False
+        if self.after_cr and received:
+            self.after_cr = False
             received = received.removeprefix(b"\n")
         if b"\r" in received:
-            self._after_cr = received.endswith(b"\r")
+            self.after_cr = received.endswith(b"\r")
             received = received.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         return received
 
-    def whole(self, lines: bytes, at: int) -> bytes:
-        """The event at `at`, its end included, where it is one line of data and all of it is here; else nothing.
-
-        Such a one is not to be fed.
-        """
-        if self._rest or self._data or self._error or not lines.startswith(b"data:", at):
-            return b""
-        end = lines.find(b"\n", at)
-        if not lines.startswith(b"\n\n", end):  # -1 looks at the end, where there is none
-            return b""
-        self._size = 0
-        return lines[at : end + 2]
-
     def feed(self, lines: bytes) -> Iterator[bytes]:
         """The data of each event that `lines` complete. Comments and other fields are passed over."""
-        self._size += len(lines)
+        self.size += len(lines)
         if b"\n" not in lines:
             if lines:
                 self._rest.append(lines)
@@ -126,7 +104,7 @@ class Events:
                 elif not line:
                     if self._data:
                         # What this packet still holds of later events is counted when those go on.
-                        self._size = len(rest)
+                        self.size = len(rest)
                         yield self._take()
                     self._error = False
                 elif line == b"data":
@@ -137,7 +115,8 @@ class Events:
                         self._error = line[6:].strip().lower() == b"error"
                     elif line.startswith(b"{"):
                         self.stray = line
-        if self._size > MAX_EVENT:
+        self.between = not (self._rest or self._data or self._error)
+        if self.size > MAX_EVENT:
             raise EventTooLarge(f"an event of more than {MAX_EVENT} bytes")
 
     def end(self) -> Iterator[bytes]:

@@ -80,6 +80,8 @@ class Generate(Classic):
 class GenerateEvents:
     """TGI token events → chunks; the last one is marked by its `generated_text` (HF§4.2)."""
 
+    plain = False  # every event has its own number: none is like another
+
     def __init__(
         self, card: ModelCard, job: ChatJob, prompt: Prompt, stops: Sequence[str], ignored: tuple[str, ...]
     ) -> None:
@@ -112,13 +114,10 @@ class GenerateEvents:
         """The upstream's count where it can be true, else an estimate."""
         return self._usage or generate_usage({}, {}, self._prompt.text, "".join(self._sent))
 
-    def plain_text(self, event: Json, chunk: Chunk) -> None:
-        """Every token event has its own number: none is like another."""
-
     def relayed(self, pieces: list[bytes]) -> None:
         """Nothing is."""
 
-    def glance(self, event: Json) -> Literal[False]:
+    def glance(self, data: bytes) -> Literal[False]:
         """Each event takes a closer look."""
         return False
 

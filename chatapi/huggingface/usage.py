@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..chat import ChatJob, Json, Usage, estimate_tokens, estimated
-from .values import MAX_NESTING, MOST_TOKENS, count
+from .values import MAX_NESTING, count
 
 # Names without case, underscores and hyphens: OpenAI's, Anthropic's, Gemini's, Ollama's, llama.cpp's, TGI's.
 _PROMPT: tuple[str, ...] = (
@@ -40,7 +40,6 @@ _SILENT = {"id", "object", "created", "model", "system_fingerprint", "index", "d
 _SILENT |= {"finish_reason", "choices"}
 _WITHIN = ("usage", "tokens", "billed_units")
 _AROUND = ("message", "data", "result", "response", "body", "output")
-_OPENAIS = {"prompt_tokens", "completion_tokens", "total_tokens"}
 UNSAID = -1  # of a count that tells only the other half
 MAX_KEYS = 64
 
@@ -50,27 +49,12 @@ def usage_in(body: Json, known: Usage | None = None) -> Usage | None:
 
     Where only half of it is told the other is what was known, or UNSAID.
     """
-    found = _ordinary(body.get("usage")) or _found_in(body, 0)
+    found = _found_in(body, 0)
     if found is None or known is None or UNSAID not in (found.prompt_tokens, found.completion_tokens):
         return found or known
     prompt = known.prompt_tokens if found.prompt_tokens == UNSAID else found.prompt_tokens
     completion = known.completion_tokens if found.completion_tokens == UNSAID else found.completion_tokens
     return Usage(prompt, completion, details={**known.details, **found.details})
-
-
-def _ordinary(given: Any) -> Usage | None:
-    """What OpenAI's three keys tell, where they alone do: nearly always."""
-    if type(given) is not dict or not given.keys() <= _OPENAIS:
-        return None
-    prompt, completion = given.get("prompt_tokens"), given.get("completion_tokens")
-    if (
-        type(prompt) is int
-        and type(completion) is int
-        and 0 <= prompt <= MOST_TOKENS
-        and 0 <= completion <= MOST_TOKENS
-    ):
-        return Usage(prompt, completion)
-    return None
 
 
 def _found_in(body: Json, depth: int) -> Usage | None:

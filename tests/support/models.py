@@ -4,8 +4,8 @@ from requests.structures import CaseInsensitiveDict
 
 from chatapi.catalogue import ModelCard
 from chatapi.chat import ChatJob
+from chatapi.huggingface import task_for
 from chatapi.huggingface.abilities import check
-from chatapi.huggingface.tasks import task_for
 
 BASE = "https://hf.test"
 CHAT = ModelCard(id="acme/chat")

@@ -181,12 +181,12 @@ class Front:
         except UpstreamError as error:
             return False, _("a stream was not finished: {error}", error=describe(error)), fix
         if not body.endswith(b"data: [DONE]\n\n"):
-            return False, _("a stream was answered {status}, or cut", status=head.status), fix
+            return False, _("a stream was answered {status}, or cut", status=head.response.status), fix
         spread_s, sent_s = arrived[-1] - arrived[0], (EVENTS - 1) * every_s
         if spread_s > sent_s / 2:
             return True, _("events arrive one by one"), ""
         text = N_("events sent over {sent:.1f} s arrive within {spread:.1f} s: something collects them")
-        gzip = "\nnginx: gzip off;" if head.headers.get("Content-Encoding") else ""
+        gzip = "\nnginx: gzip off;" if head.response.headers.get("Content-Encoding") else ""
         return False, _(text, sent=sent_s, spread=spread_s), fix + gzip
 
     def _time_events(self, every_s: float) -> tuple[Exchange, bytes, list[float]]:

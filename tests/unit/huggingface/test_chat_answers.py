@@ -12,7 +12,7 @@ from support.models import ask, chunks, counted, deltas, event, finishes, id_of,
 from support.tables import raised
 
 from chatapi.errors import UpstreamUnavailable
-from chatapi.huggingface.tasks import task_for
+from chatapi.huggingface import task_for
 from chatapi.schemas.openai import counts
 
 CHAT, CLASSIC, GENERATE = models.CHAT, models.CLASSIC, models.GENERATE

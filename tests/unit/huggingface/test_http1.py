@@ -1,5 +1,7 @@
 """What a body says does not depend on how its chunks were cut into packets."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,10 +13,22 @@ from chatapi.huggingface.http1 import BadResponse, Response
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
+class Arriving:
+    """A socket on which packets arrive one by one."""
+
+    def __init__(self, packets):
+        self.packets = iter(packets)
+
+    def settimeout(self, seconds):
+        pass
+
+    def recv(self, size):
+        return next(self.packets, b"")
+
+
 def read(packets):
     """All of a body."""
-    arriving = iter(packets)
-    response = Response(lambda size: next(arriving, b""))
+    response = Response(Arriving(packets), b"", time.monotonic() + 60)
     return b"".join(iter(response.read, b""))
 
 

@@ -8,11 +8,11 @@ from support.faults import QUIRKS
 from chatapi.catalogue import ModelCard
 from chatapi.chat import ChatJob
 from chatapi.errors import UpstreamError
+from chatapi.huggingface import task_for
 from chatapi.huggingface.classify import classify
 from chatapi.huggingface.failures import failure_in
 from chatapi.huggingface.relay import Relay
 from chatapi.huggingface.sse import listed_events
-from chatapi.huggingface.tasks import task_for
 from chatapi.huggingface.values import read_text
 from chatapi.huggingface.whole import reply_of
 

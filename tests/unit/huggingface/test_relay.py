@@ -11,10 +11,9 @@ from support.fuzz import in_packets, some_of
 from chatapi.catalogue import ModelCard
 from chatapi.chat import ChatJob
 from chatapi.huggingface import relay as relays
-from chatapi.huggingface import sse
+from chatapi.huggingface import sse, task_for
 from chatapi.huggingface.chat_events import ChatEvents
 from chatapi.huggingface.relay import Relay
-from chatapi.huggingface.tasks import task_for
 
 CARD = ModelCard(id="acme/chat")
 HEAD = {"id": "chatcmpl-9f1", "object": "chat.completion.chunk", "created": 1770000123, "model": "provider/x"}

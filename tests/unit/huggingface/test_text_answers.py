@@ -8,7 +8,7 @@ from support.models import HI, NEO, TEXTS, ask, chunks, counted, deltas, finishe
 from support.tables import raised
 
 from chatapi.errors import UpstreamUnavailable
-from chatapi.huggingface.tasks import task_for
+from chatapi.huggingface import task_for
 from chatapi.schemas.openai import counts
 
 CLASSIC, GENERATE, TEXT2TEXT = models.CLASSIC, models.GENERATE, models.TEXT2TEXT

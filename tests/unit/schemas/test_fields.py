@@ -15,7 +15,7 @@ from support.tables import raised
 
 from chatapi.chat import ChatJob
 from chatapi.errors import BadRequest, ChatError
-from chatapi.huggingface.tasks import task_for
+from chatapi.huggingface import task_for
 from chatapi.schemas.strict_json import parse_json
 
 ENVELOPES, OF_MESSAGES = ("s1", "legacy"), ("s1", "openai")
