@@ -13,31 +13,30 @@ from chatapi.caller import Limits
 TOKEN = "hf_test-token"  # the gateway's own, as conftest.py has it
 
 
-def test_an_upstream_that_repeats_our_token_does_not_make_us_tell_it(upstream, client):
+def whole(x):
     """As debug servers do, which answer with the request they got."""
+    fault(401, f"not for you: Authorization: {x.call.headers['authorization']}").send(x)
 
-    def repeating(x):
-        fault(401, f"not for you: Authorization: {x.call.headers['authorization']}").send(x)
 
+def in_its_stream(x):
+    x.start_stream()
+    x.event({"choices": [{"index": 0, "delta": {"content": "a"}}]})
+    x.event({"error": {"message": f"not for you: {x.call.headers['authorization']}", "code": 500}})
+    x.end()
+
+
+@pytest.mark.parametrize(
+    "repeating, path, stream",
+    [
+        *((whole, CHAT, False), (whole, LEGACY, False), (whole, V1, True)),
+        *((in_its_stream, CHAT, True), (in_its_stream, V1, True)),
+    ],
+)
+def test_an_upstream_that_repeats_our_token_does_not_make_us_tell_it(upstream, client, repeating, path, stream):
     upstream.behave("test/telltale", repeating)
-    for path, stream in ((CHAT, False), (LEGACY, False), (V1, True)):
-        answer = client.post(path, json=asking(path, "test/telltale", stream=stream, max_time=1))
-        assert '"error"' in answer.text  # in a stream, perhaps after the status
-        assert TOKEN not in answer.text
-
-
-def test_an_error_in_a_stream_does_not_tell_our_token_either(upstream, client):
-    def repeating(x):
-        x.start_stream()
-        x.event({"choices": [{"index": 0, "delta": {"content": "a"}}]})
-        x.event({"error": {"message": f"not for you: {x.call.headers['authorization']}", "code": 500}})
-        x.end()
-
-    upstream.behave("test/telltale", repeating)
-    for path in (CHAT, V1):
-        answer = client.post(path, json=asking(path, "test/telltale", stream=True, max_time=1))
-        assert '"error"' in answer.text
-        assert TOKEN not in answer.text
+    answer = client.post(path, json=asking(path, "test/telltale", stream=stream, max_time=1))
+    assert '"error"' in answer.text  # in a stream, perhaps after the status
+    assert TOKEN not in answer.text
 
 
 @pytest.fixture
@@ -45,18 +44,12 @@ def counted(settings, upstream, tmp_path):
     """The statuses of calls made one after the other, as (address, X-Forwarded-For): so many a minute are allowed."""
 
     def count(proxies, calls, rpm=2):
-        url = f"sqlite:///{tmp_path}/chatapi.db"
-        limits = Limits(rpm=rpm)
-        app = create_app(
-            replace(settings, auth="off", anonymous_limits=limits, trusted_proxies=proxies, database_url=url)
-        )
-        found = []
+        own = {"database_url": f"sqlite:///{tmp_path}/chatapi.db", "anonymous_limits": Limits(rpm=rpm)}
+        app, found = create_app(replace(settings, auth="off", trusted_proxies=proxies, **own)), []
         for address, said in calls:
             headers = {"X-Forwarded-For": said} if said is not None else {}
-            answer = app.test_client().post(
-                V1, json=asking(V1, "test/ok"), headers=headers, environ_base={"REMOTE_ADDR": address}
-            )
-            found.append(answer.status_code)
+            made = {"json": asking(V1, "test/ok"), "headers": headers, "environ_base": {"REMOTE_ADDR": address}}
+            found.append(app.test_client().post(V1, **made).status_code)
         app.extensions["chatapi"].store.close()
         return found
 
@@ -65,31 +58,30 @@ def counted(settings, upstream, tmp_path):
 
 A, B = "203.0.113.1", "203.0.113.2"
 PROXY = "10.0.0.1"
+
+
+def through(*said):
+    return [(PROXY, words) for words in said]
+
+
 ALL, SHARED = [200, 200, 200], [200, 200, 429]
+LONG = (f"192.0.2.1, {A}", f"192.0.2.2, {A}", f"192.0.2.3,192.0.2.4,{A}")
 ADDRESSES = {
-    "no proxy: its own address counts": (0, [(A, None), (A, None), (A, None)], SHARED),
+    "no proxy: its own address counts": (0, [(A, None)] * 3, SHARED),
     "no proxy: each has its own": (0, [(A, None), (A, None), (B, None)], ALL),
-    "no proxy: what it says counts for nothing": (0, [(A, "192.0.2.1"), (A, "192.0.2.2"), (A, "192.0.2.3")], SHARED),
+    "no proxy: what it says counts for nothing": (0, [(A, f"192.0.2.{last}") for last in (1, 2, 3)], SHARED),
     "no proxy: nor for others": (0, [(A, B), (A, B), (B, None)], ALL),
-    "one proxy: the last entry counts": (1, [(PROXY, A), (PROXY, A), (PROXY, A)], SHARED),
-    "one proxy: each has its own": (1, [(PROXY, A), (PROXY, A), (PROXY, B)], ALL),
-    "one proxy: what stands before it is made up": (
-        1,
-        [(PROXY, f"192.0.2.1, {A}"), (PROXY, f"192.0.2.2, {A}"), (PROXY, f"192.0.2.3,192.0.2.4,{A}")],
-        SHARED,
-    ),
-    "one proxy: nobody can spend what is another's": (1, [(PROXY, f"{B}, {A}"), (PROXY, f"{B}, {A}"), (PROXY, B)], ALL),
-    "one proxy, which says nothing": (1, [(PROXY, None), (PROXY, None), (PROXY, None)], SHARED),
+    "one proxy: the last entry counts": (1, through(A, A, A), SHARED),
+    "one proxy: each has its own": (1, through(A, A, B), ALL),
+    "one proxy: what stands before it is made up": (1, through(*LONG), SHARED),
+    "one proxy: nobody can spend what is another's": (1, through(f"{B}, {A}", f"{B}, {A}", B), ALL),
+    "one proxy, which says nothing": (1, through(None, None, None), SHARED),
     "two proxies: the last but one counts": (
         2,
-        [(PROXY, f"{A}, 10.0.0.2"), (PROXY, f"{B}, {A}, 10.0.0.2"), (PROXY, f"{A}, 10.0.0.3")],
+        through(f"{A}, 10.0.0.2", f"{B}, {A}, 10.0.0.2", f"{A}, 10.0.0.3"),
         SHARED,
     ),
-    "two proxies, and fewer entries: whoever connects counts": (
-        2,
-        [(PROXY, A), (PROXY, B), (PROXY, "192.0.2.9")],
-        SHARED,
-    ),
+    "two proxies, and fewer entries: whoever connects counts": (2, through(A, B, "192.0.2.9"), SHARED),
 }
 
 

@@ -5,16 +5,15 @@ import re
 import string
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from babel.messages.pofile import read_po
+from support.gateways import ROOT
 from support.house import trees
 
 from chatapi import errors
 from chatapi.languages import LANGUAGES, TRANSLATIONS, catalogue
 
-ROOT = Path(__file__).parents[2]
 OTHERS = LANGUAGES[1:]
 
 
@@ -76,40 +75,19 @@ def said_by(call):
                 yield from getattr(value, "elts", [value])
 
 
-@pytest.mark.parametrize("language", OTHERS)
-def test_no_translation_is_left_over(texts, language):
-    assert sorted(translated(language).keys() - texts.keys()) == []
+def edges(text):
+    return re.match(r"\s*", text)[0], re.search(r"[.:?!…]?\s*$", text)[0]
 
 
 @pytest.mark.parametrize("language", OTHERS)
-def test_no_translation_is_a_guess(language):
-    assert [id for id, message in translated(language).items() if message.fuzzy] == []
-
-
-@pytest.mark.parametrize("language", OTHERS)
-def test_a_translation_has_the_placeholders_of_its_text(language):
-    differing = {
-        id: message.string
-        for id, message in translated(language).items()
-        if "python-brace-format" in message.flags and placeholders(id) != placeholders(message.string)
-    }
-    assert differing == {}
-
-
-@pytest.mark.parametrize("language", OTHERS)
-def test_a_translation_ends_and_is_spaced_as_its_text(language):
-    def edges(text):
-        return re.match(r"\s*", text)[0], re.search(r"[.:?!…]?\s*$", text)[0]
-
-    differing = {
-        id: message.string for id, message in translated(language).items() if edges(id) != edges(message.string)
-    }
-    assert differing == {}
-
-
-@pytest.mark.parametrize("language", OTHERS)
-def test_the_catalogue_is_read_as_babel_reads_it(language):
-    assert catalogue(language) == {id: message.string for id, message in translated(language).items()}
+def test_a_translation_has_its_text_its_placeholders_its_end_and_is_no_guess(texts, language):
+    found = translated(language)
+    assert sorted(found.keys() - texts.keys()) == [], "none is left over"
+    for id, message in found.items():
+        assert not message.fuzzy, id
+        assert edges(id) == edges(message.string), id
+        assert "python-brace-format" not in message.flags or placeholders(id) == placeholders(message.string), id
+    assert catalogue(language) == {id: message.string for id, message in found.items()}, "as Babel reads it"
 
 
 def test_no_text_stands_where_babel_does_not_look():
