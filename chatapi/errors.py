@@ -80,20 +80,22 @@ class InternalError(ChatError):
 
 def without_words(error: BaseException) -> str:
     """Where `error` and its causes were raised, for the log; not what they say, which may be a caller's text."""
-    parts: list[str] = []
-    at: BaseException | None = error
-    while at is not None and len(parts) < 10:
-        parts.append(f"{type(at).__name__}\n{''.join(traceback.format_tb(at.__traceback__))}")
-        at = at.__cause__ or at.__context__
-    return "caused by ".join(parts)
+    told = (f"{type(at).__name__}\n{''.join(traceback.format_tb(at.__traceback__))}" for at in causes(error)[:10])
+    return "caused by ".join(told)
 
 
 def forget_frames(error: BaseException) -> None:
     """Let go of the frames in which `error` and its causes were raised."""
-    at: BaseException | None = error
-    while at is not None and at.__traceback__ is not None:
-        at.__traceback__ = None
-        at = at.__cause__ or at.__context__
+    for each in causes(error):
+        each.__traceback__ = None
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """`error`, and what it came from, the latest first."""
+    found = [error]
+    while (at := found[-1].__cause__ or found[-1].__context__) is not None and at not in found:
+        found.append(at)
+    return found
 
 
 class StoreError(Exception):

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from dotenv import dotenv_values
 
 from .caller import NO_LIMITS, Limits
-from .languages import LANGUAGES, _, from_environment, negotiate, use
+from .languages import LANGUAGES, N_, _, from_environment, negotiate, use
 from .migration.schedule import Interval, misplaced, parse_brownouts
 
 VERSION = "0.1.0"
@@ -97,10 +97,17 @@ def _seconds(low: float) -> Callable[[str], float]:
     return parse
 
 
-def _bytes(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) >= 1024):
-        raise ValueError(_("must be a whole number of bytes, at least 1024"))
-    return int(text)
+def _integer(low: int, high: float, wanted: str) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+            raise ValueError(_(wanted))
+        return int(text)
+
+    return parse
+
+
+_BYTES = _integer(1024, math.inf, N_("must be a whole number of bytes, at least 1024"))
+_PROXIES = _integer(0, 10, N_("must be how many proxies stand in front, from 0 to 10"))
 
 
 def _one_of(*words: str) -> Callable[[str], str]:
@@ -147,12 +154,6 @@ def _origins(text: str) -> frozenset[str]:
         if parts.scheme not in ("http", "https") or not parts.hostname or origin != f"{parts.scheme}://{parts.netloc}":
             raise ValueError(_("must be origins like https://app.example.com, without a path"))
     return origins
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) <= 10):
-        raise ValueError(_("must be how many proxies stand in front, from 0 to 10"))
-    return int(text)
 
 
 def _database(text: str) -> str:
@@ -206,7 +207,7 @@ class Settings:
     default_model: str = _setting("CHATAPI_DEFAULT_MODEL", _model_id, "microsoft/DialoGPT-medium")
     keys: frozenset[str] = _setting("CHATAPI_KEYS", _digests, frozenset(), secret=True)
     anonymous_limits: Limits = _setting("CHATAPI_ANONYMOUS_LIMITS", Limits.parse, NO_LIMITS)
-    trusted_proxies: int = _setting("CHATAPI_TRUSTED_PROXIES", _count, 0)
+    trusted_proxies: int = _setting("CHATAPI_TRUSTED_PROXIES", _PROXIES, 0)
     language: str = _setting("CHATAPI_LANGUAGE", _one_of(*LANGUAGES), LANGUAGES[0])
     auth: str = _setting("CHATAPI_AUTH", _one_of("auto", "required", "off"), "auto")
     database_url: str = _setting("DATABASE_URL", _database, "sqlite:///instance/chatapi.db", secret=True)
@@ -216,7 +217,7 @@ class Settings:
     first_token_timeout_s: float = _setting("CHATAPI_FIRST_TOKEN_TIMEOUT", _seconds(0.05), 10.0)
     idle_timeout_s: float = _setting("CHATAPI_IDLE_TIMEOUT", _seconds(0.05), 15.0)
     heartbeat_s: float = _setting("CHATAPI_HEARTBEAT", _seconds(0.05), 15.0)
-    max_body: int = _setting("CHATAPI_MAX_BODY", _bytes, 20_971_520)
+    max_body: int = _setting("CHATAPI_MAX_BODY", _BYTES, 20_971_520)
     legacy_sunset: float | None = _setting("CHATAPI_LEGACY_SUNSET", _day)  # its midnight, in Unix seconds
     legacy_brownouts: tuple[Interval, ...] = _setting("CHATAPI_LEGACY_BROWNOUTS", parse_brownouts, ())
     cors_origins: frozenset[str] = _setting("CHATAPI_CORS_ORIGINS", _origins, frozenset())
@@ -300,13 +301,9 @@ _OTHERS = {"CHATAPI_API_KEY", "CHATAPI_LISTEN"}
 def misspelt() -> list[str]:
     """What looks like a setting and is none, in a few words each."""
     likely = [n for n in _environment() if n.startswith(("CHATAPI_", "HUGGINGFACE_")) and n not in (*FIELDS, *_OTHERS)]
-    return [_no_setting(name, get_close_matches(name, FIELDS, 1)) for name in sorted(likely)]
-
-
-def _no_setting(name: str, close: list[str]) -> str:
-    if close:
-        return _("there is no setting {name}; did you mean {close}?", name=name, close=close[0])
-    return _("there is no setting {name}", name=name)
+    near, none = N_("there is no setting {name}; did you mean {close}?"), N_("there is no setting {name}")
+    closest = {name: "".join(get_close_matches(name, FIELDS, 1)) for name in sorted(likely)}
+    return [_(near if close else none, name=name, close=close) for name, close in closest.items()]
 
 
 def command_language(default: str) -> str:

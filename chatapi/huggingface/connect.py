@@ -16,7 +16,7 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-from ..errors import UpstreamUnavailable
+from ..errors import UpstreamUnavailable, causes
 from ..languages import N_, _
 from .http1 import BadResponse, CutShort
 
@@ -173,12 +173,7 @@ _CAUSES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str,
 
 def translated(error: BaseException, begun: bool) -> UpstreamUnavailable:
     """Our error for one of the network's; `begun`: the answer's head had come, so that nothing is tried again."""
-    causes: list[BaseException] = []
-    at: BaseException | None = error
-    while at is not None and at not in causes:
-        causes.append(at)
-        at = at.__cause__ or at.__context__
-    rows = (row[1:] for row in _CAUSES if any(isinstance(cause, row[0]) for cause in causes))
+    rows = (row[1:] for row in _CAUSES if any(isinstance(cause, row[0]) for cause in causes(error)))
     failed, message, transient = next(rows)
     unavailable = UpstreamUnavailable(_(message, seconds=f"{CONNECT_TIMEOUT_S:g}"))
     unavailable.failed = failed

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from ...call import Call
 from ...chat import Json
-from ...errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from ...errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable, causes
 from ...huggingface import Transport
 from ...huggingface.transport import Answer, Request
 from ...languages import N_, _
@@ -86,11 +86,7 @@ def _speaks_tls(url: str, transport: Transport) -> bool:
 
 def _cause_words(error: UpstreamError) -> str:
     """What the libraries say of it, in English; our own message is the reader's."""
-    found, at = [], error.__cause__ or error.__context__
-    while at is not None:
-        found.append(str(at))
-        at = at.__cause__ or at.__context__
-    return " ".join(found)
+    return " ".join(map(str, causes(error)[1:]))
 
 
 def check_protocol(url: str, answer: Answer, transport: Transport) -> tuple[str, str] | None:
