@@ -64,10 +64,10 @@ def _asked(job: ChatJob) -> tuple[Any, ...]:
 
 def preview(body: Json, default_model: str, base_url: str) -> Json:
     """What a team needs to move one request to the new routes. Raises BadRequest."""
-    return described(rewrite(body, default_model), base_url)
+    return describe(rewrite(body, default_model), base_url)
 
 
-def described(found: Rewritten, base_url: str) -> Json:
+def describe(found: Rewritten, base_url: str) -> Json:
     """Both new requests of a rewritten one, how to send them, and what changes."""
     requests = {"completions": (COMPLETIONS.path, found.completions), "openai": (OPENAI.path, found.openai)}
     return {

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 
 from ..accounting import legacy
 from ..accounting.statements import Tx
@@ -71,9 +72,9 @@ class LegacyRoute:
 
     # --- for operators
 
-    def extend(self, key_id: str, until: float) -> None:
+    def extend(self, key_id: str, ends_at: float) -> None:
         """Serve a key until then, whatever its date was before."""
-        self._store.write(lambda tx: legacy.put_extension(tx, key_id, until))
+        self._store.write(lambda tx: legacy.put_extension(tx, key_id, ends_at))
         self._check_at = 0.0
 
     def switch(self, off: bool) -> None:
@@ -89,10 +90,8 @@ class LegacyRoute:
         self.callers.count(caller.key_id, user_agent, refused, rewritten)
 
     def _save(self, counts: Mapping[Place, Count]) -> None:
-        rows = [
-            {**place._asdict(), **{one.name: getattr(count, one.name) for one in fields(Count)}}
-            for place, count in counts.items()
-        ]
+        names = [field.name for field in fields(Count)]  # asdict would count the uses' pairs
+        rows = [place._asdict() | {name: getattr(count, name) for name in names} for place, count in counts.items()]
 
         def save(tx: Tx) -> None:
             legacy.add_callers(tx, rows, CLIENTS, OTHER, frozenset((NONE, OTHER)))
@@ -107,24 +106,17 @@ class LegacyRoute:
         """
         now = self.clock()
         trend_since = day_of(now - callers.TREND_S)
-        rows = self.calls(trend_since if since is None else min(since, trend_since), reading)
-        return callers.report(rows, now, self.key_names(), default_model, trend_since if since is None else since)
+        since = trend_since if since is None else since
+        rows = self.calls(min(since, trend_since), reading)
+        return callers.report(rows, now, self.key_names(), default_model, since)
 
     def calls(self, since: str, reading: Reading = list) -> Iterator[tuple[Place, Count]]:
-        """The counts of all days from `since` on."""
-        for day in reading(self.days(since)):
-            yield from self.calls_of(day)
-
-    def days(self, since: str = "") -> Sequence[str]:
-        """The days (ISO 8601) from `since` on that have calls."""
-        return self._store.read(lambda tx: legacy.caller_days(tx, since))
-
-    def calls_of(self, day: str) -> Iterator[tuple[Place, Count]]:
-        """The counts of one day."""
-        for row in self._store.read(lambda tx: legacy.callers(tx, day)):
-            counts = {name: value for name, value in row.items() if name not in Place._fields}
-            place = Place(row["day"], row["key_id"], row["client"])
-            yield place, Count(**counts | {"uses": Counter(row["uses"])})
+        """The counts of all days (ISO 8601) from `since` on, one day after the other."""
+        for day in reading(self._store.read(lambda tx: legacy.caller_days(tx, since))):
+            for row in self._store.read(partial(legacy.callers, day=day)):
+                counts = dict(row)
+                place = Place(*map(counts.pop, Place._fields))
+                yield place, Count(uses=Counter(counts.pop("uses")), **counts)
 
     def key_names(self) -> dict[str, str]:
         """The name of every key, by its id."""

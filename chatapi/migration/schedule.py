@@ -9,42 +9,42 @@ from typing import Literal
 from ..languages import _
 
 DAY_S = 86_400
-Interval = tuple[float, float]  # from, until (not included)
+Interval = tuple[float, float]  # its start, and its end (not included)
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
     """Where the route stands for one caller.
 
-    `sunset` is the day that this caller is told, None where no day is set; `until` is when a brownout is over.
+    `sunset` is the day that this caller is told, None where no day is set; `resumes_at` is when a brownout is over.
     """
 
     name: Literal["announced", "brownout", "retired"]
     sunset: float | None = None
-    until: float | None = None
+    resumes_at: float | None = None
 
 
 def stage_at(
     now: float,
     sunset: float | None,
     brownouts: Iterable[Interval] = (),
-    extended_until: float | None = None,
+    extended_to: float | None = None,
     switched_off: bool = False,
 ) -> Stage:
-    """The stage at `now` of a caller whose key is extended to `extended_until`."""
-    told = sunset if sunset is None or extended_until is None else max(sunset, extended_until)
+    """The stage at `now` of a caller whose key is extended to `extended_to`."""
+    own_sunset = sunset if sunset is None or extended_to is None else max(sunset, extended_to)
     if switched_off:
-        return Stage("retired", told)
-    if extended_until is not None and now < extended_until:
-        return Stage("announced", told)
-    served_at = _served_again(now, brownouts)
+        return Stage("retired", own_sunset)
+    if extended_to is not None and now < extended_to:
+        return Stage("announced", own_sunset)
+    resumes_at = _end_of_brownout(now, brownouts)
     # A brownout that lasts to the sunset is none: the route does not come back.
-    if sunset is not None and served_at >= sunset:
-        return Stage("retired", told)
-    return Stage("announced", told) if served_at == now else Stage("brownout", told, served_at)
+    if sunset is not None and resumes_at >= sunset:
+        return Stage("retired", own_sunset)
+    return Stage("announced", own_sunset) if resumes_at == now else Stage("brownout", own_sunset, resumes_at)
 
 
-def _served_again(now: float, brownouts: Iterable[Interval]) -> float:
+def _end_of_brownout(now: float, brownouts: Iterable[Interval]) -> float:
     for start, end in sorted(brownouts):
         if start <= now < end:
             now = end

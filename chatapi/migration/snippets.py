@@ -118,7 +118,7 @@ def _curl(path: str, body: Json, base_url: str) -> str:
 # --- Python
 
 _REQUESTS = """\
-import os
+@imports@
 
 import requests
 
@@ -126,26 +126,11 @@ response = requests.post(
     @url@,
     headers={"Authorization": f"Bearer {os.environ.get('CHATAPI_API_KEY', '')}"},
     json=@body@,
-)
+@stream@)
 if not response.ok:
     raise SystemExit(response.text)
-print(response.json()["data"]["response"])
-"""
-
-_REQUESTS_STREAM = """\
-import json
-import os
-
-import requests
-
-response = requests.post(
-    @url@,
-    headers={"Authorization": f"Bearer {os.environ.get('CHATAPI_API_KEY', '')}"},
-    json=@body@,
-    stream=True,
-)
-if not response.ok:
-    raise SystemExit(response.text)
+@then@"""
+_PRINT_RESPONSE_LINES = """\
 for line in response.iter_lines(chunk_size=None):
     if line.startswith(b"data: {"):
         event = json.loads(line.removeprefix(b"data: "))
@@ -158,8 +143,15 @@ print()
 
 
 def _requests(path: str, body: Json, base_url: str) -> str:
-    template = _REQUESTS_STREAM if body.get("stream") else _REQUESTS
-    return _fill(template, url=_python_literal(base_url + path), body=_PYTHON.write(body, "    "))
+    streams = bool(body.get("stream"))
+    return _fill(
+        _REQUESTS,
+        imports="import json\nimport os" if streams else "import os",
+        url=_python_literal(base_url + path),
+        body=_PYTHON.write(body, "    "),
+        stream="    stream=True,\n" if streams else "",
+        then=_PRINT_RESPONSE_LINES if streams else 'print(response.json()["data"]["response"])\n',
+    )
 
 
 _OPENAI_SDK = """\
@@ -172,18 +164,14 @@ client = OpenAI(base_url=@url@, api_key=os.environ.get("CHATAPI_API_KEY") or "no
 @arguments@)
 @then@"""
 _THEN = {
-    ("chat.completions.create", False): """\
-print(completion.choices[0].message.content or "")
-""",
+    ("chat.completions.create", False): 'print(completion.choices[0].message.content or "")\n',
     ("chat.completions.create", True): """\
 for chunk in stream:
     for choice in chunk.choices:
         print(choice.delta.content or "", end="", flush=True)
 print()
 """,
-    ("responses.create", False): """\
-print(response.output_text)
-""",
+    ("responses.create", False): "print(response.output_text)\n",
     ("responses.create", True): """\
 for event in stream:
     if event.type == "response.output_text.delta":
@@ -253,12 +241,8 @@ if (event.error) throw new Error(event.error.message);
 _PRINT_EVENT = """\
 if (event.type === "response.failed") throw new Error(event.response.error.message);
     if (event.type === "response.output_text.delta") process.stdout.write(event.delta);"""
-_PRINT_ENVELOPE = """\
-console.log((await response.json()).data.response);
-"""
-_PRINT_COMPLETION = """\
-console.log((await response.json()).choices[0].message.content ?? "");
-"""
+_PRINT_ENVELOPE = "console.log((await response.json()).data.response);\n"
+_PRINT_COMPLETION = 'console.log((await response.json()).choices[0].message.content ?? "");\n'
 _PRINT_RESPONSE = """\
 const parts = (await response.json()).output.flatMap((item) => item.content ?? []);
 console.log(parts.map((part) => (part.type === "output_text" ? part.text : "")).join(""));

@@ -9,7 +9,7 @@ from ..call import Call
 from ..chat import Json
 from ..errors import BadRequest, RateLimited, RouteRetired
 from ..languages import N_, _
-from ..migration.rewrite import MOST, Rewritten, described, rewrite
+from ..migration.rewrite import MOST, Rewritten, describe, rewrite
 from ..migration.schedule import Stage
 from ..schemas import COMPLETIONS, LEGACY
 from .calls import answer
@@ -63,12 +63,12 @@ def _retired(stage: Stage, rewritten: Rewritten | None) -> RouteRetired:
     base = request.host_url.rstrip("/")
     migration: Json = {"guide": base + GUIDE}
     if rewritten is not None:
-        migration = described(rewritten, base) | migration
+        migration = describe(rewritten, base) | migration
     words = {"route": PATH, "successor": SUCCESSOR, "guide": base + GUIDE}
-    if stage.until is None or stage.sunset is None:
+    if stage.resumes_at is None or stage.sunset is None:
         return RouteRetired(_(_RETIRED, **words), migration)
-    text = _(_BROWNOUT, until=_moment(stage.until), sunset=_moment(stage.sunset)[:10], **words)
-    return RouteRetired(text, migration, retry_after_s=stage.until - components().legacy.clock())
+    text = _(_BROWNOUT, until=_moment(stage.resumes_at), sunset=_moment(stage.sunset)[:10], **words)
+    return RouteRetired(text, migration, retry_after_s=stage.resumes_at - components().legacy.clock())
 
 
 def _moment(at: float) -> str:

@@ -70,7 +70,7 @@ def test_an_extended_key_is_served_until_its_date(now, extended, stage):
 @pytest.mark.parametrize("extended", [None, at("2027-08-01")])
 def test_switched_off_the_route_is_retired_for_everybody(extended):
     stage = stage_at(at("2027-01-01"), SUNSET, BROWNOUTS, extended, switched_off=True)
-    assert stage.name == "retired" and stage.until is None
+    assert stage.name == "retired" and stage.resumes_at is None
 
 
 moments = st.integers(int(SUNSET) - 100 * DAY_S, int(SUNSET) + 10 * DAY_S)
@@ -84,9 +84,9 @@ windows_before_the_sunset = st.lists(
 def test_the_end_of_a_brownout_is_when_the_route_is_served_again(now, windows):
     stage = stage_at(now, SUNSET, windows)
     if stage.name == "brownout":
-        assert now < stage.until < SUNSET
-        assert stage_at(stage.until, SUNSET, windows).name == "announced"
-        assert all(stage_at(moment, SUNSET, windows) == stage for moment in (now, (now + stage.until) // 2))
+        assert now < stage.resumes_at < SUNSET
+        assert stage_at(stage.resumes_at, SUNSET, windows).name == "announced"
+        assert all(stage_at(moment, SUNSET, windows) == stage for moment in (now, (now + stage.resumes_at) // 2))
 
 
 # --- as they are written
