@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from support.gateways import clean_environment
 from support.heard import wait_until
 from support.stores import full_disk, locked, sql
+from support.tables import raised
 
 from chatapi.accounting import local_ledger as journals
 from chatapi.accounting import statements, sums, tables
@@ -67,6 +68,22 @@ def row(number, ending=None, at=DAY, **fields):
     return list((values | fields).values())
 
 
+def begin(store, *numbers):
+    for number in numbers:
+        store.journal.append(row(number), BEGUN)
+
+
+def end(store, *numbers):
+    for number in numbers:
+        store.journal.append(row(number, "completed"), ENDED)
+
+
+def begin_and_end(store, numbers):
+    for number in numbers:
+        begin(store, number)
+        end(store, number)
+
+
 def endings(store):
     query = sa.select(tables.calls.c.ending).order_by(tables.calls.c.id)
     return store.read(lambda tx: list(tx.execute(query).scalars()))
@@ -84,18 +101,16 @@ def files(store):
 
 
 def test_what_a_process_has_written_every_reader_finds_at_once(store, other):
-    store.journal.append(row(1), BEGUN)
+    begin(store, 1)
     assert endings(other) == [None]
-    store.journal.append(row(1, "completed"), ENDED)
+    end(store, 1)
     assert endings(other) == ["completed"]
     assert used(other) == used(store) == {"completed": (1, 3, 4)}
 
 
 def test_it_is_there_soon_without_a_reader(store, url):
     store.check()
-    for number in range(20):
-        store.journal.append(row(number), BEGUN)
-        store.journal.append(row(number, "completed"), ENDED)
+    begin_and_end(store, range(20))
     assert wait_until(lambda: sql(url, "SELECT calls FROM usage") == [(20,)], 2)
 
 
@@ -112,10 +127,10 @@ def test_each_call_is_one_row_and_counts_once_whoever_reads_when(store, other, e
     begun, ended = set(), set()
     for number, what in events:
         if what == "begin" and number not in begun | ended:
-            store.journal.append(row(number), BEGUN)
+            begin(store, number)
             begun.add(number)
         elif what == "end":
-            store.journal.append(row(number, "completed"), ENDED)
+            end(store, number)
             ended.add(number)
         elif what == "fold":
             store.journal.fold()
@@ -131,9 +146,7 @@ def test_many_who_read_at_once_count_each_call_once(store, opened):
     readers = [opened() for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         reading = [pool.submit(lambda r=reader: [endings(r) for _ in range(30)]) for reader in readers]
-        for number in range(300):
-            store.journal.append(row(number), BEGUN)
-            store.journal.append(row(number, "completed"), ENDED)
+        begin_and_end(store, range(300))
         for one in reading:
             one.result()
     assert used(store) == {"completed": (300, 900, 1200)}
@@ -142,8 +155,7 @@ def test_many_who_read_at_once_count_each_call_once(store, opened):
 def test_two_calls_that_have_one_id_by_chance_stop_nothing(store):
     for number in (1, 1, 2):
         store.journal.append(row(number, "completed", request_id=f"twice-{number}"), ENDED)
-    store.journal.append(row(1), BEGUN)
-    store.journal.append(row(3), BEGUN)
+    begin(store, 1, 3)
     assert endings(store) == ["completed", "completed", None]
     assert used(store) == {"completed": (2, 6, 8)}
     store.write(lambda tx: statements.insert_folded(tx, [row(3), row(3), row(4, "completed")], []))
@@ -153,11 +165,10 @@ def test_two_calls_that_have_one_id_by_chance_stop_nothing(store):
 def test_a_file_that_has_grown_large_is_left_for_a_new_one(store, monkeypatch):
     monkeypatch.setattr(journals, "LARGE", 2000)
     for number in range(60):
-        store.journal.append(row(number), BEGUN)
+        begin(store, number)
         time.sleep(0.01)
     assert wait_until(lambda: files(store)[0].stat().st_size < 2000, 3)
-    for number in range(60):
-        store.journal.append(row(number, "completed"), ENDED)
+    end(store, *range(60))
     assert used(store) == {"completed": (60, 180, 240)}
     assert len(files(store)) == 1
     store.journal.sweep()
@@ -216,13 +227,13 @@ def test_a_process_killed_at_any_moment_loses_nothing_and_nothing_counts_twice(s
 
 
 def test_files_of_processes_that_live_stay(store, other):
-    store.journal.append(row(1), BEGUN)
-    other.journal.append(row(2), BEGUN)
+    begin(store, 1)
+    begin(other, 2)
     for _ in range(2):
         other.journal.sweep()
         store.journal.sweep()
     assert len(files(store)) == 2
-    store.journal.append(row(1, "completed"), ENDED)
+    end(store, 1)
     assert endings(other) == ["completed", None]
 
 
@@ -231,57 +242,51 @@ def test_files_of_processes_that_live_stay(store, other):
 
 def test_a_locked_database_costs_no_call_and_nothing_is_lost(store, url, monkeypatch):
     monkeypatch.setattr(stores, "LOCK_WAIT_S", 0.2)
-    store.journal.append(row(1), BEGUN)
+    begin(store, 1)
     assert endings(store) == [None]
     with locked(url):
-        for number in range(2, 50):
-            store.journal.append(row(number), BEGUN)
-            store.journal.append(row(number, "completed"), ENDED)
+        begin_and_end(store, range(2, 50))
         assert endings(store) == [None], "what there was can be read"
     assert endings(store) == [None] + ["completed"] * 48
 
 
 def test_a_disk_without_room_refuses_a_call_and_keeps_what_was_written(store):
-    store.journal.append(row(1), BEGUN)
+    begin(store, 1)
     with full_disk(store.journal._size + 100):  # less than a line
         for _ in range(3):
-            with pytest.raises(StoreUnavailable):
-                store.journal.append(row(2), BEGUN)
-    store.journal.append(row(3), BEGUN)
+            raised(StoreUnavailable, begin, store, 2)
+    begin(store, 3)
     assert endings(store) == [None, None]
     assert store.read(lambda tx: list(tx.execute(sa.select(tables.calls.c.request_id)).scalars())) == ["r1", "r3"]
 
 
 def test_a_line_that_cannot_be_read_is_left_out_and_stops_no_other(store):
-    store.journal.append(row(1), BEGUN)
+    begin(store, 1)
     misfit = json.dumps(row(7, "completed", request_id=None, started_at=[1]))
     os.write(store.journal._file, b"\0\xff garbage\nE[5]\n\nE" + b"[" * 5000 + b"\nB" + misfit.encode() + b"\n")
     store.journal._size = files(store)[0].stat().st_size
-    store.journal.append(row(2, "completed"), ENDED)
+    end(store, 2)
     assert endings(store) == [None, "completed"]
 
 
 def test_who_removes_the_folder_of_a_running_process_costs_it_a_moment_and_no_more(store, caplog):
-    store.journal.append(row(1), BEGUN)
+    begin(store, 1)
     assert endings(store) == [None]
     for path in store.journal.numbers.folder.iterdir():
         path.unlink()
     store.journal.numbers.folder.rmdir()
-    store.journal.append(row(2), BEGUN)
+    begin(store, 2)
     assert wait_until(lambda: "was removed while in use" in caplog.text, 3)
-    store.journal.append(row(3), BEGUN)
+    begin(store, 3)
     assert wait_until(lambda: len(endings(store)) == 2, 3)
 
 
 def test_no_more_waits_for_a_database_than_a_disk_can_hold(store, monkeypatch):
     monkeypatch.setattr(journals, "MAX_UNFOLDED", 500)
-    with pytest.raises(StoreUnavailable, match="does not answer"):
-        for number in range(10):
-            store.journal.append(row(number), BEGUN)
+    assert "does not answer" in str(raised(StoreUnavailable, begin, store, *range(10)))
 
 
 def test_a_folder_where_no_file_can_be_is_told():
     store = Store("sqlite:////proc/nowhere/chatapi.db")
     journal = Journal(store.write, ProcessNumbers(Path("/proc/nowhere")))
-    with pytest.raises(StoreUnavailable):
-        journal.append(row(1), BEGUN)
+    raised(StoreUnavailable, journal.append, row(1), BEGUN)

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.gateways import clean_environment
 from support.stores import full_disk
+from support.tables import raised
 
 from chatapi.accounting import slots as slots_module
 from chatapi.accounting.processes import ProcessNumbers
@@ -186,8 +187,7 @@ def test_a_process_that_was_stopped_while_it_had_the_lock_stops_the_others_for_a
     left(other)
     slots._lock()
     try:
-        with pytest.raises(StoreUnavailable):
-            other.admit(asked(), NOW)
+        raised(StoreUnavailable, other.admit, asked(), NOW)
     finally:
         slots._unlock()
     assert left(other)["concurrency"] == 9
@@ -237,6 +237,5 @@ def test_a_disk_without_room_refuses_and_ends_nobody(opened, tmp_path):
     left(slots)
     with full_disk(4096):
         for number in range(3):
-            with pytest.raises(StoreUnavailable):
-                slots.admit(asked(number, f"key:new-{number}"), NOW)
+            raised(StoreUnavailable, slots.admit, asked(number, f"key:new-{number}"), NOW)
     assert left(slots)["concurrency"] == 9

@@ -53,17 +53,20 @@ def test_nothing_is_read_while_another_worker_sorts_the_slots(circuit):
         assert not reader.is_alive()
 
 
-def wait_s(circuit, name):
-    return circuit.enter(name).wait_s
+MODEL = "a/model"
 
 
-def succeed(circuit, name):
-    circuit.enter(name).succeeded()
+def wait_s(circuit, caller="", name=MODEL):
+    return circuit.enter(name, caller).wait_s
 
 
-def fail(circuit, times=1, name="a/model"):
+def succeed(circuit, caller=""):
+    circuit.enter(MODEL, caller).succeeded()
+
+
+def fail(circuit, times=1, name=MODEL, caller=""):
     for _ in range(times):
-        circuit.enter(name).failed()
+        circuit.enter(name, caller).failed()
 
 
 def wind_back(circuit, seconds):
@@ -76,68 +79,64 @@ def wind_back(circuit, seconds):
 def test_five_failures_in_a_row_open_it(circuit):
     assert (FAILURES, PROBE_EVERY_S) == (5, 10)
     fail(circuit, FAILURES - 1)
-    assert (circuit.enter("a/model").wait_s, circuit.opened()) == (0, {})
+    assert (wait_s(circuit), circuit.opened()) == (0, {})
     fail(circuit)
-    assert PROBE_EVERY_S - 1 < circuit.enter("a/model").wait_s <= PROBE_EVERY_S
+    assert PROBE_EVERY_S - 1 < wait_s(circuit) <= PROBE_EVERY_S
     assert circuit.opened().keys() == {"a/model"}
     assert circuit.enter("another/model").wait_s == 0
 
 
 def test_a_success_in_between_begins_anew(circuit):
     fail(circuit, FAILURES - 1)
-    circuit.enter("a/model").succeeded()
+    succeed(circuit)
     fail(circuit, FAILURES - 1)
-    assert circuit.enter("a/model").wait_s == 0
+    assert wait_s(circuit) == 0
 
 
 def test_failures_of_any_process_count_for_all(circuit):
     in_children(fail, FAILURES, circuit)
-    assert circuit.enter("a/model").wait_s > 0
-    assert in_children(wait_s, 3, circuit, "a/model") == pytest.approx([PROBE_EVERY_S] * 3, abs=1)
-    in_children(succeed, 1, circuit, "a/model")
-    assert (circuit.enter("a/model").wait_s, circuit.opened()) == (0, {})
+    assert wait_s(circuit) > 0
+    assert in_children(wait_s, 3, circuit) == pytest.approx([PROBE_EVERY_S] * 3, abs=1)
+    in_children(succeed, 1, circuit)
+    assert (wait_s(circuit), circuit.opened()) == (0, {})
 
 
 def failures(circuit):
     return sum(slot.failures for slot in circuit.board.read().values())
 
 
-def test_no_failure_is_lost_between_processes(circuit):
+def test_no_failure_is_lost_between_processes_and_threads(circuit):
+    """A worker may have threads too."""
     in_children(fail, 8, circuit, 100)
     assert failures(circuit) == 800
-
-
-def test_no_failure_is_lost_between_threads(circuit):
-    """A worker may have threads too."""
     threads = [threading.Thread(target=fail, args=(circuit, 300)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures(circuit) == 2400
+    for do in (threading.Thread.start, threading.Thread.join):
+        for thread in threads:
+            do(thread)
+    assert failures(circuit) == 800 + 2400
 
 
 def test_one_probe_at_a_time(circuit):
     fail(circuit, FAILURES)
     wind_back(circuit, PROBE_EVERY_S + 1)
-    waits = in_children(wait_s, 8, circuit, "a/model")
+    waits = in_children(wait_s, 8, circuit)
     assert sum(wait == 0 for wait in waits) == 1
     assert min(wait for wait in waits if wait) > PROBE_EVERY_S - 1
     fail(circuit)
-    assert circuit.enter("a/model").wait_s > PROBE_EVERY_S - 1, "a probe that failed leaves it open"
+    assert wait_s(circuit) > PROBE_EVERY_S - 1, "a probe that failed leaves it open"
     wind_back(circuit, PROBE_EVERY_S + 1)
-    assert circuit.enter("a/model").wait_s == 0
-    circuit.enter("a/model").succeeded()
-    assert [circuit.enter("a/model").wait_s for _ in range(3)] == [0, 0, 0]
+    assert wait_s(circuit) == 0
+    succeed(circuit)
+    assert [wait_s(circuit) for _ in range(3)] == [0, 0, 0]
 
 
 def test_a_probe_that_showed_nothing_is_given_to_the_next_call(circuit):
     fail(circuit, FAILURES)
     wind_back(circuit, PROBE_EVERY_S + 1)
     probe = circuit.enter("a/model")
-    assert circuit.enter("a/model").wait_s > 0
+    assert wait_s(circuit) > 0
     probe.abandoned()
-    assert circuit.enter("a/model").wait_s == 0
+    assert wait_s(circuit) == 0
 
 
 def hold(board, taken):
@@ -169,22 +168,14 @@ def test_when_all_places_are_taken_the_oldest_is_forgotten(circuit):
 
 
 def test_what_one_caller_alone_has_seen_fail_is_shut_for_that_caller_alone(circuit):
-    for _ in range(FAILURES):
-        circuit.enter("a/model", "key:mean").failed()
-    assert circuit.enter("a/model", "key:mean").wait_s > 0
-    assert circuit.enter("a/model", "key:other").wait_s == 0
-    circuit.enter("a/model", "key:other").abandoned()
-    assert circuit.enter("a/model", "key:other").wait_s == 0
-    circuit.enter("a/model", "key:other").failed()
-    assert [circuit.enter("a/model", f"key:{name}").wait_s > 0 for name in ("mean", "other", "third")] == [True] * 3
-
-
-def test_a_success_of_anybody_opens_it_for_all(circuit):
-    for _ in range(FAILURES):
-        circuit.enter("a/model", "key:mean").failed()
-    circuit.enter("a/model", "key:other").succeeded()
-    assert circuit.enter("a/model", "key:mean").wait_s == 0
-    assert circuit.opened() == {}
+    fail(circuit, FAILURES, caller="key:mean")
+    assert (wait_s(circuit, "key:mean") > 0, wait_s(circuit, "key:other")) == (True, 0)
+    circuit.enter(MODEL, "key:other").abandoned()
+    assert wait_s(circuit, "key:other") == 0
+    fail(circuit, caller="key:other")
+    assert all(wait_s(circuit, f"key:{name}") > 0 for name in ("mean", "other", "third"))
+    succeed(circuit, "key:other")
+    assert (wait_s(circuit, "key:mean"), circuit.opened()) == (0, {}), "a success of anybody opens it for all"
 
 
 def test_long_names_and_strange_ones(circuit):

@@ -3,9 +3,10 @@
 import json
 
 import pytest
+from support import models
 from support.faults import QUIRKS
+from support.tables import raised
 
-from chatapi.catalogue import ModelCard
 from chatapi.chat import ChatJob
 from chatapi.errors import UpstreamError
 from chatapi.huggingface import task_for
@@ -16,7 +17,7 @@ from chatapi.huggingface.sse import listed_events
 from chatapi.huggingface.values import read_text
 from chatapi.huggingface.whole import reply_of
 
-CARD = ModelCard(id="acme/chat")
+CARD = models.CHAT
 CASES = [(name, mode) for name, quirk in QUIRKS.items() for mode in quirk.modes]
 
 
@@ -90,11 +91,9 @@ def test_quirks(name, mode):
     quirk = QUIRKS[name]
     read = whole if mode == "whole" else streamed
     if quirk.code_of(mode) is not None:
-        with pytest.raises(UpstreamError) as caught:
-            read(quirk)
-        assert caught.value.code == quirk.code_of(mode)
-        assert quirk.says in caught.value.message
-        assert caught.value.blames_upstream is quirk.blames
+        error = raised(UpstreamError, read, quirk)
+        assert (error.code, error.blames_upstream) == (quirk.code_of(mode), quirk.blames)
+        assert quirk.says in error.message
         return
     choices, usage = read(quirk)
     messages = [choice["message"] for choice in choices]
@@ -116,40 +115,35 @@ def check_calls(calls, quirk):
     assert all(call["type"] == "function" for call in calls)
 
 
-def reply_to(body):
-    card = ModelCard(id="acme/chat")
-    job = ChatJob(model=card.id, messages=[{"role": "user", "content": "Oi?"}])
-    return task_for(card).reply(card, job, body, {})
+def reply_to(body=None, **choice):
+    whole = {"index": 0, "message": {"role": "assistant", "content": "Oi"}, "finish_reason": "stop"}
+    return models.reply(CARD, {"choices": [whole | choice], **(body or {})})
 
 
 WHOLE = {"token": "Oi", "logprob": -0.5, "bytes": [79, 105]}
+TOPS = {**WHOLE, "top_logprobs": [WHOLE, {"token": 5}]}
+NO_BYTES = {**WHOLE, "bytes": None}
+LOGPROBS = [  # what is given, and what is told of it
+    *((garbage, None) for garbage in ("x", 5, ["x"], True)),
+    *((none, {"content": None, "refusal": None}) for none in ({"content": {"": ""}}, {"refusal": 5})),
+    (
+        {"content": [TOPS, "x", {"token": "x"}]},
+        {"content": [{**WHOLE, "top_logprobs": [WHOLE]}], "refusal": None},
+    ),
+    (
+        {"content": [{**WHOLE, "bytes": ["x"], "top_logprobs": 5}]},
+        {"content": [{**NO_BYTES, "top_logprobs": []}], "refusal": None},
+    ),
+]
 
 
-@pytest.mark.parametrize(
-    "given, told",
-    [
-        ({"content": [WHOLE | {"top_logprobs": [WHOLE, {"token": 5}]}, "x", {"token": "x"}]}, [WHOLE]),
-        ({"content": [{"token": "Oi", "logprob": -0.5, "bytes": ["x"], "top_logprobs": 5}]}, [WHOLE | {"bytes": None}]),
-        ({"content": {"": ""}}, None),
-        ({"refusal": 5}, None),
-    ],
-)
+@pytest.mark.parametrize("given, told", LOGPROBS, ids=str)
 def test_logprobs_are_tokens_or_nothing(given, told):
-    choice = {"index": 0, "message": {"role": "assistant", "content": "Oi"}, "finish_reason": "stop"}
-    logprobs = reply_to({"choices": [choice | {"logprobs": given}]}).choices[0]["logprobs"]
-    assert logprobs["refusal"] is None
-    if told is None:
-        assert logprobs["content"] is None
-    else:
-        assert [{k: v for k, v in token.items() if k != "top_logprobs"} for token in logprobs["content"]] == told
-        assert all(top == WHOLE for token in logprobs["content"] for top in token["top_logprobs"])
-    for garbage in ("x", 5, ["x"], True):
-        assert reply_to({"choices": [choice | {"logprobs": garbage}]}).choices[0]["logprobs"] is None
+    assert reply_to(logprobs=given).choices[0]["logprobs"] == told
 
 
 def test_the_details_of_usage_are_counts_or_nothing():
     usage = {"prompt_tokens": 5, "completion_tokens": 3, "queue_time": 0.25, "completion_tokens_details": "x"}
     usage["prompt_tokens_details"] = {"cached_tokens": "1", "audio_tokens": {"x": 1}, "text_tokens": -5}
-    choice = {"index": 0, "message": {"role": "assistant", "content": "Oi"}, "finish_reason": "stop"}
-    details = reply_to({"choices": [choice], "usage": usage}).usage.details
+    details = reply_to({"usage": usage}).usage.details
     assert details == {"queue_time": 0.25, "prompt_tokens_details": {"cached_tokens": 1}}
