@@ -144,9 +144,9 @@ class ChunkWriter:
             if not self._include_usage:
                 return b""
             usage = {**counts(chunk.usage), **chunk.usage.details}
-            return b"".join((self._prefix, b'[],"usage":', dumps(usage), b"}\n\n"))
+            return b'%b[],"usage":%b}\n\n' % (self._prefix, dumps(usage))
         end = b',"usage":null}\n\n' if self._include_usage else b"}\n\n"
-        return b"".join(b"".join((self._prefix, b"[", dumps(choice), b"]", end)) for choice in chunk.choices)
+        return b"".join([b"%b[%b]%b" % (self._prefix, dumps(choice), end) for choice in chunk.choices])
 
     def pieces(self, pieces: list[bytes]) -> bytes:
         """An event for each piece."""

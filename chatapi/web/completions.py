@@ -3,9 +3,10 @@
 from flask import Blueprint, Response
 
 from ..chat import ChatJob
+from ..components import Components
 from ..schemas import COMPLETIONS
-from .calls import answer
 from .request import authenticated, body
+from .response import answer
 
 blueprint = Blueprint("completions", __name__)
 
@@ -13,6 +14,6 @@ blueprint = Blueprint("completions", __name__)
 @blueprint.post(COMPLETIONS.path)
 @authenticated
 @body(COMPLETIONS)
-def complete(job: ChatJob) -> Response:
+def complete(job: ChatJob, parts: Components) -> Response:
     """Answer a conversation: an envelope, or chunks when `stream` is true."""
-    return answer(job, COMPLETIONS)
+    return answer(job, COMPLETIONS, parts)

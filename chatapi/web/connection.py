@@ -57,15 +57,6 @@ class Connection:
         self._started = self._chunked = self._omits_body = False
         self._length: int | None = None
 
-    @property
-    def write_deadline(self) -> float | None:
-        """Monotonic; a caller who has not read the answer by then has left."""
-        return self.wire.write_deadline
-
-    @write_deadline.setter
-    def write_deadline(self, deadline: float) -> None:
-        self.wire.write_deadline = deadline
-
     # --- requests
 
     def await_request(self) -> None:
@@ -158,7 +149,7 @@ class Connection:
     def write(self, data: bytes) -> None:
         """Send `data` as the next of the body, behind what other greenlets are sending.
 
-        Raises OSError where the caller is gone or does not read until `write_deadline`.
+        Raises OSError where the caller is gone or does not read until the wire's `write_deadline`.
         """
         if not data:
             return

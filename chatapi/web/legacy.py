@@ -12,8 +12,8 @@ from ..languages import N_, _
 from ..migration.rewrite import MOST, Rewritten, describe, rewrite
 from ..migration.schedule import Stage
 from ..schemas import COMPLETIONS, LEGACY
-from .calls import answer
 from .request import authenticate, components, read_json
+from .response import answer
 
 blueprint = Blueprint("legacy", __name__)
 
@@ -42,7 +42,7 @@ def chat() -> Response:
         _count(refused, rewritten)
     if refused or rewritten is None:
         raise _retired(stage, rewritten)
-    return answer(rewritten.job, LEGACY)
+    return answer(rewritten.job, LEGACY, parts)
 
 
 def _count(refused: bool, rewritten: Rewritten | None = None) -> None:

@@ -7,12 +7,12 @@ from flask import Blueprint, Response, g, request
 from ..accounting import sums
 from ..accounting.sums import report
 from ..chat import ChatJob
+from ..components import Components
 from ..errors import BadRequest, ModelNotFound
 from ..languages import _
 from ..schemas import OPENAI
-from .calls import answer
 from .request import authenticated, body, components
-from .response import json_response
+from .response import answer, json_response
 
 blueprint = Blueprint("openai", __name__)
 
@@ -20,9 +20,9 @@ blueprint = Blueprint("openai", __name__)
 @blueprint.post(OPENAI.path)
 @authenticated
 @body(OPENAI)
-def create_completion(job: ChatJob) -> Response:
+def create_completion(job: ChatJob, parts: Components) -> Response:
     """Create a chat completion: a `chat.completion` object, or chunks when `stream` is true."""
-    return answer(job, OPENAI)
+    return answer(job, OPENAI, parts)
 
 
 @blueprint.get("/v1/models")

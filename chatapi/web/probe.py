@@ -19,8 +19,7 @@ from ..errors import BadRequest, ChatError, ClientLeft, StoreUnavailable
 from ..languages import _
 from ..schemas.strict_json import dumps
 from .request import authenticated, components
-from .response import json_response
-from .stream import event_stream
+from .response import event_stream, json_response
 
 blueprint = Blueprint("probe", __name__)
 

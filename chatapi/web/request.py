@@ -3,7 +3,7 @@
 @blueprint.post(PATH)
 @authenticated
 @body(DIALECT)
-def create(job): …
+def create(job, parts): …
 """
 
 import os
@@ -171,13 +171,14 @@ def authenticate(call: Call, recorded: bool = True) -> None:
 # --- what
 
 
-def body(dialect: Dialect) -> Callable[[Callable[[ChatJob], Response]], View]:
-    """The view gets the job in the body, as `dialect` reads it. Raises BadRequest."""
+def body(dialect: Dialect) -> Callable[[Callable[[ChatJob, Components], Response]], View]:
+    """The view gets the job in the body, as `dialect` reads it, and what is there to answer it. Raises BadRequest."""
 
-    def decorate(view: Callable[[ChatJob], Response]) -> View:
+    def decorate(view: Callable[[ChatJob, Components], Response]) -> View:
         @wraps(view)
         def called() -> Response:
-            return view(dialect.load(read_json(), components().settings.default_model))
+            parts = components()
+            return view(dialect.load(read_json(), parts.settings.default_model), parts)
 
         return called
 

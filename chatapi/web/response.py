@@ -1,18 +1,25 @@
-"""Answers, and the headers that every one has."""
+"""How a call is answered: its job with one body or a stream of events, and every answer with the headers it has."""
 
+import time
 from collections.abc import Iterator
 from functools import cache, partial
 from typing import Any
 
 from flask import Flask, Response, request
 from werkzeug.datastructures import Headers
+from werkzeug.wsgi import ClosingIterator
 
 from ..call import Call
 from ..caller import WHAT
-from ..chat import ChatJob
+from ..chat import ChatJob, Reply, Usage, estimated
+from ..components import Components
+from ..errors import ChatError
+from ..schemas import Dialect
 from ..schemas.strict_json import dumps
 from .request import here
+from .stream import EventStream
 
+LATE_S = 2.0  # how long after a call's deadline its answer may still be being read
 AT_ONCE = 65_536  # bytes that a socket takes whether their reader reads or not
 MAX_NAMED = 50  # fields in X-Ignored-Fields
 EXPOSED = (
@@ -26,9 +33,84 @@ _OPENAI_LIMITS = {
 }
 
 
-def init_app(app: Flask, origins: frozenset[str]) -> None:
-    """Finish every answer; pages of `origins` may read it."""
-    app.after_request(partial(complete, origins))
+# --- of a job
+
+
+def answer(job: ChatJob, dialect: Dialect, parts: Components) -> Response:
+    """What `job` is answered with: one body, or a stream of events. Raises ChatError."""
+    call: Call = here().call
+    connection = call.connection
+    try:
+        job = _begin(call, job, parts)
+        if connection is not None:
+            connection.watch(call.leave)
+            connection.wire.write_deadline = call.deadline + LATE_S
+        began = time.perf_counter()
+        try:
+            if job.stream:
+                return _streamed(call, job, dialect, parts)
+            reply = parts.engine.reply(job, call)
+        finally:
+            call.upstream_ms = (time.perf_counter() - began) * 1000
+            if connection is not None and not job.stream:
+                connection.unwatch()
+    except ChatError as error:
+        if call.prompt_owed:
+            call.count(Usage(estimated(job.messages, "").prompt_tokens, 0, "estimate"))
+        error.name_fields(job.written)
+        raise
+    return _whole(call, job, dialect, reply)
+
+
+def _begin(call: Call, job: ChatJob, parts: Components) -> ChatJob:
+    """`job` as it may be asked: the caller's models, its token limits, a row in the ledger. Raises AccessError."""
+    assert call.caller is not None
+    call.model, call.stream = job.model, job.stream
+    if call.caller.models:
+        call.caller.require([job.model, *(job.fallbacks or ())])
+    parts.engine.begin(job, call)
+    began = time.perf_counter()
+    job = parts.accounts.begin(call, job)
+    call.limit_ms = (call.limit_ms or 0.0) + (time.perf_counter() - began) * 1000
+    return job
+
+
+def _whole(call: Call, job: ChatJob, dialect: Dialect, reply: Reply) -> Response:
+    call.served = reply.model
+    call.count(reply.usage)
+    response = Answer(dumps(dialect.dump(reply, job)))
+    response.told.append(("X-Usage-Source", reply.usage.source))
+    name_differences(response, job, reply.model, reply.ignored)
+    return response
+
+
+def _streamed(call: Call, job: ChatJob, dialect: Dialect, parts: Components) -> Response:
+    def head(stream: EventStream) -> Response:
+        response = event_stream(stream)
+        model = call.served or parts.engine.catalogue.find(job.model).id
+        name_differences(response, job, model, stream.ignored)
+        return response
+
+    items = parts.engine.stream(job, call)
+    stream = EventStream(call, job, dialect.events(job), items, head, parts.settings.heartbeat_s)
+    stream.start()
+    return head(stream)
+
+
+def name_differences(response: Response, job: ChatJob, model: str, ignored: tuple[str, ...]) -> None:
+    """Say in headers where the answer is not exactly what was asked for."""
+    if model != job.model:
+        response.headers["X-Requested-Model"] = job.model
+    if names := (*job.ignored, *map(job.written, ignored)):
+        response.headers["X-Ignored-Fields"] = ", ".join(map(_in_header, dict.fromkeys(names[:MAX_NAMED])))
+
+
+def _in_header(name: str) -> str:
+    # A field's name is the caller's text: only what a header can carry goes in.
+    return "".join(c if c.isascii() and c.isprintable() and c != "," else "?" for c in name[:64])
+
+
+# --- of any body
 
 
 class Answer(Response):
@@ -56,36 +138,15 @@ class Answer(Response):
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
         """WSGI's."""
-        start_response(self.status, [*self.headers, *self.told])
+        start_response(self.status, self.lines())
         return self.response
+
+    def lines(self) -> list[tuple[str, str]]:
+        """All headers."""
+        return [*self.headers, *self.told]
 
 
 _status_line = cache(Response()._clean_status)  # of a status code, and the code
-
-
-class _Written:
-    """A large answer, piece by piece: its call has a place in its caller's limits until the last piece is to leave."""
-
-    def __init__(self, call: Call, body: bytes) -> None:
-        self._call = call
-        self._body = body
-        self._at = 0
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        piece = self._body[self._at : self._at + AT_ONCE]
-        if not piece:
-            raise StopIteration
-        self._at += AT_ONCE
-        if self._at >= len(self._body):  # who has read all of it finds its call in the ledger
-            self._call.end()
-        return piece
-
-    def close(self) -> None:
-        """It is written, or nobody reads it."""
-        self._call.end("client_left")
 
 
 def json_response(body: Any, status: int = 200) -> Answer:
@@ -93,17 +154,20 @@ def json_response(body: Any, status: int = 200) -> Answer:
     return Answer(dumps(body), status)
 
 
-def name_differences(response: Response, job: ChatJob, model: str, ignored: tuple[str, ...]) -> None:
-    """Say in headers where the answer is not exactly what was asked for."""
-    if model != job.model:
-        response.headers["X-Requested-Model"] = job.model
-    if names := (*job.ignored, *map(job.written, ignored)):
-        response.headers["X-Ignored-Fields"] = ", ".join(map(_in_header, dict.fromkeys(names[:MAX_NAMED])))
+def event_stream(events: Iterator[bytes]) -> Answer:
+    """`events` as they come, kept by nobody on the way; their `close` is called in any case."""
+    response = Answer(events, kind="text/event-stream; charset=utf-8")
+    response.keep = "no-cache, no-store"
+    response.headers["X-Accel-Buffering"] = "no"
+    return response
 
 
-def _in_header(name: str) -> str:
-    # A field's name is the caller's text: only what a header can carry goes in.
-    return "".join(c if c.isascii() and c.isprintable() and c != "," else "?" for c in name[:64])
+# --- of every answer
+
+
+def init_app(app: Flask, origins: frozenset[str]) -> None:
+    """Finish every answer; pages of `origins` may read it."""
+    app.after_request(partial(complete, origins))
 
 
 def complete(origins: frozenset[str], response: Response) -> Response:
@@ -113,7 +177,7 @@ def complete(origins: frozenset[str], response: Response) -> Response:
     if response.direct_passthrough:
         pass  # a stream ends its call itself
     elif call.observers and isinstance(response, Answer) and response.is_large:
-        response.response = _Written(call, response.get_data())
+        response.response = ClosingIterator(_pieces(call, response.get_data()), partial(call.end, "client_left"))
     else:
         call.end()
     call.gateway_ms = (call.total_ms or call.elapsed_ms()) - call.upstream_ms
@@ -130,6 +194,14 @@ def complete(origins: frozenset[str], response: Response) -> Response:
         response.headers.setdefault("Cache-Control", "no-store")
         response.headers.extend(told)
     return response
+
+
+def _pieces(call: Call, body: bytes) -> Iterator[bytes]:
+    """A large answer: its call has a place in its caller's limits until the last piece is to leave."""
+    for at in range(0, len(body), AT_ONCE):
+        if at + AT_ONCE >= len(body):  # who has read all of it finds its call in the ledger
+            call.end()
+        yield body[at : at + AT_ONCE]
 
 
 def timings(call: Call) -> str:

@@ -2,8 +2,9 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import gevent
@@ -14,23 +15,13 @@ from ..call import Call
 from ..chat import ChatJob, Chunk, StreamItem, Usage, estimated
 from ..errors import ChatError, ClientLeft, InternalError, without_words
 from ..languages import _
-from ..schemas import Dialect
+from ..schemas import EventWriter
 from ..telemetry import metrics
-from .request import components
-from .response import Answer, name_differences
 
 log = logging.getLogger(__name__)
 
 MAX_WRITE = 65_536  # bytes that are put together for one write
 BYTES_A_TOKEN = 4
-
-
-def event_stream(events: Iterator[bytes]) -> Response:
-    """`events` as they come, kept by nobody on the way; their `close` is called in any case."""
-    response = Answer(events, kind="text/event-stream; charset=utf-8")
-    response.keep = "no-cache, no-store"
-    response.headers["X-Accel-Buffering"] = "no"
-    return response
 
 
 class EventStream:
@@ -41,48 +32,41 @@ class EventStream:
     """
 
     def __init__(
-        self, call: Call, job: ChatJob, dialect: Dialect, items: Iterator[StreamItem], connection: Any
+        self,
+        call: Call,
+        job: ChatJob,
+        writer: EventWriter,
+        items: Iterator[StreamItem],
+        head: Callable[["EventStream"], Response],
+        heartbeat_s: float,
     ) -> None:
+        """`head` makes the answer that has this as its body; under a test client there is no heartbeat."""
         self._call = call
         self._job = job
-        self._writer = dialect.events(job)
+        self._writer = writer
         self._items = items
-        self._connection = connection
-        self._heartbeat = Heartbeat(self, connection) if connection is not None else None
+        self._heartbeat = Heartbeat(self, call, head, heartbeat_s) if call.connection is not None else None
         self._ready: StreamItem | None = None
-        self._ignored: tuple[str, ...] = ()
+        self.ignored: tuple[str, ...] = ()
         self._tokens = self._size = 0  # of what was delivered: deltas, and their text in bytes
         self._done = self._drains = False
 
-    def response(self) -> Response:
-        """The answer, once its first chunk is there or a heartbeat has sent its head. Raises ChatError before that."""
+    def start(self) -> None:
+        """Wait until the first chunk is there or a heartbeat has sent the head. Raises ChatError before that."""
         try:
             self._ready = next(self._items)
         except StopIteration:
             self._items = iter(())
         except BaseException as error:
-            if not self.head_sent:
+            if self._heartbeat is None or not self._heartbeat.head_sent:
                 self._give_up()
                 raise
             self._items = _raising(error)
         if isinstance(self._ready, Chunk):
-            self._call.served, self._ignored = self._ready.model, self._ready.ignored
+            self._call.served, self.ignored = self._ready.model, self._ready.ignored
         if self._heartbeat is not None:
             self._heartbeat.head_is_made()
         metrics.stream_opened(1)
-        return self.head()
-
-    @property
-    def head_sent(self) -> bool:
-        """Whether a heartbeat has sent the status."""
-        return self._heartbeat is not None and self._heartbeat.head_sent
-
-    def head(self) -> Response:
-        """The answer's status and headers, with this as its body."""
-        response = event_stream(self)
-        model = self._call.served or components().engine.catalogue.find(self._job.model).id
-        name_differences(response, self._job, model, self._ignored)
-        return response
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -181,7 +165,7 @@ class EventStream:
     def _release(self) -> None:
         if self._heartbeat is not None:
             self._heartbeat.stop()
-            self._connection.unwatch()
+            self._call.connection.unwatch()
         close = getattr(self._items, "close", None)
         if close is not None:
             close()
@@ -189,7 +173,7 @@ class EventStream:
 
 def _said(delta: dict[str, Any]) -> str:
     """The text of a delta, whatever kind it is of."""
-    return "".join(value for key, value in delta.items() if isinstance(value, str) and key != "role") or (
+    return "".join([value for key, value in delta.items() if isinstance(value, str) and key != "role"]) or (
         str(delta["tool_calls"]) if delta.get("tool_calls") else ""
     )
 
@@ -205,15 +189,19 @@ class Heartbeat:
     One timer a stream, which looks when it fires whether anything was sent since: none is set or stopped for a token.
     """
 
-    def __init__(self, stream: EventStream, connection: Any) -> None:
-        self._connection = connection
-        self._every_s = components().settings.heartbeat_s
+    def __init__(
+        self, stream: EventStream, call: Call, head: Callable[[EventStream], Response], every_s: float
+    ) -> None:
+        self._call = call
+        self._every_s = every_s
         # What makes the head, until there is one: no request is kept for as long as its answer takes.
-        self._head: tuple[Any, EventStream] | None = (request_ctx._get_current_object(), stream)  # type: ignore[attr-defined]
-        self._call: Call = g.call
+        self._head: tuple[Any, partial[Response]] | None = (
+            request_ctx._get_current_object(),  # type: ignore[attr-defined]
+            partial(head, stream),
+        )
         self.head_sent = self._over = False
         self.sent_at = time.monotonic()
-        self._arm(self._every_s)
+        self._arm(every_s)
 
     def _arm(self, seconds: float) -> None:
         self._timer = gevent.get_hub().loop.timer(seconds)
@@ -241,10 +229,9 @@ class Heartbeat:
             return
         with suppress(OSError):  # nobody is there: the watch over the connection says so too
             if self._head is not None:
-                (context, stream), self._head, self.head_sent = self._head, None, True
+                (context, head), self._head, self.head_sent = self._head, None, True
                 with context.copy():
                     g.call = self._call
-                    response = context.app.process_response(stream.head())
-                    assert isinstance(response, Answer)
-                    self._connection.begin(response.status, [*response.headers, *response.told])
-            self._connection.write(f": {self._call.waiting_for}\n\n".encode())
+                    response = context.app.process_response(head())
+                    self._call.connection.begin(response.status, response.lines())
+            self._call.connection.write(f": {self._call.waiting_for}\n\n".encode())

@@ -244,8 +244,8 @@ from flask import g, request
 
 from chatapi import create_app
 from chatapi.schemas import OPENAI
-from chatapi.web.calls import answer
 from chatapi.web.request import authenticate, components, read_json
+from chatapi.web.response import answer
 
 app = create_app()
 
@@ -271,7 +271,7 @@ def late():
         raise LookupError(job.messages)
 
     engine.stream = items
-    return answer(OPENAI.load(read_json(), ""), OPENAI)
+    return answer(OPENAI.load(read_json(), ""), OPENAI, components())
 """
 
 

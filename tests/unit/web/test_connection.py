@@ -228,7 +228,7 @@ def test_who_does_not_read_is_left_at_the_deadline():
     with connected() as (connection, theirs):
         asked(connection, theirs)
         connection.start_response("200 OK", [])
-        connection.write_deadline = time.monotonic() + 0.3
+        connection.wire.write_deadline = time.monotonic() + 0.3
         began = time.monotonic()
         with pytest.raises(TimeoutError):
             while True:

@@ -12,6 +12,7 @@ from chatapi import create_app
 from chatapi.call import Call
 from chatapi.chat import ChatJob
 from chatapi.schemas import OPENAI
+from chatapi.web.response import event_stream
 from chatapi.web.stream import MAX_WRITE, EventStream
 
 PIECE = b"x" * 1000
@@ -21,7 +22,8 @@ def test_what_is_there_already_goes_out_together_and_no_more_at_once_than_a_writ
     call = Call("-")
     call.more_ready = True
     items = iter([[PIECE] for _ in range(500)])
-    stream = EventStream(call, ChatJob(model="a/b", messages=[]), OPENAI, items, None)
+    job = ChatJob(model="a/b", messages=[])
+    stream = EventStream(call, job, OPENAI.events(job), items, event_stream, 15.0)
     written = [next(stream) for _ in range(4)]
     assert all(MAX_WRITE <= len(data) < MAX_WRITE + 2 * len(PIECE) for data in written)
 
@@ -34,7 +36,8 @@ def test_what_is_read_on_for_the_ledger_is_read_once_however_often_it_is_closed(
 
     call = Call("-")
     call.drain_s = 5
-    stream = EventStream(call, ChatJob(model="a/b", messages=[]), OPENAI, items(), None)
+    job = ChatJob(model="a/b", messages=[])
+    stream = EventStream(call, job, OPENAI.events(job), items(), event_stream, 15.0)
     next(stream)
     for _ in range(3):
         stream.close()
@@ -50,10 +53,11 @@ def test_no_request_is_kept_while_its_answer_is_streamed_nor_the_stream_when_it_
         with app.test_request_context():
             g.call = call = Call("-")
             items = iter([[PIECE], [PIECE]])
-            caller = SimpleNamespace(unwatch=lambda: None)
-            stream = EventStream(call, ChatJob(model="test/ok", messages=[]), OPENAI, items, caller)
+            call.connection = SimpleNamespace(unwatch=lambda: None)
+            job = ChatJob(model="test/ok", messages=[])
+            stream = EventStream(call, job, OPENAI.events(job), items, event_stream, 15.0)
             asked = weakref.ref(request._get_current_object())
-            stream.response()
+            stream.start()
         assert asked() is None
         assert PIECE in next(stream)
         stream.close()
