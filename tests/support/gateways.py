@@ -9,6 +9,7 @@ overlay that puts the fault server's behaviours behind models of every kind.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import socket
@@ -26,7 +27,7 @@ from typing import Any, TypeVar
 import psutil
 import requests
 
-from support.upstream import BEHAVIOURS, CLASSIC_REPLIES, ERRORS
+from support.upstream import BEHAVIOURS, CLASSIC_REPLIES, ERRORS, Upstream
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "gunicorn.conf.py"
@@ -126,6 +127,25 @@ def started(
             yield gateway
         finally:
             stop(process)
+
+
+def over(
+    upstream: Upstream, folder: Path | None = None, entries: Iterable[str] = (), **settings: object
+) -> dict[str, str]:
+    """The settings of a gateway over this fault server: `HEARTBEAT=30` is CHATAPI_HEARTBEAT.
+
+    With these entries in its catalogue, which is written into `folder`.
+    """
+    env = {"HUGGINGFACE_API_KEY": TOKEN, "HUGGINGFACE_BASE_URL": upstream.url}
+    if folder:
+        (folder / "catalogue.toml").write_text("\n".join(entries))
+        env["CHATAPI_CATALOGUE"] = str(folder / "catalogue.toml")
+    return env | {f"CHATAPI_{name}": str(value) for name, value in settings.items()}
+
+
+def keyed(key: str) -> dict[str, str]:
+    """The settings of a gateway that wants this key."""
+    return {"CHATAPI_AUTH": "required", "CHATAPI_KEYS": hashlib.sha256(key.encode()).hexdigest()}
 
 
 def free_port() -> int:

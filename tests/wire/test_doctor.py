@@ -1,6 +1,5 @@
 """The doctor: everything that can be wrong is made wrong, for real, and must be told with the line that mends it."""
 
-import hashlib
 import json
 import os
 import sqlite3
@@ -8,11 +7,13 @@ import ssl
 import threading
 import time
 import tomllib
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from contextvars import copy_context
 from dataclasses import replace
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import redis as redis_client
@@ -20,7 +21,7 @@ from click.testing import CliRunner
 from flask.cli import FlaskGroup
 from support.fronts import certificate_in, socket_path
 from support.fronts import front as shipped_front
-from support.gateways import ROOT, TOKEN, entry, flask, free_port, serve, side_by_side
+from support.gateways import ROOT, TOKEN, entry, flask, free_port, keyed, over, serve, side_by_side
 from support.servers import needs, nginx, postgres, redis
 from support.upstream import ERRORS, Upstream, say
 
@@ -30,7 +31,7 @@ from chatapi.components import build
 from chatapi.embedded import MODEL_ID
 from chatapi.huggingface import connect
 from chatapi.operations import doctor
-from chatapi.operations.doctor import front, machine, reaching
+from chatapi.operations.doctor import front, reaching
 from chatapi.operations.doctor.machine import Machine
 from chatapi.operations.doctor.upstream import Upstream as Asked
 from chatapi.settings import FIELDS, Settings
@@ -98,14 +99,6 @@ def test_all_is_well(settings):
         assert found[name].ok, found[name]
 
 
-def test_a_base_url_at_which_nobody_answers(settings):
-    found = examined(replace(settings, huggingface_base_url=f"http://127.0.0.1:{free_port()}"))
-    assert wrong(found) == {"upstream"}
-    assert found["upstream"].fix == ".env: HUGGINGFACE_BASE_URL=https://router.huggingface.co"
-    assert "token" not in found
-    assert found["models"].ok is None
-
-
 class _Elsewhere(BaseHTTPRequestHandler):
     """Servers that are none of Hugging Face's protocol, by the first part of the path; `v1` is one that is."""
 
@@ -168,13 +161,16 @@ def elsewhere(certificate=None, kind="", off_s=0):
         ("nothing", "", "answers 404", "https://router.huggingface.co"),
         ("", "/moved", "https://other.test", "https://other.test"),
         ("", "/wrong/prefix", "nothing is at this path", "{origin}"),
+        (None, "", "", "https://router.huggingface.co"),
     ],
+    ids=["website", "nothing", "moved", "wrong-path", "nobody"],
 )
 def test_a_base_url_at_which_no_model_s_server_is(settings, kind, path, words, instead):
-    with elsewhere(kind=kind) as port:
+    with nullcontext(free_port()) if kind is None else elsewhere(kind=kind) as port:
         origin = f"http://127.0.0.1:{port}"
         found = examined(replace(settings, huggingface_base_url=origin + path))
-    assert found["upstream"].ok is False and "token" not in found
+    assert wrong(found) == {"upstream"} and "token" not in found
+    assert found["models"].ok is None
     assert words in found["upstream"].message
     assert found["upstream"].fix == f".env: HUGGINGFACE_BASE_URL={instead.format(origin=origin)}"
 
@@ -223,79 +219,46 @@ def test_a_gated_model_says_where_its_conditions_are(settings, upstream, words, 
     assert found["model test/ok"].fix.endswith("https://huggingface.co/test/ok")
 
 
-@pytest.mark.parametrize(
-    "content, line",
-    [
-        (b"This is no database at all. " * 200, "mv {file} {file}.other"),
-        ("CREATE TABLE theirs (a)", ".env: DATABASE_URL"),
-    ],
-    ids=["garbage", "foreign"],
-)
-def test_a_file_that_is_no_database_of_ours(settings, tmp_path, content, line):
-    file = tmp_path / "chatapi.db"
-    if isinstance(content, bytes):
-        file.write_bytes(content)
-    else:
-        with closing(sqlite3.connect(file)) as connection:
-            connection.execute(content)
-    file.chmod(0o600)
-    found = examined(settings, calls=False, upgrade=False)["database"]
-    assert found.ok is False
-    assert found.fix.startswith(line.format(file=file))
-
-
-def test_a_disk_without_room(settings, tmp_path, monkeypatch):
-    for room in (store, machine):
-        monkeypatch.setattr(room, "LEAST_FREE", 10**18)
-    found = examined(settings, calls=False)["database"]
-    assert found.ok is False and "the disk is full" in found.message
-    assert found.fix == f"df -h {tmp_path}"
+NEW_TOKEN = ".env: HUGGINGFACE_API_KEY=hf_…"
 
 
 @pytest.mark.parametrize(
     "token, line",
     [
-        ("hf_wrong", ".env: HUGGINGFACE_API_KEY=hf_…"),
-        (None, ".env: HUGGINGFACE_API_KEY=hf_…"),
-        ("hf_noperm", ".env: HUGGINGFACE_API_KEY=hf_…"),
+        *((token, NEW_TOKEN) for token in ("hf_wrong", None, "hf_noperm")),
         ("hf_broke", "add credit at https://huggingface.co/settings/billing"),
+        ("hf_right", ""),
     ],
 )
-def test_a_token_that_is_refused(settings, token, line):
+def test_a_token_is_accepted_or_refused_at_once(settings, token, line):
     with Upstream(token="hf_right") as strict:
         strict.behave(FIRST, "ok")
         found = examined(replace(settings, huggingface_api_key=token, huggingface_base_url=strict.url))
-        assert wrong(found) == {"token"}
+        assert wrong(found) == ({"token"} if line else set())
         assert found["token"].fix == line
         assert found["upstream"].ok
-        assert len(strict.posts) == 1, "what is refused is not tried again"
-
-
-def test_a_token_that_is_accepted(settings):
-    with Upstream(token="hf_right") as strict:
-        assert (
-            wrong(examined(replace(settings, huggingface_api_key="hf_right", huggingface_base_url=strict.url))) == set()
-        )
+        assert len(strict.posts) == 1 or not line, "what is refused is not tried again"
         [listing, *_] = [call for call in strict.calls if call.method == "GET"]
         assert "authorization" not in listing.headers, "for the clock no token is needed"
 
 
-def test_a_token_is_accepted_when_the_model_asked_cannot_answer(settings, upstream):
-    for slug in ("gated", "not-found", "loading", "provider-429"):
-        upstream.behave(FIRST, f"err-{slug}")
-        assert examined(settings)["token"].ok, slug
-
-
-def test_an_upstream_that_fails_says_nothing_of_the_token(settings, upstream, monkeypatch):
-    monkeypatch.setattr("chatapi.operations.doctor.upstream.TRIED", 1)
-    upstream.behave(FIRST, "err-bad-gateway")
-    assert examined(settings)["token"].ok is None
-
-
-def test_another_model_tells_of_the_token_where_the_first_fails(settings, upstream):
-    upstream.behave(FIRST, "err-bad-gateway")
-    upstream.behave("aaa/second", "ok")
-    assert examined(settings)["token"].ok
+@pytest.mark.parametrize(
+    "slugs, ok",
+    [
+        (["gated"], True),  # the model asked cannot answer: the token is as good
+        (["not-found"], True),
+        (["loading"], True),
+        (["provider-429"], True),
+        (["bad-gateway"], None),  # what fails says nothing of it
+        (["bad-gateway", None], True),  # another model does
+    ],
+    ids=str,
+)
+def test_what_a_models_answer_says_of_the_token(settings, upstream, monkeypatch, slugs, ok):
+    monkeypatch.setattr("chatapi.operations.doctor.upstream.TRIED", len(slugs))
+    for model, slug in zip((FIRST, "aaa/second"), slugs, strict=False):
+        upstream.behave(model, f"err-{slug}" if slug else "ok")
+    assert examined(settings)["token"].ok is ok
 
 
 def test_the_engine_on_this_machine_is_asked_once(settings, upstream):
@@ -310,7 +273,7 @@ def test_the_engine_on_this_machine_is_asked_once(settings, upstream):
 def test_no_token_for_the_router(settings):
     with parts_of(replace(settings, huggingface_api_key=None, huggingface_base_url=None)) as parts:
         [finding] = Asked(parts).check_token()
-    assert (finding.ok, finding.fix) == (False, ".env: HUGGINGFACE_API_KEY=hf_…")
+    assert (finding.ok, finding.fix) == (False, NEW_TOKEN)
 
 
 def test_a_token_that_the_upstream_repeats_is_not_shown(settings, upstream):
@@ -424,6 +387,106 @@ def test_without_calls_no_model_is_asked(settings, upstream):
     assert [call.method for call in upstream.calls] == ["GET"]
 
 
+# ---------------------------------------------------------------- the machine
+
+
+@pytest.fixture
+def machine(settings, tmp_path, monkeypatch):
+    """What is changed of a machine on which all is well: each method gives the settings then."""
+    return Changes(settings, tmp_path, monkeypatch)
+
+
+class Changes(NamedTuple):
+    settings: Settings
+    home: Path
+    monkeypatch: pytest.MonkeyPatch
+
+    def of_the_store(self, change=lambda tx: None):
+        """With a database of ours, in which this was done."""
+        with parts_of(self.settings) as parts:
+            parts.store.write(change)
+        return self.settings
+
+    def schema(self, number):
+        return self.of_the_store(lambda tx: statements.put_meta(tx, "schema", number))
+
+    def open_call(self):
+        row = {column.name: None for column in tables.calls.columns}
+        row |= {"id": 1, "request_id": "r", "started_at": time.time() - 600, "until": time.time() - 480, "owner": "x"}
+        row |= {"dialect": "openai", "route": "/v1/chat/completions", "stream": False, "attempts": 0}
+        return self.of_the_store(lambda tx: statements.record(tx, [row]))
+
+    def full_disk(self):
+        self.of_the_store()
+        for room in (store, doctor.machine):
+            self.monkeypatch.setattr(room, "LEAST_FREE", 10**18)
+        return self.settings
+
+    def file(self, content):
+        file = self.home / "chatapi.db"
+        file.write_bytes(content)
+        file.chmod(0o600)
+        return self.settings
+
+    def somebody_elses(self):
+        with closing(sqlite3.connect(self.home / "chatapi.db")) as connection:
+            connection.execute("CREATE TABLE theirs (a)")
+        (self.home / "chatapi.db").chmod(0o600)
+        return self.settings
+
+    def a_folder(self):
+        (self.home / "folder.db").mkdir(mode=0o755)
+        return replace(self.settings, database_url=f"sqlite:///{self.home}/folder.db")
+
+    def writable(self):
+        self.of_the_store()
+        (self.home / "chatapi.db").chmod(0o666)
+        return self.settings
+
+    def gunicorn(self, text):
+        self.monkeypatch.chdir(self.home)
+        (self.home / "gunicorn.conf.py").write_text(text)
+        return self.settings
+
+    def broken_check(self):
+        def fail(self):
+            raise RuntimeError("of no kind that was thought of")
+
+        self.monkeypatch.setattr(Machine, "check_redis", fail)
+        return self.settings
+
+
+# Name: (what is changed, what is wrong then, how the line begins, words of the message)
+WRONG = {
+    "a file of garbage": (
+        lambda m: m.file(b"This is no database at all. " * 200), "database", "mv {db} {db}.other", ""
+    ),
+    "somebody else's database": (Changes.somebody_elses, "database", ".env: DATABASE_URL", ""),
+    "a folder in its place": (Changes.a_folder, "database", "", ""),
+    "a disk without room": (Changes.full_disk, "database", "df -h {home}", "the disk is full"),
+    "an older schema": (lambda m: m.schema("-1"), "schema", "flask --app wsgi db upgrade", ""),
+    "a newer schema": (lambda m: m.schema("99"), "schema", "", "newer"),
+    "a database that everybody may write": (Changes.writable, "permissions", "chmod o= {db}", ""),
+    "a call that nobody has closed": (Changes.open_call, "open calls", "", "1 are open"),
+    "workers of another class": (
+        lambda m: m.gunicorn("worker_class = 'sync'\n"), "gunicorn",
+        'gunicorn.conf.py: worker_class = "chatapi.operations.worker.Worker"', "",
+    ),
+    "a configuration that cannot be read": (
+        lambda m: m.gunicorn("import nothing_of_that_name\n"), "gunicorn", "", "ModuleNotFoundError"
+    ),
+    "a check that fails itself": (Changes.broken_check, "redis", "", "RuntimeError"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change, what, line, words", WRONG.values(), ids=WRONG)
+def test_what_is_wrong_with_the_machine_is_found_and_nothing_else(machine, change, what, line, words):
+    found = examined(change(machine), calls=False, upgrade=False)
+    assert wrong(found) == {what}
+    assert found[what].fix.startswith(line.format(home=machine.home, db=machine.home / "chatapi.db"))
+    assert words in found[what].message
+
+
 @pytest.mark.parametrize("off_s, way", [(3600, "slow"), (-60, "fast")])
 def test_a_clock_that_is_off(settings, off_s, way):
     with elsewhere(kind="v1", off_s=off_s) as port:
@@ -433,48 +496,13 @@ def test_a_clock_that_is_off(settings, off_s, way):
     assert found["clock"].fix == "timedatectl set-ntp true"
 
 
-# ---------------------------------------------------------------- the machine
-
-
-def test_a_database_that_is_not_there_is_not_made(settings, tmp_path):
+def test_what_is_not_there_is_not_made_and_not_wrong(settings, tmp_path, monkeypatch):
+    assert examined(settings, calls=False, upgrade=False)["gunicorn"].ok
+    monkeypatch.chdir(tmp_path)
     found = examined(settings, calls=False, upgrade=False)
     assert (found["database"].ok, found["database"].fix) == (None, "flask --app wsgi db upgrade")
     assert not (tmp_path / "chatapi.db").exists()
-
-
-@pytest.mark.parametrize("schema", ["-1", "99"], ids=["older", "newer"])
-def test_another_schema(settings, schema):
-    with parts_of(settings) as parts:
-        parts.store.write(lambda tx: statements.put_meta(tx, "schema", schema))
-    found = examined(settings, calls=False, upgrade=False)
-    assert wrong(found) == {"schema"}
-    told = found["schema"]
-    assert told.fix == "flask --app wsgi db upgrade" if schema == "-1" else "newer" in told.message
-
-
-def test_a_database_that_cannot_be_used(settings, tmp_path):
-    (tmp_path / "folder.db").mkdir(mode=0o755)
-    settings = replace(settings, database_url=f"sqlite:///{tmp_path}/folder.db")
-    assert wrong(examined(settings, calls=False, upgrade=False)) == {"database"}
-
-
-def test_a_database_that_everybody_may_write(settings, tmp_path):
-    with parts_of(settings):
-        (tmp_path / "chatapi.db").chmod(0o666)
-    found = examined(settings, calls=False)
-    assert wrong(found) == {"permissions"}
-    assert found["permissions"].fix == f"chmod o= {tmp_path}/chatapi.db"
-
-
-def test_calls_that_nobody_has_closed(settings):
-    row = {column.name: None for column in tables.calls.columns}
-    row |= {"id": 1, "request_id": "r", "started_at": time.time() - 600, "until": time.time() - 480, "owner": "x"}
-    row |= {"dialect": "openai", "route": "/v1/chat/completions", "stream": False, "attempts": 0}
-    with parts_of(settings) as parts:
-        parts.store.write(lambda tx: statements.record(tx, [row]))
-    found = examined(settings, calls=False)
-    assert wrong(found) == {"open calls"}
-    assert found["open calls"].message.startswith("1 are open")
+    assert found["gunicorn"].ok is None
 
 
 def test_postgresql(settings):
@@ -504,36 +532,14 @@ def test_redis(settings):
     assert found["redis"].fix.startswith(ENV_LINE + "REDIS_URL=")
 
 
-def test_gunicorns_configuration(settings, tmp_path, monkeypatch):
-    assert examined(settings, calls=False)["gunicorn"].ok
-    monkeypatch.chdir(tmp_path)
-    assert examined(settings, calls=False)["gunicorn"].ok is None
-    (tmp_path / "gunicorn.conf.py").write_text("worker_class = 'sync'\n")
-    found = examined(settings, calls=False)
-    assert wrong(found) == {"gunicorn"}
-    assert found["gunicorn"].fix == 'gunicorn.conf.py: worker_class = "chatapi.operations.worker.Worker"'
-    (tmp_path / "gunicorn.conf.py").write_text("import nothing_of_that_name\n")
-    assert "ModuleNotFoundError" in examined(settings, calls=False)["gunicorn"].message
-
-
 @pytest.mark.parametrize("limit, enough", [(1024, False), (4200, True)])
 def test_open_files(settings, limit, enough):
     with parts_of(settings) as parts:
-        machine = Machine(parts)
-        list(machine.check_gunicorn())
-        [finding] = machine.check_open_files(limit)
+        looked_at = Machine(parts)
+        list(looked_at.check_gunicorn())
+        [finding] = looked_at.check_open_files(limit)
     assert finding.ok is enough
     assert ("LimitNOFILE=65536" in finding.fix) is not enough
-
-
-def test_what_cannot_be_checked_is_told(settings, monkeypatch):
-    def fail(self):
-        raise RuntimeError("of no kind that was thought of")
-
-    monkeypatch.setattr(Machine, "check_redis", fail)
-    found = examined(settings, calls=False)
-    assert wrong(found) == {"redis"}
-    assert "RuntimeError" in found["redis"].message
 
 
 # ---------------------------------------------------------------- through nginx
@@ -550,52 +556,38 @@ GOOD = {
     "proxy_read_timeout": "130s",
     "client_max_body_size": "25m",
 }
+HOLDING = {"proxy_buffering": "on", "proxy_ignore_headers": "X-Accel-Buffering"}
 # Name: (what is changed, what is wrong then, the line)
 BAD = {
-    "buffering": (
-        {"proxy_buffering": "on", "proxy_ignore_headers": "X-Accel-Buffering", "proxy_http_version": "1.0"},
-        "streams",
-        "nginx: proxy_buffering off;",
-    ),
+    "buffering": ({**HOLDING, "proxy_http_version": "1.0"}, "streams", "nginx: proxy_buffering off;"),
     "compressing": (
-        {"proxy_buffering": "on", "proxy_ignore_headers": "X-Accel-Buffering", "gzip": "on", "gzip_types": "*"},
-        "streams",
-        "nginx: proxy_buffering off;\nnginx: gzip off;",
+        {**HOLDING, "gzip": "on", "gzip_types": "*"}, "streams", "nginx: proxy_buffering off;\nnginx: gzip off;"
     ),
     "hiding": ({"proxy_ignore_client_abort": "on"}, "aborts", "nginx: proxy_ignore_client_abort off;"),
     "small": ({"client_max_body_size": "1m"}, "bodies", "nginx: client_max_body_size 3m;"),
     "hasty": ({"proxy_read_timeout": "1s"}, "timeouts", "nginx: proxy_read_timeout 12s;"),
     "anonymous": (
-        {"proxy_set_header X-Forwarded-For": '""', "proxy_set_header Host": "chat.example.com"},
-        "forwarding",
+        {"proxy_set_header X-Forwarded-For": '""', "proxy_set_header Host": "chat.example.com"}, "forwarding",
         "nginx: proxy_set_header X-Forwarded-For $remote_addr;",
     ),
     "plain": (
-        {"proxy_set_header X-Forwarded-Proto": "https"},
-        "forwarding",
+        {"proxy_set_header X-Forwarded-Proto": "https"}, "forwarding",
         "nginx: proxy_set_header X-Forwarded-Proto $scheme;",
     ),
     "chained": (
-        {"proxy_set_header X-Forwarded-For": '"10.0.0.9, $remote_addr"'},
-        "forwarding",
+        {"proxy_set_header X-Forwarded-For": '"10.0.0.9, $remote_addr"'}, "forwarding",
         ".env: CHATAPI_TRUSTED_PROXIES=2",
     ),
     "lost": (
-        {"proxy_pass": "http://127.0.0.1:9"},
-        "gateway",
+        {"proxy_pass": "http://127.0.0.1:9"}, "gateway",
         "systemctl status chatapi\nnginx: proxy_pass http://127.0.0.1:8000;",
     ),
-    "elsewhere": (
-        {"return": "204"},
-        "gateway",
-        "nginx: location / { proxy_pass http://127.0.0.1:8000; }",
-    ),
+    "elsewhere": ({"return": "204"}, "gateway", "nginx: location / { proxy_pass http://127.0.0.1:8000; }"),
     "moved": (
-        {"return": "308 https://other.test$request_uri"},
-        "gateway",
+        {"return": "308 https://other.test$request_uri"}, "gateway",
         "flask --app wsgi doctor --url https://other.test",
     ),
-}
+}  # fmt: skip
 
 
 def nginx_conf(servers):
@@ -613,17 +605,9 @@ def world(upstream_server, tmp_path_factory):
     """Gateways, and before them every nginx: (settings, urls by name). All share one database."""
     needs("nginx")
     home = tmp_path_factory.mktemp("doctor")
-    env = {
-        "HUGGINGFACE_API_KEY": TOKEN,
-        "HUGGINGFACE_BASE_URL": upstream_server.url,
-        "DATABASE_URL": f"sqlite:///{home}/chatapi.db",
-        "CHATAPI_KEYS": hashlib.sha256(KEY.encode()).hexdigest(),
-        "CHATAPI_AUTH": "auto",
-        "CHATAPI_TRUSTED_PROXIES": "1",
-        "CHATAPI_MAX_TIME": "2",
-        "CHATAPI_HEARTBEAT": "1",
-        "CHATAPI_MAX_BODY": "2097152",
-    }
+    limits = {"TRUSTED_PROXIES": 1, "MAX_TIME": 2, "HEARTBEAT": 1, "MAX_BODY": 2097152}
+    own = {"DATABASE_URL": f"sqlite:///{home}/chatapi.db", "CHATAPI_AUTH": "auto"}
+    env = over(upstream_server, **limits) | keyed(KEY) | own
     ports = {name: free_port() for name in ("good", *BAD)}
     changes = {"good": {}} | {name: changed for name, (changed, *_) in BAD.items()}
     with socket_path() as path, serve(env, "-b", f"unix:{path}") as gateway:
@@ -748,17 +732,8 @@ def test_a_proxy_that_lets_everybody_in_and_a_worker_that_sees_nothing(settings,
 @pytest.mark.parametrize(
     "query",
     [
-        "events=101",
-        "events=-1",
-        "events=1.5",
-        "events=x",
-        "events=nan",
-        "every_s=inf",
-        "events=100&every_s=100",
-        "silence_s=1000",
-        "events=1&silence_s=1",
-        "note=A'",
-        "note=" + "a" * 65,
+        *("events=101", "events=-1", "events=1.5", "events=x", "events=nan", "every_s=inf", "events=100&every_s=100"),
+        *("silence_s=1000", "events=1&silence_s=1", "note=A'", "note=" + "a" * 65),
     ],
 )
 def test_a_probe_is_bounded(client, query):

@@ -1,20 +1,22 @@
 """Another model in place of one that fails: when it is asked, what the caller hears, and streams that are rescued."""
 
+import re
 import time
 
 import pytest
+from support.callers import choices
 from support.dialects import NEW, V1
-from support.gateways import entry, serve
-from support.heard import DIALECTS, all_at_once, check_failed_stream, check_one_answer, choices, hear, records_of
-from support.upstream import ERRORS, PIECES, TEXT, chat_object, chunk, play, say, saying, script
+from support.gateways import entry, over, serve
+from support.heard import DIALECTS, all_at_once, check_failed_stream, check_one_answer, hear, records_of, wait_until
+from support.upstream import ERRORS, PIECES, TEXT, chat_object, chunk, play, rate, say, saying, script
+
+from chatapi.engine.circuit import FAILURES
 
 FIRST_TOKEN_S, REPLY_S, IDLE_S, MAX_TIME_S, SLACK_S = 0.8, 1.0, 0.6, 5.0, 1.0
 THREADS = 16  # few enough that such short limits mean the upstream, not this machine
 SECOND = "The second one."
 MODES = ("whole", "stream")
 CASES = [(dialect, mode) for dialect in DIALECTS for mode in MODES]
-
-# ---------------------------------------------------------------- who is behind what
 
 SIZES = {"small": 1000, "smaller": 500, "same": 1000, "larger": 4000}
 BREAKS = {
@@ -36,32 +38,17 @@ ODD = ("tools", "silent", "again", "limit", "begun-tools", "two", "third")
 def gateway(upstream_server, tmp_path_factory):
     """One gateway for all: each case has models, and so circuits, of its own."""
     upstream_server.reset()
-    with serve(
-        {
-            "HUGGINGFACE_API_KEY": "hf_test",
-            "HUGGINGFACE_BASE_URL": upstream_server.url,
-            "CHATAPI_CATALOGUE": str(catalogue(upstream_server.url, tmp_path_factory.mktemp("fallbacks"))),
-            "CHATAPI_MAX_TIME": f"{MAX_TIME_S:g}",
-            "CHATAPI_FIRST_TOKEN_TIMEOUT": f"{FIRST_TOKEN_S:g}",
-            "CHATAPI_REPLY_TIMEOUT": f"{REPLY_S:g}",
-            "CHATAPI_IDLE_TIMEOUT": f"{IDLE_S:g}",
-            "CHATAPI_HEARTBEAT": "30",
-        }
-    ) as running:
-        yield running
-
-
-def catalogue(url, directory):
     chat, prefill = 'task = "chat-completion"', "prefill = true"
     entries = [entry(f"size/{name}", chat, f"context_tokens = {size}") for name, size in SIZES.items()]
     entries += [entry(f"{way}/{fault}-{dialect}", chat, prefill) for fault, way, dialect in RESCUES if way[0] in "pr"]
     entries += [entry(f"odd/{name}", chat, prefill) for name in ODD]
     entries += [entry("named/first", chat, 'fallbacks = ["named/second", "named/third"]')]
-    entries += [entry("own/tgi", 'task = "text-generation"', f'url = "{url}/at/own/tgi"')]
+    entries += [entry("own/tgi", 'task = "text-generation"', f'url = "{upstream_server.url}/at/own/tgi"')]
     entries += [entry("alias/second", 'serve_as = "named/heir"')]
-    path = directory / "catalogue.toml"
-    path.write_text("\n".join(entries))
-    return path
+    limits = {"MAX_TIME": MAX_TIME_S, "FIRST_TOKEN_TIMEOUT": FIRST_TOKEN_S, "REPLY_TIMEOUT": REPLY_S}
+    limits |= {"IDLE_TIMEOUT": IDLE_S, "HEARTBEAT": 30}
+    with serve(over(upstream_server, tmp_path_factory.mktemp("fallbacks"), entries, **limits)) as running:
+        yield running
 
 
 # ---------------------------------------------------------------- when another model is asked
@@ -150,21 +137,32 @@ def test_the_catalogue_names_fallbacks(gateway, upstream, dialect, mode):
     assert [call.model for call in upstream.posts] == ["named/first", "named/second", "named/third"]
 
 
-@pytest.mark.parametrize("given, models", [([], []), (["other/one"], ["other/one"])])
-def test_the_requests_fallbacks_outrank_the_catalogues(gateway, upstream, given, models):
-    upstream.behave("named/first", "gone")
-    upstream.behave("other/one", saying(SECOND))
-    heard = hear(gateway, NEW, "named/first", fallbacks=given)
-    assert [call.model for call in upstream.posts] == ["named/first", *models]
-    assert heard.code == (None if models else "model_not_found")
+# What each model does, the first's fallbacks, who is asked, and the code.
+WHO_IS_ASKED = {
+    "none, whatever the catalogue says": ({"named/first": "gone"}, [], ["named/first"], "model_not_found"),
+    "the request's own, in place of the catalogue's": (
+        {"named/first": "gone", "other/one": "ok"}, ["other/one"], ["named/first", "other/one"], None
+    ),
+    "each once, and by the name that answers": (
+        {"once/first": "gone", "named/heir": "gone"}, ["once/first", "alias/second", "named/heir"],
+        ["once/first", "named/heir"], "model_not_found",
+    ),
+    "no other where none is larger": (
+        {"size/small": "context-length"}, ["size/smaller", "size/same"], ["size/small"], "context_length_exceeded"
+    ),
+    "nobody after a verdict about the text, whoever gives it": (
+        {"filter/first": "gone", "filter/second": "content-filter"}, ["filter/second", "filter/third"],
+        ["filter/first", "filter/second"], "content_filter",
+    ),
+}  # fmt: skip
 
 
-def test_each_model_is_asked_once_and_by_the_name_that_answers(gateway, upstream):
-    upstream.behave("once/first", "gone")
-    upstream.behave("named/heir", "gone")
-    heard = hear(gateway, V1, "once/first", fallbacks=["once/first", "alias/second", "named/heir"])
-    assert heard.code == "model_not_found"
-    assert [call.model for call in upstream.posts] == ["once/first", "named/heir"]
+@pytest.mark.parametrize("does, fallbacks, asked, code", WHO_IS_ASKED.values(), ids=WHO_IS_ASKED)
+def test_who_is_asked(gateway, upstream, does, fallbacks, asked, code):
+    for model, behaviour in does.items():
+        upstream.behave(model, behaviour)
+    assert hear(gateway, NEW, asked[0], fallbacks=fallbacks).code == code
+    assert [call.model for call in upstream.posts] == asked
 
 
 @pytest.mark.parametrize("dialect, mode", CASES)
@@ -189,21 +187,6 @@ def test_too_long_goes_to_larger_models_only(gateway, upstream, mode):
     assert [call.model for call in upstream.posts] == ["size/small", "size/larger"]
 
 
-def test_too_long_with_no_larger_model_is_said_at_once(gateway, upstream):
-    upstream.behave("size/small", "context-length")
-    heard = hear(gateway, NEW, "size/small", fallbacks=["size/smaller", "size/same"])
-    assert (heard.code, len(upstream.posts)) == ("context_length_exceeded", 1)
-
-
-def test_a_content_filter_further_down_is_final(gateway, upstream):
-    """The verdict is about the text, whoever gives it."""
-    upstream.behave("filter/first", "gone")
-    upstream.behave("filter/second", "content-filter")
-    heard = hear(gateway, NEW, "filter/first", fallbacks=["filter/second", "filter/third"])
-    assert heard.code == "content_filter"
-    assert len(upstream.posts) == 2
-
-
 @pytest.mark.parametrize("dialect, mode", CASES)
 def test_the_callers_max_time_bounds_it_all(gateway, upstream, dialect, mode):
     models = [f"late-{i}/{dialect}-{mode}" for i in range(4)]
@@ -212,6 +195,102 @@ def test_the_callers_max_time_bounds_it_all(gateway, upstream, dialect, mode):
     heard = hear(gateway, DIALECTS[dialect], models[0], stream=mode == "stream", fallbacks=models[1:], max_time=1)
     assert heard.code == "upstream_timeout"
     assert 0.9 < heard.seconds < 1 + SLACK_S
+
+
+# ---------------------------------------------------------------- how often each is asked
+
+# What the first model does, who answers, and how often the first and the second are asked.
+PATIENT = {
+    "429 with a wait": ([rate({"Retry-After": "30"})], "second", (1, 1)),
+    "429 without one": (["rate-bare"], "second", (3, 1)),
+    "500 once": (["http500", "ok"], "first", (2, 0)),
+    "503 always": (["http503"], "second", (3, 1)),
+    "reset": (["reset"], "second", (3, 1)),
+    "silence": (["silent"], "second", (1, 1)),
+    "context length": (["context-length"], "second", (1, 1)),
+    "bad event": (["malformed-event"], "first", (1, 0)),
+    "no [DONE]": (["no-done"], "first", (1, 0)),
+    "flapping": (["http500", "reset", "ok"], "first", (3, 0)),
+}
+TRIES = [(name, mode) for name in PATIENT for mode in MODES]
+
+
+def pair_of(name, mode):
+    return [f"{place}/{list(PATIENT).index(name)}-{mode}" for place in ("patient", "spare")]
+
+
+@pytest.fixture(scope="module")
+def patient(upstream_server, tmp_path_factory):
+    """A gateway that waits long enough for two waits between attempts, and knows its models by name."""
+    models = [model for case in TRIES for model in pair_of(*case)] + ["joined/first", "joined/second"]
+    entries = [entry(model, 'task = "chat-completion"', "prefill = true") for model in models]
+    limits = {"MAX_TIME": 20, "FIRST_TOKEN_TIMEOUT": 4, "REPLY_TIMEOUT": 4, "IDLE_TIMEOUT": 0.8, "HEARTBEAT": 30}
+    with serve(over(upstream_server, tmp_path_factory.mktemp("patient"), entries, **limits)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def tried(patient, upstream_server):
+    """What each case heard, and how often its models were asked."""
+
+    def ask(case):
+        first, second = pair_of(*case)
+        upstream_server.sequence(first, PATIENT[case[0]][0])
+        upstream_server.behave(second, saying(SECOND))
+        heard = hear(patient, V1, first, stream=case[1] == "stream", fallbacks=[second])
+        return heard, tuple(len(upstream_server.calls_for(model)) for model in (first, second))
+
+    return all_at_once(ask, TRIES, 6)
+
+
+@pytest.mark.parametrize("name, mode", TRIES, ids=lambda part: part)
+def test_a_model_is_asked_again_before_another_is(tried, name, mode):
+    (heard, asked), (_, who, times) = tried[name, mode], PATIENT[name]
+    text, model = (TEXT, SECOND)[who == "second"], pair_of(name, mode)[who == "second"]
+    assert (heard.text, heard.models, asked) == (text, [model], times)
+    if mode == "stream":
+        check_one_answer(heard, text)
+
+
+def test_what_each_model_did_is_booked_on_it(patient, tried, upstream):
+    """Attempts and first tokens by the model that made them."""
+
+    def metric(kind, model):
+        found = re.search(rf'^chatapi_{kind}{{model="{model}"}} (\S+)', patient.request("GET", "/metrics").text, re.M)
+        return float(found[1]) if found else 0.0
+
+    for case in TRIES:
+        for model, asked in zip(pair_of(*case), tried[case][1], strict=True):
+            assert wait_until(lambda m=model, n=asked: metric("attempts_total", m) == n), model
+    upstream.behave("joined/first", "cut")
+    upstream.behave("joined/second", "continue")
+    check_one_answer(hear(patient, V1, "joined/first", stream=True, fallbacks=["joined/second"]), TEXT)
+    wait_until(lambda: metric("attempts_total", "joined/second") == 1)
+    for (first, second), counted in (
+        (("joined/first", "joined/second"), (1, 0)),  # the model whose words came first
+        (pair_of("silence", "stream"), (0, 1)),
+    ):
+        assert tuple(metric("first_token_seconds_count", model) for model in (first, second)) == counted
+
+
+def test_a_model_that_flaps_opens_no_circuit_and_one_that_fails_always_does(patient, upstream):
+    """Every other request fails, a success between: never five in a row. Then fallbacks are asked at once."""
+    for mode in MODES:
+        upstream.sequence(f"flap/{mode}", ["http500", "ok"] * 6)
+    upstream.behave("flap/down", "http500")
+    upstream.behave("flap/spare", "ok")
+
+    def six_times(mode):
+        return {hear(patient, V1, f"flap/{mode}", stream=mode == "stream").text for _ in range(6)}
+
+    assert all(texts == {TEXT} for texts in all_at_once(six_times, MODES).values())
+    assert [len(upstream.calls_for(f"flap/{mode}")) for mode in MODES] == [12, 12]
+    asked = 0
+    for _ in range(FAILURES):
+        assert hear(patient, V1, "flap/down", fallbacks=["flap/spare"]).models == ["flap/spare"]
+        before, asked = asked, len(upstream.calls_for("flap/down"))
+    assert asked == before, "its circuit is open"
+    assert list(patient.request("GET", "/readyz").json()["circuit"]["open"]) == ["flap/down"]
 
 
 # ---------------------------------------------------------------- rescue in mid-stream
@@ -387,28 +466,20 @@ def check_whole_or_failed(heard):
     return None
 
 
-@pytest.mark.parametrize(
-    "sent, fallback",
-    [([ROLE], "plain/tools"), ([ROLE, {"content": "Well"}], "odd/tools")],
-    ids=["after-the-role", "after-text"],
-)
-def test_a_rescue_that_calls_a_tool_loses_nothing_of_the_call(gateway, upstream, sent, fallback):
+BEGUN = {  # what was sent before the cut, the fallback, what that does, and what is asked for besides
+    "the role, then a call of a tool": ([ROLE], "plain/tools", calling_a_tool, {"tools": TOOLS}),
+    "text, then a call of a tool": ([ROLE, {"content": "Well"}], "odd/tools", calling_a_tool, {"tools": TOOLS}),
+    "the role of the first of two": ([ROLE], "plain/two", "ok", {"n": 2}),
+    "text of the first of two, afresh": ([ROLE, {"content": "Hel"}], "plain/two-begun", "ok", {"n": 2}),
+    "text of the first of two, continued": ([ROLE, {"content": "Hel"}], "odd/two", "continue", {"n": 2}),
+}
+
+
+@pytest.mark.parametrize("sent, fallback, behaviour, fields", BEGUN.values(), ids=BEGUN)
+def test_a_rescue_loses_nothing_of_a_call_and_cuts_no_choice(gateway, upstream, sent, fallback, behaviour, fields):
     upstream.behave(f"begun-{fallback}", cut_after(*sent))
-    upstream.behave(fallback, calling_a_tool)
-    check_whole_or_failed(hear(gateway, V1, f"begun-{fallback}", stream=True, fallbacks=[fallback], tools=TOOLS))
-
-
-@pytest.mark.parametrize(
-    "sent, fallback",
-    [([ROLE], "plain/two"), ([ROLE, {"content": "Hel"}], "plain/two-begun"), ([ROLE, {"content": "Hel"}], "odd/two")],
-    ids=["after-the-role", "afresh", "prefill"],
-)
-def test_of_two_choices_neither_is_cut(gateway, upstream, sent, fallback):
-    """Two are asked for, and the stream breaks before the second has begun."""
-    first = f"one-of-two-{fallback}-{len(sent)}".replace("/", "-")
-    upstream.behave(f"begun/{first}", cut_after(*sent))
-    upstream.behave(fallback, "continue" if fallback == "odd/two" else "ok")
-    check_whole_or_failed(hear(gateway, V1, f"begun/{first}", stream=True, fallbacks=[fallback], n=2))
+    upstream.behave(fallback, behaviour)
+    check_whole_or_failed(hear(gateway, V1, f"begun-{fallback}", stream=True, fallbacks=[fallback], **fields))
 
 
 def test_a_fallback_that_is_silent_is_not_asked_twice(gateway, upstream):
