@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from support.browser import chromium, visit  # noqa: E402
-from support.gateways import serve  # noqa: E402
+from support.gateways import over, serve  # noqa: E402
 from support.upstream import Upstream, saying  # noqa: E402
 
 from chatapi import create_app  # noqa: E402
@@ -137,8 +137,7 @@ def main() -> None:
     with Upstream() as upstream, chromium() as browser, TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/chatapi.db"
         fill_ledger(url)
-        env = {"HUGGINGFACE_API_KEY": "hf_example", "HUGGINGFACE_BASE_URL": upstream.url, "DATABASE_URL": url}
-        with serve(env) as gateway:
+        with serve(over(upstream) | {"DATABASE_URL": url}) as gateway:
             for language, answer in ANSWERS.items():
                 upstream.behave(MODEL, saying(answer, pause=0.02))
                 for name, (path, prepare) in PAGES.items():

@@ -1,7 +1,6 @@
 """The playground, as a person uses it."""
 
 import base64
-import hashlib
 import json
 import re
 import time
@@ -10,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 from support.browser import visit
-from support.gateways import free_port, serve
+from support.gateways import free_port, keyed, serve
 from support.upstream import TEXT, saying
 
 PNG = base64.b64decode(
@@ -383,8 +382,7 @@ def test_an_empty_list_says_what_to_do(reader):
 
 @pytest.fixture(scope="module")
 def locked(gateway_env):
-    digest = hashlib.sha256(b"sk-the-key").hexdigest()
-    with serve({**gateway_env, "CHATAPI_AUTH": "required", "CHATAPI_KEYS": digest}) as running:
+    with serve({**gateway_env, **keyed("sk-the-key")}) as running:
         yield running
 
 

@@ -1,6 +1,5 @@
 """SDKs in a page: real Chromium, from a configured origin and from another one, whole, streamed and refused."""
 
-import hashlib
 import subprocess
 import threading
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.browser import chromium, visit
 from support.clients import folder
-from support.gateways import serve
+from support.gateways import keyed, serve
 from support.upstream import PIECES, TEXT
 
 pytestmark = [pytest.mark.clients, pytest.mark.browser]
@@ -67,8 +66,7 @@ def origin(bundle):
 
 @pytest.fixture(scope="module")
 def gateway(gateway_env, origin):
-    keyed = {"CHATAPI_AUTH": "required", "CHATAPI_KEYS": hashlib.sha256(KEY.encode()).hexdigest()}
-    with serve({**gateway_env, **keyed, "CHATAPI_CORS_ORIGINS": origin, "CHATAPI_HEARTBEAT": "30"}) as running:
+    with serve({**gateway_env, **keyed(KEY), "CHATAPI_CORS_ORIGINS": origin, "CHATAPI_HEARTBEAT": "30"}) as running:
         yield running
 
 

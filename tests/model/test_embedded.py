@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 from support.embedded_gateway import require_engine, serve_embedded
-from support.gateways import ROOT, clean_environment
+from support.gateways import ROOT, clean_environment, python, ran
+from support.heard import wait_until
 
 from chatapi.embedded import MODEL_ID, EngineError, model_id
 from chatapi.embedded.weights import weights
@@ -20,33 +21,13 @@ from chatapi.settings import HubModel, Settings
 ASK = {"model": "microsoft/DialoGPT-medium", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8}
 
 
-def engine_of(gateway):
-    """The engine's process: the child of gunicorn's master that serves the model."""
-    children = psutil.Process(gateway.process.pid).children(recursive=True)
-    return next(child for child in children if "--serve" in child.cmdline())
-
-
-def gone_within(process, seconds):
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
-            return True
-        time.sleep(0.05)
-    return False
+def is_gone(process):
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 def parts(process, word):
     """The processes below `process` that run the engine's `--keep` or `--serve`."""
     return [child for child in process.children(recursive=True) if word in child.cmdline()]
-
-
-def becomes_true(met, within_s):
-    end = time.monotonic() + within_s
-    while not met():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 @pytest.fixture(scope="module")
@@ -122,66 +103,40 @@ def test_an_answer_shows_nothing_of_what_others_have_asked(gateway):
 @pytest.mark.parametrize("how", ["kill all", "SIGTERM", "SIGINT"])
 def test_the_engine_ends_with_the_gateway(how):
     with serve_embedded() as gateway:
-        engine = engine_of(gateway)
         master = psutil.Process(gateway.process.pid)
+        [engine] = parts(master, "--serve")
         if how == "kill all":
             for process in [master, *(c for c in master.children() if c.pid != engine.pid)]:
                 process.kill()
         else:
             os.kill(master.pid, getattr(signal, how))
-        assert gone_within(engine, 15)
+        assert wait_until(lambda: is_gone(engine), 15)
 
 
 def test_no_engine_is_started_where_an_upstream_is_set():
     with serve_embedded(HUGGINGFACE_BASE_URL="http://127.0.0.1:9") as gateway:
-        children = psutil.Process(gateway.process.pid).children(recursive=True)
-        assert not [c for c in children if "--serve" in c.cmdline()]
+        assert parts(psutil.Process(gateway.process.pid), "--serve") == []
         assert "http://127.0.0.1:9" in gateway.log_text()
 
 
-def start(tmp_path, **env):
-    return subprocess.run(
-        [sys.executable, "-m", "chatapi.embedded", "true"],
-        check=False,
-        env={**clean_environment(str(tmp_path)), **env},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-
-@pytest.mark.parametrize("workers", ["two", "-1", "0"])
-def test_a_number_of_workers_that_is_none_is_told_in_a_line(tmp_path, workers):
-    ended = start(tmp_path, WEB_CONCURRENCY=workers)
+@pytest.mark.parametrize(
+    "name, value, content, words",
+    [
+        *(("WEB_CONCURRENCY", workers, None, "WEB_CONCURRENCY") for workers in ("two", "-1", "0")),
+        ("CHATAPI_EMBEDDED_MODEL", "none.gguf", None, "CHATAPI_EMBEDDED_MODEL"),
+        ("CHATAPI_EMBEDDED_MODEL", "none.gguf", None, "no such file"),
+        ("CHATAPI_EMBEDDED_MODEL", "text.gguf", b"hello", "not a GGUF file"),
+        ("CHATAPI_EMBEDDED_MODEL", "cut.gguf", b"GGUF" + bytes(100), "did not start"),  # the engine's words follow
+    ],
+)
+def test_what_nothing_can_start_with_is_told_without_a_traceback(tmp_path, name, value, content, words):
+    if content:
+        require_engine()
+        (tmp_path / value).write_bytes(content)
+    given = {name: str(tmp_path / value) if value.endswith("gguf") else value}
+    ended = ran(sys.executable, "-m", "chatapi.embedded", "true", folder=tmp_path, **given)
     assert ended.returncode == 1
-    assert "WEB_CONCURRENCY" in ended.stderr and "Traceback" not in ended.stderr
-
-
-def test_a_missing_file_is_refused_before_anything_starts(tmp_path):
-    ended = start(tmp_path, CHATAPI_EMBEDDED_MODEL=str(tmp_path / "none.gguf"))
-    assert ended.returncode != 0
-    assert "CHATAPI_EMBEDDED_MODEL" in ended.stderr
-    assert "no such file" in ended.stderr
-    assert "Traceback" not in ended.stderr
-
-
-def test_a_file_that_is_no_gguf_is_refused(tmp_path):
-    require_engine()
-    (tmp_path / "text.gguf").write_text("hello")
-    ended = start(tmp_path, CHATAPI_EMBEDDED_MODEL=str(tmp_path / "text.gguf"))
-    assert ended.returncode != 0
-    assert "not a GGUF file" in ended.stderr
-    assert "Traceback" not in ended.stderr
-
-
-def test_a_gguf_that_cannot_be_loaded_is_told_in_the_engines_words(tmp_path):
-    require_engine()
-    (tmp_path / "cut.gguf").write_bytes(b"GGUF" + bytes(100))
-    ended = start(tmp_path, CHATAPI_EMBEDDED_MODEL=str(tmp_path / "cut.gguf"))
-    assert ended.returncode != 0
-    assert "did not start" in ended.stderr
-    assert "Traceback" not in ended.stderr
+    assert words in ended.stderr and "Traceback" not in ended.stderr
 
 
 @pytest.mark.parametrize(
@@ -214,9 +169,9 @@ def test_make_run_knows_when_it_needs_the_engine(tmp_path):
         for name in ("requirements.txt", "requirements-embedded.txt", "requirements-weights.txt"):
             (tmp_path / name).write_text("")
         (tmp_path / ".env").write_text(dotenv)
-        command = ["make", "-n", "run", *arguments]
-        environment = {**clean_environment(str(tmp_path)), **env}
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+        done = ran("make", "-n", "run", *arguments, folder=tmp_path, **env)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     needs = "requirements-embedded.txt"
     assert needs in planned("")
@@ -231,10 +186,7 @@ def test_make_run_knows_when_it_needs_the_engine(tmp_path):
 
 def test_signals_meant_for_the_gateway_leave_the_engine_alone(gateway):
     """systemd sends SIGTERM to every process at once, and the gateway has answers to finish."""
-    engine = [
-        *parts(psutil.Process(gateway.process.pid), "--keep"),
-        *parts(psutil.Process(gateway.process.pid), "--serve"),
-    ]
+    engine = [part for word in ("--keep", "--serve") for part in parts(psutil.Process(gateway.process.pid), word)]
     assert len(engine) == 2
     for process in engine:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -247,7 +199,7 @@ def test_an_engine_that_fell_over_is_started_again_at_the_same_address(gateway):
     [fallen] = parts(psutil.Process(gateway.process.pid), "--serve")
     command = fallen.cmdline()
     fallen.kill()
-    assert becomes_true(lambda: gateway.post("/api/chat/completions", ASK, timeout=90).status_code == 200, 30)
+    assert wait_until(lambda: gateway.post("/api/chat/completions", ASK, timeout=90).status_code == 200, 30)
     [risen] = parts(psutil.Process(gateway.process.pid), "--serve")
     assert risen.pid != fallen.pid and risen.cmdline() == command
 
@@ -268,21 +220,13 @@ def test_the_engine_stays_while_a_worker_does(tmp_path):
         time.sleep(1)
         assert len(engine) == 1 and engine[0].is_running()
         worker.kill()
-        assert gone_within(engine[0], 15)
+        assert wait_until(lambda: is_gone(engine[0]), 15)
 
 
 def test_a_missing_engine_is_named_with_the_way_to_get_it(tmp_path):
     without = "import importlib.util; importlib.util.find_spec = lambda name: None; "
     without += "from chatapi.embedded.__main__ import main; "
-    ended = subprocess.run(
-        [sys.executable, "-c", without + "main(['true'])"],
-        check=False,
-        cwd=tmp_path,
-        env=clean_environment(str(tmp_path)),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    ended = python(without + "main(['true'])", folder=tmp_path)
     assert ended.returncode == 1
     assert "requirements-embedded.txt" in ended.stderr and "HUGGINGFACE_API_KEY" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
@@ -290,7 +234,6 @@ def test_a_missing_engine_is_named_with_the_way_to_get_it(tmp_path):
 
 def test_a_command_that_is_not_there_is_named(tmp_path):
     command = [sys.executable, "-m", "chatapi.embedded", "no-such-command"]
-    env = {**clean_environment(str(tmp_path)), "HUGGINGFACE_BASE_URL": "http://127.0.0.1:9"}
-    ended = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    ended = ran(*command, folder=tmp_path, HUGGINGFACE_BASE_URL="http://127.0.0.1:9")
     assert ended.returncode == 1
     assert ended.stderr == "chatapi: no-such-command cannot be run: No such file or directory\n"

@@ -1,14 +1,16 @@
 """A running gateway with its ledger, and what must be true of it."""
 
 import re
+import time
 from contextlib import contextmanager
 
 from chatapi.accounting import statements, sums, tables
 from chatapi.accounting.keys import Keys
 from chatapi.accounting.store import Store
 from chatapi.caller import Limits
+from support.dialects import NEW
 from support.gateways import serve
-from support.heard import wait_until
+from support.heard import BLUEPRINTS, DIALECTS, wait_until
 
 
 class Kept:
@@ -69,3 +71,13 @@ def check_usage(running, key_id=""):
     names, counts = ("day", "key_id", "model", "ending"), ("calls", "prompt_tokens", "completion_tokens")
     told = {tuple(row[n] for n in names): [row[c] for c in counts] for row in running.used(key_id)}
     assert told == added_up(running.rows(key_id=key_id or None))
+
+
+def check_row(row, heard, dialect, model, ending, code):
+    """What the row of any call says that its caller has heard."""
+    assert (row["ending"], row["code"], heard.code) == (ending, code, code)
+    assert (row["route"], row["dialect"]) == (DIALECTS.get(dialect, NEW), BLUEPRINTS.get(dialect, "completions"))
+    assert (row["request_id"], row["status"]) == (heard.headers["X-Request-Id"], heard.status)
+    assert row["model"] == (None if code == "invalid_request" else model)
+    assert abs(row["started_at"] - time.time()) < 300
+    assert row["total_ms"] >= (row["first_token_ms"] or 0) >= 0

@@ -159,11 +159,24 @@ def clean_environment(home: str) -> dict[str, str]:
     return {**kept, "HOME": home, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
+def ran(
+    *command: str, folder: Path = ROOT, stderr: int = subprocess.PIPE, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """How a command ended, and what it said: in this folder, which is its home too, with these settings."""
+    environment, out = {**clean_environment(str(folder)), **env}, subprocess.PIPE
+    return subprocess.run(
+        command, cwd=folder, env=environment, stdout=out, stderr=stderr, text=True, timeout=60, check=False
+    )
+
+
 def flask(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
     """`flask --app wsgi …` as operators start it, in this folder, with these settings."""
-    command = [sys.executable, "-m", "flask", "--app", "wsgi", *words]
-    environment = {**clean_environment(str(folder)), **env}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return ran(sys.executable, "-m", "flask", "--app", "wsgi", *words, folder=folder, **env)
+
+
+def python(code: str, *arguments: str, folder: Path = ROOT, **env: Any) -> subprocess.CompletedProcess[str]:
+    """This program in a process of its own."""
+    return ran(sys.executable, "-c", code, *arguments, folder=folder, **env)
 
 
 def await_ready(gateway: Gateway, within_s: float = READY_WITHIN_S) -> None:

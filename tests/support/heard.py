@@ -120,16 +120,19 @@ def hear(gateway, route, model, text="hi there", headers=None, **fields):
     return Heard(answer.status_code, answer.headers, answer.content, time.monotonic() - began)
 
 
-def check_one_answer(heard, text):
+def check_one_answer(heard, text, finish="stop"):
     """A stream that is one complete answer: one id, one role, one finish, usage, [DONE]."""
     told = heard.told
     assert (told.error, told.done) == (None, True)
     assert heard.text == text
     assert len({chunk["id"] for chunk in told.chunks}) == 1
-    assert ["role" in choice["delta"] for choice in choices(told)].count(True) == 1
-    assert "role" in choices(told)[0]["delta"]
-    assert [choice["finish_reason"] for choice in choices(told)][-1] == "stop"
-    assert [choice["finish_reason"] for choice in choices(told) if choice["finish_reason"]] == ["stop"]
+    assert ["role" in choice["delta"] for choice in choices(told)] == [True] + [False] * (len(choices(told)) - 1)
+    *chunks, last = told.chunks
+    assert [choice["finish_reason"] for choice in choices(told) if choice["finish_reason"]] == [finish]
+    assert chunks[-1]["choices"][0]["finish_reason"] == finish
+    assert last["choices"] == []
+    assert last["usage"]["total_tokens"] == sum(heard.tokens)
+    assert not any(chunk.get("usage") for chunk in chunks)
 
 
 def check_failed_stream(heard, code):

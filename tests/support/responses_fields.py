@@ -1,12 +1,15 @@
 """What becomes of each field of `POST /v1/responses` at each kind of upstream: a table of docs/compatibility.md."""
 
+import re
+
 from support import portuguese
 
-PATH = "/v1/responses"
+PATH, CHAT = "/v1/responses", "/v1/chat/completions"
 HEADING = "## `POST /v1/responses`"
 FORWARDED, TRANSLATED, REFUSED = "forwarded", "translated", "refused"
 REPEATED, LEFT_OUT, HONOURED, IGNORED = "repeated", "left out", "honoured", "**ignored**"
 QUESTION = "Who is there?"
+ASKING = {PATH: {"input": QUESTION}, CHAT: {"messages": [{"role": "user", "content": QUESTION}]}}
 WEATHER = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}}
 SAID = {"role": "user", "content": [{"type": "input_text", "text": QUESTION}]}
@@ -96,30 +99,32 @@ def cell(client, upstream, kind, fields):
     """What becomes of the first of `fields`."""
     name, value = next(iter(fields.items()))
     if name in GATEWAYS_OWN:
-        return GATEWAYS_OWN[name](client, kind, fields)
-    with_it = post(client, kind.model, fields)
+        return GATEWAYS_OWN[name](client, PATH, kind, fields)
+    with_it = post(client, PATH, kind.model, fields)
     if with_it.status_code == 400:
-        error = with_it.json["error"]
-        assert error["code"] == "invalid_request", error
-        assert any(field in error["message"] for field in fields), error
-        return REFUSED
+        return refusal(with_it.json, fields)
     assert with_it.status_code == 200, with_it.text
-    sent = last_body(upstream)
-    post(client, kind.model, {k: v for k, v in fields.items() if k != name})
-    return " and ".join(outcomes(name, value, last_body(upstream), sent, with_it, kind))
+    sent = upstream.posts[-1].body
+    post(client, PATH, kind.model, {k: v for k, v in fields.items() if k != name})
+    return " and ".join(outcomes(name, value, upstream.posts[-1].body, sent, with_it))
 
 
-def outcomes(name, value, before, sent, answer, kind):
+def refusal(answer, fields):
+    error = answer["error"]
+    assert error["code"] == "invalid_request", error
+    assert set(fields) & set(re.split(r"\W+", f"{error['param']} {error['message'].partition(':')[0]}")), error
+    return REFUSED
+
+
+def outcomes(name, value, before, sent, answer):
     """Every outcome that is seen: of two tools one may be left out."""
     parameters = sent.get("parameters") or {}
     said = []
     if value in (sent.get(name), parameters.get(name)):
         said.append(FORWARDED)
     elif changed := sent if name == "input" else difference(before, sent):
-        said.append(
-            f"{TRANSLATED}: "
-            + ", ".join(f"`{key}`" for key in changed if key in ("messages", "inputs") or name != "input")
-        )
+        keys = [key for key in changed if key in ("messages", "inputs") or name != "input"]
+        said.append(f"{TRANSLATED}: " + ", ".join(f"`{key}`" for key in keys))
     elif name == "instructions" and "inputs" in sent:
         said.append(f"{LEFT_OUT}: the first user message alone¹")
     named = answer.headers.get("X-Ignored-Fields", "").split(", ")
@@ -140,35 +145,34 @@ def contains(whole, part):
 
 
 def difference(before, after):
-    """The keys of a body that are new or other."""
+    """The keys of a body that are new or other, with what they hold."""
     before, after = ({**body.get("parameters", {}), **body} for body in (before, after))
-    return [k for k in after if k != "parameters" and (k not in before or before[k] != after[k])]
+    return {k: v for k, v in after.items() if k != "parameters" and (k not in before or before[k] != v)}
 
 
-def post(client, model, fields):
-    return client.post(PATH, json={"model": model, "input": QUESTION, **fields})
+def post(client, path, model, fields):
+    return client.post(path, json={"model": model, **ASKING[path], **fields})
 
 
-def last_body(upstream):
-    # The list of models may be fetched at any time.
-    return upstream.posts[-1].body
+def streams(client, path, kind, fields):
+    text = post(client, path, kind.model, fields).get_data(as_text=True)
+    if path == PATH:
+        return HONOURED if "event: response.completed\n" in text else IGNORED
+    usage = '"total_tokens"' in text
+    return HONOURED if text.endswith("data: [DONE]\n\n") and usage == ("stream_options" in fields) else IGNORED
 
 
-def streams(client, kind, fields):
-    text = post(client, kind.model, fields).get_data(as_text=True)
-    return HONOURED if "event: response.completed\n" in text else IGNORED
-
-
-def falls_back(client, kind, fields):
-    answer = post(client, kind.failing, fields)
+def falls_back(client, path, kind, fields):
+    answer = post(client, path, kind.failing, fields)
     return HONOURED if answer.status_code == 200 and answer.json["model"] == "own/echo" else IGNORED
 
 
-def ends_in_time(client, kind, fields):
-    return HONOURED if post(client, kind.silent, fields).status_code == 504 else IGNORED
+def ends_in_time(client, path, kind, fields):
+    return HONOURED if post(client, path, kind.silent, fields).status_code == 504 else IGNORED
 
 
-GATEWAYS_OWN = {"stream": streams, "fallbacks": falls_back, "max_time": ends_in_time}
+# What the gateway does itself, whatever the upstream.
+GATEWAYS_OWN = {"stream": streams, "stream_options": streams, "fallbacks": falls_back, "max_time": ends_in_time}
 
 
 def column(client, upstream, kind):
@@ -176,9 +180,13 @@ def column(client, upstream, kind):
     return {row: cell(client, upstream, kind, fields) for row, fields in ROWS.items()}
 
 
-def section(columns, language="en"):
-    """The part of the page with `columns`, kind of upstream → row → cell."""
+def table(columns, rows, language):
+    """A table of the page with `columns`, kind of upstream → row → cell."""
     head = ["Parameter", *columns]
-    rows = [head, ["---"] * len(head), *([row, *(cells[row] for cells in columns.values())] for row in ROWS)]
-    text = "".join("| " + " | ".join(row) + " |\n" for row in rows)
-    return SECTION + text if language == "en" else SECTION_IN_PORTUGUESE + portuguese.table(text)
+    lines = [head, ["---"] * len(head), *([row, *(cells[row] for cells in columns.values())] for row in rows)]
+    text = "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    return text if language == "en" else portuguese.table(text)
+
+
+def section(columns, language):
+    return (SECTION if language == "en" else SECTION_IN_PORTUGUESE) + table(columns, ROWS, language)

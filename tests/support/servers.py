@@ -1,7 +1,7 @@
 """Real PostgreSQL, Redis and nginx: each on a free port of this machine, its files in a directory of its own.
 
-    with postgres() as url, redis() as store, nginx(text, ports=[port]) as front:
-        create_engine(url); store.stop(); store.start()
+    with postgres() as database, redis() as store, nginx(text, ports=[port]) as front:
+        create_engine(database.url); store.stop(); store.start()
 
 A program that is not installed skips the test, and fails it where CI=true. A server ends with its test, also when
 pytest is killed; start it from a thread that lives as long as it shall.
@@ -51,6 +51,8 @@ class Server:
     is_ready: Callable[[], bool]
     user: str | None = None  # who runs it, when we are root
     dies_by: signal.Signals = signal.SIGTERM  # what it gets when pytest is gone
+    stops_by: signal.Signals = signal.SIGTERM
+    url: str = ""  # of a database
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
@@ -76,12 +78,12 @@ class Server:
                 raise AssertionError(f"{self.command[0]} is not ready; its log:\n{self.log_text()[-LOG_TAIL:]}")
             time.sleep(0.02)
 
-    def stop(self, sig: signal.Signals = signal.SIGTERM) -> None:
+    def stop(self) -> None:
         """Stop it; may be called again."""
         if self.process is None:
             return
         if self.process.poll() is None:
-            self.process.send_signal(sig)
+            self.process.send_signal(self.stops_by)
         try:
             self.process.wait(STOPPED_WITHIN_S)
         except subprocess.TimeoutExpired:
@@ -118,8 +120,8 @@ def directory(name: str) -> Iterator[Path]:
 
 
 @contextmanager
-def postgres() -> Iterator[str]:
-    """SQLAlchemy's URL of an empty database, whose user may do everything."""
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL that is empty at first, whose user may do everything."""
     initdb, server, isready = needs("initdb"), needs("postgres"), needs("pg_isready")
     port = free_port()
     with directory("postgres") as home:
@@ -130,13 +132,11 @@ def postgres() -> Iterator[str]:
         made = subprocess.run(command, cwd=home, capture_output=True, check=False)
         assert made.returncode == 0, made.stderr.decode(errors="replace")
         command = [server, "-D", str(data), "-p", str(port), "-k", str(home), "-h", "127.0.0.1"]
+        url = f"postgresql+psycopg://chatapi@127.0.0.1:{port}/postgres"
         # SIGINT ends open connections; it does not wait for them.
-        running = Server(command, home, lambda: answers(isready, port), user, signal.SIGQUIT)
-        try:
-            running.start()
-            yield f"postgresql+psycopg://chatapi@127.0.0.1:{port}/postgres"
-        finally:
-            running.stop(signal.SIGINT)
+        server = Server(command, home, lambda: answers(isready, port), user, signal.SIGQUIT, signal.SIGINT, url)
+        with server.running():
+            yield server
 
 
 def unprivileged_owner(home: Path) -> str | None:
@@ -158,20 +158,13 @@ def answers(isready: str, port: int) -> bool:
 # ---------------------------------------------------------------- Redis
 
 
-@dataclass
-class Redis(Server):
-    """Stopped and started it is empty again, at the same address."""
-
-    url: str = ""
-
-
 @contextmanager
-def redis() -> Iterator[Redis]:
-    """A Redis that writes nothing to disk."""
+def redis() -> Iterator[Server]:
+    """A Redis that writes nothing to disk: stopped and started it is empty again, at the same address."""
     program, port = needs("redis-server"), free_port()
     with directory("redis") as home:
         command = [program, "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
-        server = Redis(command, home, lambda: pongs(port), dies_by=signal.SIGKILL, url=f"redis://127.0.0.1:{port}/0")
+        server = Server(command, home, lambda: pongs(port), dies_by=signal.SIGKILL, url=f"redis://127.0.0.1:{port}/0")
         with server.running():
             yield server
 
@@ -189,35 +182,32 @@ def pongs(port: int) -> bool:
 
 
 @contextmanager
-def nginx(config: str | Path, ports: Sequence[int] = ()) -> Iterator[Server]:
+def nginx(config: str, ports: Sequence[int] = ()) -> Iterator[Server]:
     """nginx with this whole configuration, listening at `ports`. Who runs it and where it writes is changed."""
-    program = needs("nginx")
-    with directory("nginx") as home:
-        path = home / "nginx.conf"
-        path.write_text(at_home(config, home))
-        command = [program, "-e", "stderr", "-p", str(home), "-c", str(path), "-g", "daemon off;"]
-        with Server(command, home, lambda: all(map(listens, ports))).running() as server:
+    with nginx_at_home(config) as (home, command):
+        server = Server([*command, "-g", "daemon off;"], home, lambda: all(map(listens, ports)))
+        with server.running():
             yield server
 
 
-def nginx_check(config: str | Path) -> subprocess.CompletedProcess[str]:
+def nginx_check(config: str) -> subprocess.CompletedProcess[str]:
     """`nginx -t` of it: how it ended, and what was said."""
+    with nginx_at_home(config) as (_, command):
+        return subprocess.run([*command, "-t"], capture_output=True, text=True, check=False)
+
+
+@contextmanager
+def nginx_at_home(config: str) -> Iterator[tuple[Path, list[str]]]:
+    """A directory, and nginx's command with the configuration, run by the user we are, with all its files there."""
     program = needs("nginx")
     with directory("nginx") as home:
-        path = home / "nginx.conf"
-        path.write_text(at_home(config, home))
-        command = [program, "-e", "stderr", "-p", str(home), "-c", str(path), "-t"]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def at_home(config: str | Path, home: Path) -> str:
-    """The configuration, run by the user we are, with all its files in `home`."""
-    text = config.read_text() if isinstance(config, Path) else config
-    text = re.sub(r"(?m)^(user|pid)\s.*$", "", text)
-    writes = "".join(f"{name}_temp_path {home}/{name};\n" for name in ("client_body", "proxy", "fastcgi"))
-    writes += "".join(f"{name}_temp_path {home}/{name};\n" for name in ("uwsgi", "scgi"))
-    user = "user root;\n" if os.geteuid() == 0 else ""  # it must reach sockets in our own directories
-    return f"{user}pid {home}/pid;\n" + re.sub(r"(?m)^http\s*\{", f"http {{\n{writes}", text, count=1)
+        text = re.sub(r"(?m)^(user|pid)\s.*$", "", config)
+        parts = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        writes = "".join(f"{name}_temp_path {home}/{name};\n" for name in parts)
+        user = "user root;\n" if os.geteuid() == 0 else ""  # it must reach sockets in our own directories
+        text = f"{user}pid {home}/pid;\n" + re.sub(r"(?m)^http\s*\{", f"http {{\n{writes}", text, count=1)
+        (home / "nginx.conf").write_text(text)
+        yield home, [program, "-e", "stderr", "-p", str(home), "-c", str(home / "nginx.conf")]
 
 
 def listens(port: int) -> bool:

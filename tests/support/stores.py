@@ -4,25 +4,20 @@
 """
 
 import json
-import os
 import resource
 import signal
 import sqlite3
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import sqlalchemy as sa
 
-from support.gateways import clean_environment
-from support.servers import Server, answers, listens, needs, postgres, redis
+from support.gateways import python
+from support.servers import postgres, redis
 
 _numbers = count(1)
 ADVISORY_LOCK = 0x63686174
@@ -30,8 +25,8 @@ ADVISORY_LOCK = 0x63686174
 
 @pytest.fixture(scope="session")
 def postgres_server():
-    with postgres() as url:
-        yield url
+    with postgres() as server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")
@@ -108,52 +103,6 @@ def path_of(url: str) -> Path:
     return Path(sa.make_url(url).database or "")
 
 
-class Restartable:
-    """A PostgreSQL of its own that can be stopped and started."""
-
-    def __init__(self, url):
-        self.url = url
-        self._port = sa.make_url(url).port
-        self._data = Path(sql(url, "SHOW data_directory")[0][0])
-        self._server = None
-
-    def stop(self):
-        pid = int(self._data.joinpath("postmaster.pid").read_text().split()[0])
-        os.kill(pid, signal.SIGINT)
-        if self._server:
-            self._server.stop(signal.SIGINT)
-        deadline = time.monotonic() + 15
-        while alive(pid) or listens(self._port):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-
-    def start(self):
-        command = [needs("postgres"), "-D", str(self._data), "-p", str(self._port), "-h", "127.0.0.1"]
-        home, isready = self._data.parent, needs("pg_isready")
-        command += ["-k", str(home)]
-        user = home.owner() if os.geteuid() == 0 else None
-        self._server = Server(command, home, lambda: answers(isready, self._port), user, signal.SIGQUIT)
-        self._server.start()
-
-
-def alive(pid):
-    with suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    return False
-
-
-@contextmanager
-def restartable():
-    """A PostgreSQL of its own that can be stopped and started."""
-    with postgres() as url:
-        server = Restartable(url)
-        try:
-            yield server
-        finally:
-            if server._server:
-                server._server.stop(signal.SIGINT)
-
-
 PROCESSES = """
 import json, os, sys
 number, arguments = json.loads(sys.argv[1])
@@ -178,7 +127,7 @@ print(json.dumps([json.loads(os.fdopen(answer).read() or 'null') for answer in a
 """
 
 
-def side_by_side_processes(code: str, number: int, *arguments: Any, within_s: float = 60) -> list[Any]:
+def side_by_side_processes(code: str, number: int, *arguments: Any) -> list[Any]:
     """What `code` sets `result` to in each of `number` processes; None of one that died.
 
     It finds `me` (0…) and `arguments`.
@@ -189,13 +138,6 @@ def side_by_side_processes(code: str, number: int, *arguments: Any, within_s: fl
     lines = each.replace("# go\n", "os.write(ready[1], b'.'); os.read(go[0], 1)\n").splitlines()
     body = "\n".join(f"    {line}" for line in [*lines, "return result"])
     program = PROCESSES.format(imports=imports, body=body)
-    done = subprocess.run(
-        [sys.executable, "-c", program, json.dumps([number, arguments])],
-        env=clean_environment("/nonexistent"),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=within_s,
-    )
+    done = python(program, json.dumps([number, arguments]))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -2,8 +2,6 @@
 
 import json
 import socket
-import subprocess
-import sys
 import threading
 import time
 from contextlib import ExitStack, closing, suppress
@@ -11,7 +9,7 @@ from dataclasses import replace
 from email.utils import formatdate
 
 import pytest
-from support.gateways import ROOT, side_by_side
+from support.gateways import python, side_by_side
 from support.upstream import TEXT, fault, say, script
 
 from chatapi import create_app
@@ -196,34 +194,8 @@ def test_a_wait_the_budget_cannot_hold_is_not_begun(upstream, hub, failure, code
     assert len(upstream.calls_for("test/later")) == 1
 
 
-# ---------------------------------------------------------------- limits in every phase
-PHASES = ("silent", "header-dribble", "headers-only", "body-dribble")
-CASES = [(f"{kind}/{phase}", stream) for kind in ("test", "own", "tgi") for phase in PHASES for stream in (0, 1)]
-CASES += [(f"{kind}/slow", True) for kind in ("test", "own", "tgi")] + [("classic/any", 0)]
+# ---------------------------------------------------------------- limits: in every phase, in test_endings
 ENDPOINT = "/api/chat/completions"
-
-
-def test_max_time_holds_in_every_phase(upstream, gateway):
-    upstream.behave("classic/any", "body-dribble")
-
-    def ask(model, stream):
-        began = time.monotonic()
-        body = {"model": model, "messages": MESSAGES, "stream": bool(stream), "max_time": 1}
-        answer = gateway.post(ENDPOINT, body)
-        return time.monotonic() - began, answer
-
-    for (model, stream), (seconds, answer) in side_by_side(ask, CASES).items():
-        assert 0.9 < seconds < 3, (model, seconds)
-        # A heartbeat has sent the status of a stream by then: the error is its last event.
-        *_, last = answer.content.strip().split(b"\n\n")
-        assert answer.status_code == (200 if stream else 500), model
-        assert b"[DONE]" not in last
-        error = json.loads(last.removeprefix(b"data: "))["error"]
-        assert error["code"] == "upstream_timeout", model
-        assert error["retryable"] is True
-    calls = upstream.posts
-    assert len(calls) == len(CASES), "none of them was asked twice"
-    upstream.wait_for(lambda: all(call.client_closed_at for call in calls), timeout=2)
 
 
 def test_max_time_holds_where_something_has_always_just_arrived(upstream, gateway):
@@ -316,6 +288,5 @@ def test_a_limit_ends_what_dribbles_on_also_where_the_worker_was_held_up(head):
 
         threading.Thread(target=dribble, daemon=True).start()
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
-        command = [sys.executable, "-c", HELD_UP, url]
-        said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        said = python(HELD_UP, url)
     assert said.stdout == "in time\n", said.stderr

@@ -14,25 +14,17 @@ def bench_modules(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "bench"))
 
 
-def python(*arguments):
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+def bench(*arguments):
+    return subprocess.run(
+        [sys.executable, "bench/run.py", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
 
 
 def test_scenarios_measure_every_call_and_stream(tmp_path):
     needs("wrk"), needs("nginx")
-    needs("wrk")
-    ran = python(
-        "bench/run.py",
-        "calls-1",
-        "fast-streams",
-        "bad-keys",
-        "--rounds=1",
-        "--seconds=1",
-        "--warm=1",
-        f"--out={tmp_path}",
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert "### Whole calls, 1 client" in ran.stdout
+    done = bench("calls-1", "fast-streams", "bad-keys", "--rounds=1", "--seconds=1", "--warm=1", f"--out={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert "### Whole calls, 1 client" in done.stdout
     found = json.loads((tmp_path / "results.json").read_text())["scenarios"]
     for name, subject in (("calls-1", "hello"), ("calls-1", "gateway"), ("fast-streams", "gateway")):
         assert found[name][subject]["calls"][0] > 0
@@ -41,9 +33,9 @@ def test_scenarios_measure_every_call_and_stream(tmp_path):
 
 
 def test_an_unknown_scenario_is_told():
-    ran = python("bench/run.py", "calls-33")
-    assert ran.returncode == 2
-    assert "no such scenario: calls-33" in ran.stderr
+    done = bench("calls-33")
+    assert done.returncode == 2
+    assert "no such scenario: calls-33" in done.stderr
 
 
 def test_a_quarter_more_beside_hello_fails(bench_modules):

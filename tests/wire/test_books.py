@@ -11,12 +11,13 @@ from contextlib import contextmanager
 
 import psutil
 import pytest
-from support.books import check_usage, kept
+from support.books import check_row, check_usage, kept
 from support.callers import Caller
 from support.dialects import NEW, V1
 from support.gateways import serve
-from support.heard import BLUEPRINTS, DIALECTS, all_at_once, hear, wait_until
-from support.stores import locked, restartable
+from support.heard import DIALECTS, all_at_once, hear, wait_until
+from support.servers import postgres
+from support.stores import locked
 from support.upstream import PIECES, TEXT, say, script
 
 from chatapi.accounting.redis import AWAY_S
@@ -118,96 +119,29 @@ def test_a_shadow_limit_refuses_nobody_and_is_counted(upstream, four):
     assert wait_until(lambda: four.metric("chatapi_limit_decisions_total", decision="shadowed", limit="rpm") == was + 3)
 
 
-# ---------------------------------------------------------------- endings
+# ---------------------------------------------------------------- endings: most of them in test_endings
 
-ENDINGS = {  # behaviour (None: the upstream is not asked), stream, fields, ending, code
-    "completed": ("ok", False, {}, "completed", None),
-    "completed-stream": ("ok", True, {}, "completed", None),
-    "cut": ("truncated", False, {}, "upstream_cut", "upstream_unavailable"),
-    "cut-stream": ("cut", True, {}, "upstream_cut", "upstream_unavailable"),
-    "deadline": ("silent", False, {"max_time": 1}, "deadline", "upstream_timeout"),
-    "deadline-stream": ("headers-only", True, {"max_time": 1}, "deadline", "upstream_timeout"),
-    "invalid": (None, False, {"max_tokens": "many"}, "refused", "invalid_request"),
-    "invalid-stream": (None, True, {"max_tokens": "many"}, "refused", "invalid_request"),
-    "forbidden": (None, False, {"model": "secret/model"}, "refused", "forbidden_model"),
-    "forbidden-stream": (None, True, {"model": "secret/model"}, "refused", "forbidden_model"),
-    "limited": (None, False, {"max_tokens": 1000}, "refused", "rate_limited"),
-    "limited-stream": (None, True, {"max_tokens": 1000}, "refused", "rate_limited"),
+REFUSED = {  # fields, code
+    "invalid": ({"max_tokens": "many"}, "invalid_request"),
+    "forbidden": ({"model": "secret/model"}, "forbidden_model"),
+    "limited": ({"max_tokens": 1000}, "rate_limited"),
 }
-ENDING_CASES = [(name, dialect) for name in ENDINGS for dialect in DIALECTS]
-
-
-@pytest.fixture(scope="module")
-def ended(four, upstream_server):
-    """(name, dialect) → the key's id, and what was heard."""
-    upstream_server.reset()
-
-    def ask(case):
-        name, dialect = case
-        behaviour, stream, fields, _, _ = ENDINGS[name]
-        fields = dict(fields)
-        model = fields.pop("model", f"end-{name}/{dialect}")
-        if behaviour:
-            upstream_server.behave(model, "body-truncated" if behaviour == "truncated" else behaviour)
-        key_id, headers = four.new_key("tpm=500", models=["end-*"])
-        return key_id, hear(four.gateway, DIALECTS[dialect], model, headers=headers, stream=stream, **fields)
-
-    return all_at_once(ask, ENDING_CASES, 12)
-
-
-@pytest.mark.parametrize("name, dialect", ENDING_CASES)
-def test_every_ending_is_one_row(upstream_server, four, ended, name, dialect):
-    key_id, heard = ended[name, dialect]
-    behaviour, stream, fields, ending, code = ENDINGS[name]
-    row = four.row(key_id=key_id)
-    model = None if name.startswith("invalid") else fields.get("model", f"end-{name}/{dialect}")
-    attempts = len(upstream_server.calls_for(model)) if behaviour else 0
-    assert (row["ending"], row["code"], heard.code) == (ending, code, code)
-    assert (row["route"], row["dialect"]) == (DIALECTS[dialect], BLUEPRINTS[dialect])
-    assert (row["request_id"], row["status"]) == (heard.headers["X-Request-Id"], heard.status)
-    assert (row["model"], row["attempts"]) == (model, attempts)
-    assert row["stream"] is (stream and not name.startswith("invalid"))
-    assert abs(row["started_at"] - time.time()) < 300
-    assert row["total_ms"] >= (row["first_token_ms"] or 0) >= 0
-    if ending == "completed":
-        assert row["served"] == model
-        assert (row["prompt_tokens"], row["completion_tokens"], row["usage_source"]) == (*heard.tokens, "upstream")
-        assert (row["first_token_ms"] is not None) == stream
-    elif name == "cut-stream":
-        assert (row["served"], row["completion_tokens"], row["usage_source"]) == (model, 3, "estimate")
-    elif attempts:  # what was sent is owed
-        assert (row["served"], row["completion_tokens"], row["usage_source"]) == (None, 0, "estimate")
-        assert row["prompt_tokens"] > 0
-    else:
-        assert [row[name] for name in ("served", "prompt_tokens", "completion_tokens", "usage_source")] == [None] * 4
-    check_usage(four, key_id)
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_a_caller_who_leaves_is_one_row(upstream, four, dialect, stream):
-    model = f"left-{dialect}/{stream}"
-    upstream.behave(model, "slow" if stream else "silent")
-    with Caller(four.gateway, DIALECTS[dialect], model, stream=stream) as caller:
-        upstream.wait_for(lambda: upstream.calls_for(model))
-        assert [row["ending"] for row in four.rows(model=model)] == [None]
-        if stream:
-            caller.read_until(b"tok3")
-        caller.leave()
-    row = four.row(model=model)
-    assert (row["ending"], row["key_id"], row["attempts"]) == ("client_left", None, 1)
-    assert (row["usage_source"], 0 < row["prompt_tokens"] < 20) == ("estimate", True)
-    assert row["served"] == (model if stream else None)
-    assert 4 <= row["completion_tokens"] < 40 if stream else row["completion_tokens"] == 0
-
-
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-@pytest.mark.parametrize("behaviour", ["err-bad-gateway", "err-validation", "reset"])
-def test_who_was_refused_owes_nothing(upstream, four, behaviour, stream):
-    model = f"unpaid-{behaviour}/{stream}"
-    upstream.behave(model, behaviour)
-    assert hear(four.gateway, DIALECTS["v1"], model, stream=stream).code
-    assert four.row(model=model)["prompt_tokens"] is None
+@pytest.mark.parametrize("name", REFUSED)
+def test_who_is_refused_is_one_row_and_owes_nothing(upstream, four, name, dialect, stream):
+    given, code = REFUSED[name]
+    fields = {"model": "end-refused/model", "stream": stream} | given
+    key_id, headers = four.new_key("tpm=500", models=["end-*"])
+    heard = hear(four.gateway, DIALECTS[dialect], headers=headers, **fields)
+    row = four.row(key_id=key_id)
+    check_row(row, heard, dialect, fields["model"], "refused", code)
+    assert row["stream"] is (stream and name != "invalid")
+    assert (row["attempts"], upstream.posts) == (0, [])
+    assert [row[name] for name in ("served", "prompt_tokens", "completion_tokens", "usage_source")] == [None] * 4
+    check_usage(four, key_id)
 
 
 def test_a_fallback_is_the_model_that_served(upstream, four):
@@ -349,7 +283,7 @@ def test_calls_go_on_while_sqlite_is_locked_and_are_in_the_ledger_when_it_is_not
 
 
 def test_a_postgresql_that_is_away_costs_no_answer_and_no_end_and_its_outage_ends_with_it(upstream, env):
-    with restartable() as server, kept(env, server.url) as running:
+    with postgres() as server, kept(env, server.url) as running:
         key_id, headers = running.new_key("rpm=100 tpm=100000 concurrency=10")
         with open_streams(running, upstream, 3) as (held, callers):
             [streams] = callers.values()

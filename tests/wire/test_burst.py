@@ -13,8 +13,8 @@ import pytest
 from support.accounts import PROMPT, begun, caller_of, end, job_of
 from support.books import check_usage, kept
 from support.heard import wait_until
+from support.servers import postgres
 from support.servers import redis as own_redis
-from support.stores import restartable
 from support.upstream import PIECES, say
 
 from chatapi.accounting import Accounts
@@ -121,7 +121,7 @@ def test_a_redis_that_is_restarted_amid_a_burst_costs_no_call_and_keeps_no_place
 
 def test_a_postgresql_that_is_restarted_amid_a_burst_keeps_no_place_and_its_outage_ends_with_it(upstream, gateway_env):
     upstream.behave("test/burst", lambda x: x.sleep(0.5) and say(x))
-    with restartable() as server, running(gateway_env, server.url) as books:
+    with postgres() as server, running(gateway_env, server.url) as books:
         key_id, headers = books.new_key(WORDS)
         assert asyncio.run(answered(books.gateway.port, headers, 1)) == {200: 1}  # the key is known now
         found = restarted_amid(books.gateway.port, headers, 400, server)

@@ -9,7 +9,7 @@ import psutil
 import pytest
 from support.callers import Caller
 from support.dialects import NEW, V1, asking
-from support.gateways import entry, serve
+from support.gateways import entry, over, serve
 from support.heard import all_at_once, hear, wait_until
 from support.upstream import TEXT, say
 
@@ -22,19 +22,9 @@ BROKEN = "body-empty"  # unavailable at once: no second attempt
 @pytest.fixture(scope="module")
 def gateway(upstream_server, tmp_path_factory):
     """Two workers."""
-    catalogue = tmp_path_factory.mktemp("circuit") / "catalogue.toml"
-    url = f"{upstream_server.url}/at/own/model"
-    catalogue.write_text(entry("own/model", 'task = "chat-completion"', f'url = "{url}"'))
-    env = {
-        "HUGGINGFACE_API_KEY": "hf_test",
-        "HUGGINGFACE_BASE_URL": upstream_server.url,
-        "CHATAPI_CATALOGUE": str(catalogue),
-        "CHATAPI_MAX_TIME": "6",
-        "CHATAPI_FIRST_TOKEN_TIMEOUT": f"{FIRST_TOKEN_S:g}",
-        "CHATAPI_REPLY_TIMEOUT": f"{REPLY_S:g}",
-        "CHATAPI_IDLE_TIMEOUT": "0.5",
-    }
-    with serve(env, "-w", "2") as running:
+    own = entry("own/model", 'task = "chat-completion"', f'url = "{upstream_server.url}/at/own/model"')
+    limits = {"MAX_TIME": 6, "FIRST_TOKEN_TIMEOUT": FIRST_TOKEN_S, "REPLY_TIMEOUT": REPLY_S, "IDLE_TIMEOUT": 0.5}
+    with serve(over(upstream_server, tmp_path_factory.mktemp("circuit"), [own], **limits), "-w", "2") as running:
         wait_until(lambda: len(running.workers()) == 2)
         yield running
 
@@ -123,15 +113,9 @@ def check_probe(upstream, lines, opened_at):
         assert line.ask("shared/model", fallbacks=["shared/fallback"])[2]["model"] == "shared/model"
 
 
-def check_closed(upstream, lines, model):
+def check_open(upstream, lines, model, is_open):
     upstream.behave(model, "ok")
-    for status, _, body, _ in answers(lines, model):
-        assert status == 200, body
-
-
-def check_open(upstream, lines, model):
-    upstream.behave(model, "ok")
-    assert [status for status, *_ in answers(lines, model)] == [502, 502]
+    assert [status for status, *_ in answers(lines, model)] == [502 if is_open else 200] * 2
 
 
 def test_the_same_id_on_a_server_of_its_own(upstream, lines):
@@ -139,76 +123,69 @@ def test_the_same_id_on_a_server_of_its_own(upstream, lines):
     assert list(lines[0].get("/readyz")["circuit"]["open"]) == ["own/model"], "its server is told to those with a key"
 
 
-COUNTING = ["cut", "reset-mid", "error-then-done", "stall-after-3", "eof-no-finish"]
-NOT_COUNTING = ["gone", "gated", "loading", "content-filter", "context-length", "err-validation", "err-depleted"]
-NOT_COUNTING += ["err-ratelimit", "err-bad-token", "body-list-error"]
+def after(seconds):
+    return lambda x: (x.sleep(seconds), say(x))
 
 
-@pytest.mark.parametrize("fault", COUNTING)
-def test_a_stream_that_breaks_counts(upstream, gateway, lines, fault):
-    upstream.behave(f"counts/{fault}", fault)
-    all_at_once(lambda _: hear(gateway, NEW, f"counts/{fault}", stream=True), range(FAILURES))
-    check_open(upstream, lines, f"counts/{fault}")
+def on_and_on(x):
+    say(x, [f"tok{i} " for i in range(100)], pause=0.05)
 
 
-@pytest.mark.parametrize("fault", NOT_COUNTING)
-def test_a_refusal_is_no_illness(upstream, gateway, lines, fault):
-    upstream.behave(f"refuses/{fault}", fault)
-    all_at_once(lambda _: hear(gateway, NEW, f"refuses/{fault}"), range(FAILURES + 1))
-    check_closed(upstream, lines, f"refuses/{fault}")
-
-
-LEAVING = {"silent": None, "stall-after-3": b" from", "slow": b"tok3", "headers-only": None}
-
-
-@pytest.mark.parametrize("fault", LEAVING)
-@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
-def test_a_caller_who_left_counts_as_none(upstream, gateway, lines, fault, stream):
-    model = f"left-{'stream' if stream else 'whole'}/{fault}"
-    upstream.behave(model, fault)
-    if not stream and LEAVING[fault]:
-        upstream.behave(model, "silent")
-
-    def leave(_):
-        with Caller(gateway, NEW, model, stream=stream) as caller:
-            if stream and LEAVING[fault]:
-                caller.read_until(LEAVING[fault])
-            else:
-                time.sleep(0.15)
-
-    all_at_once(leave, range(FAILURES + 1))
-    assert wait_until(lambda: all(call.client_closed_at for call in upstream.calls_for(model)))
-    check_closed(upstream, lines, model)
-
-
-# What an upstream does (its model says why it is well), the caller's patience, and whether for a stream.
-HURRIED = {
-    "a first token that comes later": (lambda x: (x.sleep(1.5), say(x)), 1, True),
-    "healthy tokens that go on": (lambda x: say(x, [f"tok{i} " for i in range(100)], pause=0.05), 2, True),
-    "a whole answer that takes its time": (lambda x: (x.sleep(2.6), say(x)), 2, False),  # it may take REPLY_S
+STREAM = {"stream": True}
+# What an upstream does, what its callers ask, and whether five of them open the circuit.
+COUNTED = {
+    "cut": ("cut", STREAM, True),
+    "reset": ("reset-mid", STREAM, True),
+    "an error amid tokens": ("error-then-done", STREAM, True),
+    "a stall": ("stall-after-3", STREAM, True),
+    "no finish": ("eof-no-finish", STREAM, True),
+    "silence within the limits of the operator": ("silent", STREAM, True),
+    "silence within a limit that fallbacks bring in": (
+        "silent",
+        {**STREAM, "fallbacks": ["test/ok"]},
+        False,
+    ),
+    "a first token that comes after the caller's limit": (after(1.5), {**STREAM, "max_time": 1}, False),
+    "healthy tokens that go on after it": (on_and_on, {**STREAM, "max_time": 2}, False),
+    "a whole answer that takes longer, as it may": (after(2.6), {"max_time": 2}, False),  # up to REPLY_S
+    **{
+        f"a refusal, {fault}": (fault, {}, False)
+        for fault in (
+            *("gone", "gated", "loading", "content-filter", "context-length", "err-validation", "err-depleted"),
+            *("err-ratelimit", "err-bad-token", "body-list-error"),
+        )
+    },
 }
 
 
-@pytest.mark.parametrize("why", HURRIED)
-def test_a_caller_in_a_hurry_counts_as_none(upstream, gateway, lines, why):
-    behaviour, max_time, stream = HURRIED[why]
-    model = f"hurry/{why.replace(' ', '-')}"
+@pytest.mark.parametrize("why", COUNTED)
+def test_what_counts_as_a_failure(upstream, gateway, lines, why):
+    behaviour, fields, opens = COUNTED[why]
+    model = f"counted/{list(COUNTED).index(why)}"
     upstream.behave(model, behaviour)
-    found = all_at_once(lambda _: hear(gateway, NEW, model, max_time=max_time, stream=stream), range(FAILURES + 1))
-    assert {heard.code for heard in found.values()} == {"upstream_timeout"}
-    check_closed(upstream, lines, model)
+    found = all_at_once(lambda _: hear(gateway, NEW, model, **fields), range(FAILURES + (not opens)))
+    if "max_time" in fields:
+        assert {heard.code for heard in found.values()} == {"upstream_timeout"}
+    check_open(upstream, lines, model, opens)
 
 
-def test_silence_within_the_limits_of_the_operator_counts(upstream, gateway, lines):
-    upstream.behave("ill/silent", "silent")
-    all_at_once(lambda _: hear(gateway, NEW, "ill/silent", stream=True), range(FAILURES))
-    check_open(upstream, lines, "ill/silent")
+LEAVING = [("silent", True), ("stall-after-3", True), ("slow", True), ("headers-only", True)]
+LEAVING += [("silent", False), ("headers-only", False)]
+READ = {"stall-after-3": b" from", "slow": b"tok3"}
 
 
-def test_a_limit_that_the_callers_own_fallbacks_brought_in_shows_nothing(upstream, gateway, lines):
-    upstream.behave("well/slow", "silent")
-    all_at_once(lambda _: hear(gateway, NEW, "well/slow", stream=True, fallbacks=["test/ok"]), range(FAILURES))
-    check_closed(upstream, lines, "well/slow")
+@pytest.mark.parametrize("fault, stream", LEAVING)
+def test_a_caller_who_left_counts_as_none(upstream, gateway, lines, fault, stream):
+    model = f"left-{'stream' if stream else 'whole'}/{fault}"
+    upstream.behave(model, fault)
+
+    def leave(_):
+        with Caller(gateway, NEW, model, stream=stream) as caller:
+            caller.read_until(READ[fault]) if fault in READ else time.sleep(0.15)
+
+    all_at_once(leave, range(FAILURES + 1))
+    assert wait_until(lambda: all(call.client_closed_at for call in upstream.calls_for(model)))
+    check_open(upstream, lines, model, False)
 
 
 def test_a_rescue_knows_of_the_circuit(upstream, gateway, lines):

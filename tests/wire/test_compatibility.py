@@ -13,23 +13,36 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from support import portuguese, responses_fields
+from support import responses_fields
 from support.embedded_gateway import MODEL_ID, serve_embedded
+from support.responses_fields import CHAT as PATH
+from support.responses_fields import (
+    FORWARDED,
+    GATEWAYS_OWN,
+    HONOURED,
+    IGNORED,
+    LEFT_OUT,
+    REFUSED,
+    TRANSLATED,
+    difference,
+    ends_in_time,
+    falls_back,
+    post,
+    refusal,
+)
 
 from chatapi import create_app
+from chatapi.schemas.openai import OpenAISchema
 from chatapi.schemas.responses.load import ResponsesSchema
 from chatapi.settings import Settings
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = DOCS / "compatibility.md"
 PAGES = {"en": PAGE, "pt-BR": DOCS / "compatibility.pt-BR.md"}
-PATH = "/v1/chat/completions"
 QUESTION = [{"role": "user", "content": "Who is there?"}]
 DATA_URL = "data:image/png;base64,iVBORw0KGgo="
 FUNCTION = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
 CITY = {"type": "object", "properties": {"city": {"enum": ["Paris", "Lima"]}}, "required": ["city"]}
-HONOURED, FORWARDED, TRANSLATED, REFUSED, IGNORED = "honoured", "forwarded", "translated", "refused", "**ignored**"
-LEFT_OUT = "left out"
 
 
 class Kind(NamedTuple):
@@ -110,85 +123,39 @@ PARAMETERS = {
 # --- what is seen at the fault server
 
 
-def post(client, body):
-    response = client.post(PATH, json=body)
-    return response.status_code, response.get_data(as_text=True)
-
-
-def names_as_ignored(client, body, name):
-    return name in client.post(PATH, json=body).headers.get("X-Ignored-Fields", "").split(", ")
-
-
 def outcome(client, upstream, kind, fields):
     """What becomes of the first of `fields`: a word, and for translations what was sent in its place."""
     name, value = next(iter(fields.items()))
     if name in GATEWAYS_OWN:
-        return GATEWAYS_OWN[name](client, kind, fields)
-    rest = {k: v for k, v in fields.items() if k != name}
-    status, text = post(client, {"model": kind.model, "messages": QUESTION, **fields})
-    if status == 400:
-        return refusal(text, *fields)
-    assert status == 200, text
+        return GATEWAYS_OWN[name](client, PATH, kind, fields)
+    answer = post(client, PATH, kind.model, fields)
+    if answer.status_code == 400:
+        return refusal(answer.json, fields)
+    assert answer.status_code == 200, answer.text
     sent = upstream.posts[-1].body
     parameters = sent.get("parameters") or {}
     if value in (sent.get(name), parameters.get(name)):
         return FORWARDED
-    if name == "stop" and '"content":"Hello from up"' in text:
+    if name == "stop" and '"content":"Hello from up"' in answer.text:
         return HONOURED
-    post(client, {"model": kind.model, "messages": QUESTION, **rest})
+    post(client, PATH, kind.model, {k: v for k, v in fields.items() if k != name})
     if changed := difference(upstream.posts[-1].body, sent):
-        return f"{TRANSLATED}: {changed}"
-    named = names_as_ignored(client, {"model": kind.model, "messages": QUESTION, **fields}, name)
-    return LEFT_OUT if named else IGNORED
-
-
-def refusal(text, *names):
-    error = json.loads(text)["error"]
-    assert error["code"] == "invalid_request", error
-    assert {*names} & {*error["message"].partition(":")[0].replace(".", ", ").split(", ")}, error
-    return REFUSED
-
-
-def difference(before, after):
-    """The keys of a body that are new or other, with small values, as Markdown."""
-    before, after = ({**body.get("parameters", {}), **body} for body in (before, after))
-    before.pop("parameters", None), after.pop("parameters", None)
-    changed = [k for k in after if k not in before or before[k] != after[k]]
-    shown = [f"`{k}: {json.dumps(after[k])}`" if type(after[k]) is bool else f"`{k}`" for k in changed]
-    return ", ".join(shown)
-
-
-def streams(client, kind, fields):
-    _, text = post(client, {"model": kind.model, "messages": QUESTION, **fields})
-    usage = '"total_tokens"' in text
-    return HONOURED if text.endswith("data: [DONE]\n\n") and usage == ("stream_options" in fields) else IGNORED
-
-
-def falls_back(client, kind, fields):
-    status, text = post(client, {"model": kind.failing, "messages": QUESTION, **fields})
-    return HONOURED if status == 200 and '"model":"own/echo"' in text else IGNORED
-
-
-def ends_in_time(client, kind, fields):
-    status, _ = post(client, {"model": kind.silent, "messages": QUESTION, **fields})
-    return HONOURED if status == 504 else IGNORED
+        shown = [f"`{k}: {json.dumps(v)}`" if type(v) is bool else f"`{k}`" for k, v in changed.items()]
+        return f"{TRANSLATED}: {', '.join(shown)}"
+    return LEFT_OUT if name in answer.headers.get("X-Ignored-Fields", "").split(", ") else IGNORED
 
 
 def takes_messages(client, upstream, kind, fields):
-    status, text = post(client, {"model": kind.model, **fields})
-    if status == 400:
-        return refusal(text, "messages")
-    assert status == 200, text
+    answer = post(client, PATH, kind.model, fields)
+    if answer.status_code == 400:
+        return refusal(answer.json, fields)
+    assert answer.status_code == 200, answer.text
     sent, messages = upstream.posts[-1].body, fields["messages"]
     if sent.get("messages") == messages:
         return FORWARDED
     first = next(m["content"] for m in messages if m["role"] == "user")
     assert sent["inputs"] == first
     return f"{TRANSLATED}: `inputs`" + (", the first user message¹" if len(messages) > 1 else "")
-
-
-# What the gateway does itself, whatever the upstream.
-GATEWAYS_OWN = {"stream": streams, "stream_options": streams, "fallbacks": falls_back, "max_time": ends_in_time}
 
 
 def app_over(upstream, catalogue, **more):
@@ -250,8 +217,8 @@ def embedded_behind(upstream, catalogue):
 def embedded_column(upstream, catalogue):
     behind = embedded_behind(upstream, catalogue)
     cells = column(behind("ok"), upstream, EMBEDDED)
-    cells["`fallbacks`"] = falls_back(behind("err-generation"), EMBEDDED, PARAMETERS["`fallbacks`"])
-    cells["`max_time`"] = ends_in_time(behind("silent"), EMBEDDED, PARAMETERS["`max_time`"])
+    cells["`fallbacks`"] = falls_back(behind("err-generation"), PATH, EMBEDDED, PARAMETERS["`fallbacks`"])
+    cells["`max_time`"] = ends_in_time(behind("silent"), PATH, EMBEDDED, PARAMETERS["`max_time`"])
     with serve_embedded() as gateway:
         plain = told(gateway, {"logprobs": True})
         for row, heeds in HEEDS.items():
@@ -272,7 +239,7 @@ def seen(gateway, row, heeds, plain):
     fields = asked_of_the_engine(row, plain[1]["choices"][0])
     status, body = told(gateway, fields)
     if status == 400:
-        return refusal(json.dumps(body), next(iter(fields)))
+        return refusal(body, fields)
     assert status == 200, body
     return HONOURED if heeds(body["choices"], plain[1]["choices"][0], body) else IGNORED
 
@@ -381,15 +348,8 @@ resposta: responde, e diz o nome do campo no cabeçalho `X-Ignored-Fields`.
 }
 
 
-def table(columns):
-    head = ["Parameter", *columns]
-    rows = [[row, *(cells[row] for cells in columns.values())] for row in PARAMETERS]
-    return [head, ["---"] * len(head), *rows]
-
-
 def page(columns, responses_columns, language):
-    text = "".join("| " + " | ".join(row) + " |\n" for row in table(columns))
-    text = text if language == "en" else portuguese.table(text)
+    text = responses_fields.table(columns, PARAMETERS, language)
     return INTRODUCTION[language] + text + NOTES[language] + responses_fields.section(responses_columns, language)
 
 
@@ -413,25 +373,16 @@ def test_the_page_says_what_happens(columns, responses_columns):
             assert path.read_text() == page(columns, responses_columns, language), "write it anew: WRITE_PAGE=1"
 
 
+@pytest.mark.parametrize("of", ["columns", "responses_columns"])
 @pytest.mark.parametrize("kind", [kind.title for kind in (*KINDS, EMBEDDED)])
-def test_nothing_is_ignored(columns, kind):
-    if kind not in columns:
+def test_nothing_is_ignored(request, of, kind):
+    cells = request.getfixturevalue(of).get(kind)
+    if cells is None:
         pytest.skip("the embedded engine is not installed; see requirements-embedded.txt")
-    assert [row for row, cell in columns[kind].items() if cell == IGNORED] == []
+    assert [row for row, cell in cells.items() if cell == IGNORED] == []
 
 
-@pytest.mark.parametrize("kind", [kind.title for kind in (*KINDS, EMBEDDED)])
-def test_of_responses_nothing_is_ignored(responses_columns, kind):
-    assert [row for row, cell in responses_columns[kind].items() if cell == IGNORED] == []
-
-
-def test_every_field_of_responses_has_its_row():
-    fields = {name for fields in responses_fields.ROWS.values() for name in fields} | {"model"}
-    assert ResponsesSchema().fields.keys() - fields == set()
-
-
-def test_every_field_that_is_known_has_its_row():
-    from chatapi.schemas.openai import OpenAISchema
-
-    fields = {name for fields in PARAMETERS.values() for name in fields} | {"model"}
-    assert OpenAISchema().fields.keys() - fields == set()
+@pytest.mark.parametrize("schema, rows", [(OpenAISchema, PARAMETERS), (ResponsesSchema, responses_fields.ROWS)])
+def test_every_field_that_is_known_has_its_row(schema, rows):
+    fields = {name for fields in rows.values() for name in fields} | {"model"}
+    assert schema().fields.keys() - fields == set()

@@ -1,6 +1,5 @@
 """What one connection may cost the others, under real gunicorn: unread bodies, floods, slow heads, half requests."""
 
-import hashlib
 import json
 import re
 import socket
@@ -12,7 +11,7 @@ import pytest
 import requests
 from support.dialects import NEW, V1, asking
 from support.fronts import certificate_in
-from support.gateways import serve
+from support.gateways import keyed, serve
 from support.heard import all_at_once, wait_until
 from support.others import Others
 
@@ -25,8 +24,7 @@ CHUNKED, ENDLESS = "Transfer-Encoding: chunked", "Content-Length: 99999999999"
 
 @pytest.fixture(scope="module")
 def gateway(gateway_env):
-    keyed = {"CHATAPI_AUTH": "required", "CHATAPI_KEYS": hashlib.sha256(KEY.encode()).hexdigest()}
-    with serve({**gateway_env, **keyed}, "--keep-alive", "2") as running:
+    with serve({**gateway_env, **keyed(KEY)}, "--keep-alive", "2") as running:
         yield running
 
 

@@ -506,7 +506,8 @@ def test_what_is_not_there_is_not_made_and_not_wrong(settings, tmp_path, monkeyp
 
 
 def test_postgresql(settings):
-    with postgres() as url:
+    with postgres() as server:
+        url = server.url
         found = examined(replace(settings, database_url=url), calls=False)
     assert wrong(found) == set()
     assert found["database"].ok and found["schema"].ok

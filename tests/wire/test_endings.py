@@ -7,46 +7,45 @@ from contextlib import ExitStack, closing, contextmanager
 
 import psutil
 import pytest
-from support.books import kept
+from support.books import check_row, kept
 from support.callers import Caller, body_of, endless, take_apart
 from support.dialects import NEW, V1
-from support.gateways import entry, serve
+from support.gateways import entry, over, serve
 from support.heard import DIALECTS, ON_V1, all_at_once, check_one_answer, hear, records, wait_until
 from support.heard import told as told_of
 from support.upstream import PIECES, TEXT, loading, say, script
 
 PROMPTLY_S = 1.0  # the contract says 250 ms; a machine shared with other tests is given more
 FIRST_TOKEN_S, REPLY_S, IDLE_S, HEARTBEAT_S = 0.5, 0.8, 0.6, 0.3
-LIMITS = {
-    "CHATAPI_MAX_TIME": "30",
-    "CHATAPI_FIRST_TOKEN_TIMEOUT": f"{FIRST_TOKEN_S:g}",
-    "CHATAPI_REPLY_TIMEOUT": f"{REPLY_S:g}",
-    "CHATAPI_IDLE_TIMEOUT": f"{IDLE_S:g}",
-    "CHATAPI_HEARTBEAT": f"{HEARTBEAT_S:g}",
-}
+LIMITS = {"MAX_TIME": 30, "FIRST_TOKEN_TIMEOUT": FIRST_TOKEN_S, "REPLY_TIMEOUT": REPLY_S}
+LIMITS |= {"IDLE_TIMEOUT": IDLE_S, "HEARTBEAT": HEARTBEAT_S}
 DRAIN_S = {"short": 1, "long": 5}
 
 
 @pytest.fixture(scope="module")
 def env(upstream_server, tmp_path_factory):
-    catalogue = tmp_path_factory.mktemp("endings") / "catalogue.toml"
     chat, url = 'task = "chat-completion"', f'url = "{upstream_server.url}/at'
     entries = [
         entry(f"drain-{name}/{number}", chat, f"drain_s = {s}") for name, s in DRAIN_S.items() for number in range(6)
     ]
     at_tgi = [model_of(*case) for case in LEAVING if "tgi" in case[0]]
-    entries += [entry(model, 'task = "text-generation"', f'{url}/{model}"') for model in at_tgi]
+    entries += [entry(model, 'task = "text-generation"', f'{url}/{model}"') for model in [*at_tgi, "own/tgi"]]
     entries += [entry("own/chat", chat, f'{url}/own/chat"')]
-    entries += [entry("own/tgi", 'task = "text-generation"', f'{url}/own/tgi"')]
-    catalogue.write_text("\n".join(entries))
-    server = {"HUGGINGFACE_API_KEY": "hf_test", "HUGGINGFACE_BASE_URL": upstream_server.url}
-    return {**server, "CHATAPI_CATALOGUE": str(catalogue), **LIMITS}
+    for task, kind in ((chat, "own"), ('task = "text-generation"', "tgi")):
+        models = [ending_of(name, kind, stream) for name, _, stream in OTHERS]
+        entries += [entry(model, task, f'{url}/{model}"') for model in models]
+    return over(upstream_server, tmp_path_factory.mktemp("endings"), entries, **LIMITS)
 
 
 @pytest.fixture(scope="module")
-def gateway(env):
-    with serve(env) as running:
+def books(env, tmp_path_factory):
+    with kept(env, f"sqlite:///{tmp_path_factory.mktemp('books')}/chatapi.db") as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def gateway(books):
+    return books.gateway
 
 
 # ---------------------------------------------------------------- what is looked at
@@ -104,6 +103,7 @@ PHASES = {  # behaviour, stream, what the caller has read when it leaves
     "before-done": (before_done, True, PIECES[-2].encode()),
 }
 FINISHED_ALREADY = ("whole-waiting-to-ask-again", "waiting-to-ask-again", "waiting-for-a-model-to-load")
+AMID_TOKENS = ("amid-tokens", "amid-tgis-tokens", "in-mid-token", "before-done")
 LEAVING = [(phase, dialect, how) for phase in PHASES for dialect in DIALECTS for how in ("fin", "rst")]
 
 
@@ -137,9 +137,15 @@ def left(gateway, upstream_server):
 
 
 @pytest.mark.parametrize("phase, dialect, how", LEAVING)
-def test_the_caller_leaves(gateway, left, phase, dialect, how):
+def test_the_caller_leaves(books, left, phase, dialect, how):
     left_at, calls = left[phase, dialect, how]
-    record = the_record(gateway, model_of(phase, dialect, how))
+    model = model_of(phase, dialect, how)
+    record, row = the_record(books.gateway, model), books.row(model=model)
+    assert (row["ending"], row["key_id"], row["attempts"]) == ("client_left", None, 1)
+    assert row["served"] == (model if phase in AMID_TOKENS else None)
+    if phase in AMID_TOKENS or calls[0].status in (None, 200):  # what was sent is owed
+        assert (row["usage_source"], 0 < row["prompt_tokens"] < 20) == ("estimate", True)
+        assert 3 <= row["completion_tokens"] < 40 if phase in AMID_TOKENS else row["completion_tokens"] == 0
     assert record["ending"] == "client_left"
     assert record["time"] - clock_at(left_at) < PROMPTLY_S
     assert len(calls) == 1 == record["attempts"], "and nobody is asked for them again"
@@ -208,12 +214,14 @@ def test_hanging_up_anywhere_in_a_stream(upstream, gateway):
 ENDINGS = {  # behaviour, max_time → ending, code
     "complete": ("ok", None, "completed", None),
     "reset": ("reset", None, "upstream_cut", "upstream_unavailable"),
+    "bad-gateway": ("err-bad-gateway", None, "upstream_cut", "upstream_unavailable"),
     "refused": ("err-validation", None, "refused", "upstream_rejected"),
     "filtered": ("content-filter", None, "refused", "content_filter"),
     "not-served": ("err-not-found", None, "upstream_cut", "model_not_found"),
     "deadline": ("silent", 1, "deadline", "upstream_timeout"),
     "deadline-amid-headers": ("header-dribble", 1, "deadline", "upstream_timeout"),
     "deadline-after-headers": ("headers-only", 1, "deadline", "upstream_timeout"),
+    "deadline-amid-body": ("body-dribble", 1, "deadline", "upstream_timeout"),
 }
 STREAM_ENDINGS = {
     "cut": ("cut", None, "upstream_cut", "upstream_unavailable"),
@@ -224,7 +232,16 @@ STREAM_ENDINGS = {
     "finish-without-done": (before_done, None, "completed", None),
 }
 OTHERS = [(name, row, False) for name, row in ENDINGS.items()]
+OTHERS += [("truncated", ("body-truncated", None, "upstream_cut", "upstream_unavailable"), False)]
 OTHERS += [(name, row, True) for name, row in {**ENDINGS, **STREAM_ENDINGS}.items()]
+
+
+# Every dialect of the router's models; and of a server of one's own, for chat and for text, what ends in time.
+ASKED = (*DIALECTS, "own", "tgi")
+
+
+def ending_of(name, dialect, stream):
+    return f"end-{'stream' if stream else 'whole'}/{name}-{dialect}"
 
 
 @pytest.fixture(scope="module")
@@ -234,30 +251,45 @@ def others(gateway, upstream_server):
 
     def ask(case):
         name, row, dialect, stream = case
-        model = f"end-{'stream' if stream else 'whole'}/{name}-{dialect}"
+        model = ending_of(name, dialect, stream)
         upstream_server.behave(model, row[0])
-        heard = hear(gateway, DIALECTS[dialect], model, stream=stream, **({"max_time": row[1]} if row[1] else {}))
+        heard = hear(
+            gateway, DIALECTS.get(dialect, NEW), model, stream=stream, **({"max_time": row[1]} if row[1] else {})
+        )
         return model, heard, time.monotonic(), upstream_server.calls_for(model)
 
-    cases = [(name, row, dialect, stream) for name, row, stream in OTHERS for dialect in DIALECTS]
+    cases = [(name, row, dialect, stream) for name, row, stream in OTHERS for dialect in ASKED]
     found = all_at_once(ask, cases, 16)
     return {(name, dialect, stream): answer for (name, _, dialect, stream), answer in found.items()}
 
 
-@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("dialect", ASKED)
 @pytest.mark.parametrize("name, row, stream", OTHERS, ids=[f"{n}-{'stream' if s else 'whole'}" for n, _, s in OTHERS])
-def test_every_ending_is_told_once(gateway, others, name, row, stream, dialect):
+def test_every_ending_is_told_once_and_is_one_row(books, others, name, row, stream, dialect):
     model, heard, ended_at, calls = others[name, dialect, stream]
     _, _, ending, code = row
-    record = the_record(gateway, model)
+    record, row = the_record(books.gateway, model), books.row(model=model)
+    check_row(row, heard, dialect, model, ending, code)
+    assert (row["stream"], row["attempts"]) == (stream, len(calls))
+    used = (row["served"], row["prompt_tokens"], row["completion_tokens"], row["usage_source"])
+    if ending == "completed":
+        assert used[:3] == (model, *heard.tokens)
+        assert (row["first_token_ms"] is not None) == stream
+    elif heard.status == 200 and heard.text:
+        assert (used[0], used[3]) == (model, "estimate")
+        assert used[2] == 3 or name.startswith("deadline")
+    elif name.startswith("deadline") or name == "truncated":  # what was sent is owed
+        assert (used[0], used[2], used[3], used[1] > 0) == (None, 0, "estimate", True)
+    else:
+        assert used[:2] == (None, None), "who was refused owes nothing"
     assert (record["ending"], record.get("code"), heard.code) == (ending, code, code)
-    assert (record["stream"], record["route"], record["status"]) == (stream, DIALECTS[dialect], heard.status)
+    assert (record["stream"], record["route"], record["status"]) == (stream, DIALECTS.get(dialect, NEW), heard.status)
     assert record["attempts"] == len(calls)
     assert record["request_id"] == heard.headers["X-Request-Id"]
     if ending == "completed":
         assert (record["prompt_tokens"], record["completion_tokens"]) == heard.tokens
     if name == "complete":
-        assert heard.tokens == (2, len(PIECES))
+        assert (heard.tokens, row["usage_source"]) == ((2, len(PIECES)), "upstream")
     if ending == "deadline":
         assert wait_until(lambda: all(call.client_closed_at for call in calls))
         assert calls[-1].client_closed_at - ended_at < PROMPTLY_S

@@ -3,13 +3,12 @@
 import os
 import pty
 import subprocess
-import sys
 import termios
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from support.gateways import clean_environment, free_port
+from support.gateways import free_port, python
 from support.hub import TOKEN, Hub
 
 pytest.importorskip("huggingface_hub")
@@ -18,7 +17,6 @@ SMALL, LARGE = b"GGUF" + os.urandom(300_000), b"GGUF" + os.urandom(900_000)
 FILES = {"small-Q4_0.gguf": SMALL, "small-Q8_0.gguf": LARGE, "README.md": b"# small"}
 
 
-# ---------------------------------------------------------------- which file is meant
 PARTS = [f"q4_k_m/big-Q4_K_M-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
 
 
@@ -45,9 +43,7 @@ def hub():
 def fetch(home, endpoint, model=REPO, code=FETCH, stderr=subprocess.PIPE, **env):
     """The files that a start would serve: what a process of its own prints."""
     settings = {"CHATAPI_EMBEDDED_MODEL": model, "HF_ENDPOINT": endpoint, "HF_HOME": str(home / "hf"), **env}
-    env = {**clean_environment(str(home)), **settings}
-    out = {"stdout": subprocess.PIPE, "stderr": stderr, "text": True}
-    return subprocess.run([sys.executable, "-c", code], check=False, cwd=home, env=env, timeout=60, **out)
+    return python(code, folder=home, stderr=stderr, **settings)
 
 
 def told(ended):
@@ -69,15 +65,13 @@ def test_a_model_is_downloaded_once(hub, tmp_path):
 def test_it_lies_where_hugging_face_s_own_tools_look_for_it(hub, tmp_path):
     assert fetch(tmp_path, hub.url).returncode == 0
     find = f"from huggingface_hub import try_to_load_from_cache as t; print(t({REPO!r}, 'small-Q4_0.gguf'))"
-    env = {**clean_environment(str(tmp_path)), "HF_HOME": str(tmp_path / "hf")}
-    found = subprocess.run([sys.executable, "-c", find], env=env, capture_output=True, text=True, check=True)
+    found = python(find, folder=tmp_path, HF_HOME=str(tmp_path / "hf"))
     assert Path(found.stdout.strip()).read_bytes() == SMALL
 
 
 def test_what_another_tool_has_downloaded_is_not_downloaded_again(hub, tmp_path):
     get = f"from huggingface_hub import hf_hub_download as h; h({REPO!r}, 'small-Q8_0.gguf')"
-    env = {**clean_environment(str(tmp_path)), "HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": hub.url}
-    subprocess.run([sys.executable, "-c", get], env=env, capture_output=True, check=True)
+    assert python(get, folder=tmp_path, HF_HOME=str(tmp_path / "hf"), HF_ENDPOINT=hub.url).returncode == 0
     asked = len(hub.asked)
     assert Path(fetch(tmp_path, hub.url, f"{REPO}:Q8_0").stdout.strip()).read_bytes() == LARGE
     assert len(hub.asked) == asked

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import requests
 from support import keys as shared
-from support.dialects import LEGACY, V1, asking
+from support.dialects import LEGACY, RESPONSES, V1, asking, check_error
 from support.dialects import NEW as CHAT
 from support.gateways import flask, serve
 from support.keys import DIGEST, KEY, RIGHT, WRONG, asked, away, bearer, closing, flood, made
@@ -65,6 +65,35 @@ def test_the_rule_holds_on_the_wire(gateways, auth, environ, status):
 
 def test_who_may_not_call_does_not_learn_about_the_body(gateways):
     assert gateways["required"].post(CHAT, data=b"{", content_type="text/plain").status_code == 401
+
+
+SPELLED = [
+    {"Authorization": RIGHT},
+    {"Authorization": f"bearer  {KEY} "},
+    {"x-api-key": KEY},
+    {"api-key": KEY},
+    {"X-API-KEY": RIGHT},
+    {"Authorization": "Bearer ", "api-key": KEY},
+]
+MISSPELT = [{"Authorization": WRONG}, {"x-api-key": "sk-another"}, {"api-key": "sk-another"}]
+
+
+@pytest.mark.parametrize("headers", [*SPELLED, *MISSPELT], ids=str)
+def test_a_key_is_right_or_wrong_in_whichever_header(settings, upstream, headers):
+    client = create_app(replace(settings, auth="required", keys=frozenset({DIGEST}))).test_client()
+    for route in (CHAT, LEGACY, V1, RESPONSES):
+        answer = client.post(route, json=asking(route, "test/ok"), headers=headers)
+        assert answer.status_code == (200 if headers in SPELLED else 401), route
+        if headers in MISSPELT:
+            assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+            if route in (CHAT, LEGACY):
+                check_error(answer, 401, "invalid_api_key", retryable=False)
+            else:
+                assert check(ERROR, answer.json)["error"]["code"] == "invalid_api_key"
+    for path in ("/v1/models", "/v1/usage"):
+        assert client.get(path, headers=headers).status_code == (200 if headers in SPELLED else 401)
+    assert len(upstream.posts) == (4 if headers in SPELLED else 0)
+    assert not any(KEY in value for call in upstream.posts for value in call.headers.values()), "none goes upstream"
 
 
 # --- floods

@@ -6,7 +6,7 @@ import pytest
 from support.callers import choices, take_apart
 from support.dialects import asking
 from support.faults import CODES, QUIRKS
-from support.gateways import LIMITS, serve
+from support.gateways import LIMITS, over, serve
 from support.heard import DIALECTS, ON_V1, all_at_once, check_failed_stream, hear
 from support.openai_schema import COMPLETION, check, check_stream
 from support.responses_schema import RESPONSE, check_events, events_of
@@ -26,7 +26,6 @@ CASES = [
 def heard(upstream_server):
     """Every case, through one gateway, each with a model and so a circuit of its own: what was heard, and attempts."""
     upstream_server.reset()
-    env = {"HUGGINGFACE_API_KEY": "hf_test", "HUGGINGFACE_BASE_URL": upstream_server.url, **LIMITS}
 
     def ask(case):
         name, dialect, mode = case
@@ -35,7 +34,7 @@ def heard(upstream_server):
         answer = hear(gateway, DIALECTS[dialect], model, stream=mode == "stream", **QUIRKS[name].ask)
         return answer, len(upstream_server.calls_for(model))
 
-    with serve(env) as gateway:
+    with serve(over(upstream_server) | LIMITS) as gateway:
         return all_at_once(ask, CASES)
 
 

@@ -154,6 +154,15 @@ def test_a_retired_model_is_listed_with_its_successor_and_its_last_day(gateway):
     assert "shutdown_date" not in gateway.request("GET", "/v1/models/tgi/ok").json()
 
 
+def test_an_answer_can_come_back_as_history(gateway, upstream):
+    """With what SDKs write for fields that are not set, which some servers refuse; what was said stays."""
+    answer = whole(gateway)["choices"][0]["message"]
+    unset = {"tool_calls": [], "function_call": None, "audio": None, "annotations": [], "reasoning_content": "Hm."}
+    whole(gateway, messages=[*HELLO, {**answer, **unset}, *HELLO])
+    back = upstream.posts[-1].body["messages"][1]
+    assert back == {"role": "assistant", "content": TEXT, "annotations": [], "reasoning_content": "Hm."}
+
+
 # --- text models: what each field becomes there is in test_compatibility
 
 TEXT_MODELS = ["tgi/ok", "classic/any"]

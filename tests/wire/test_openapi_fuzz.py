@@ -1,7 +1,5 @@
 """The OpenAPI document, held against the gateway: what it takes, what it answers, with which statuses and headers."""
 
-import hashlib
-
 import hypothesis
 import pytest
 import schemathesis
@@ -13,7 +11,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from support.gateways import serve
+from support.gateways import keyed, serve
 
 from chatapi.schemas import DIALECTS
 from chatapi.settings import is_model_id
@@ -36,8 +34,7 @@ STANDARD = {"content-type", "content-length", "connection", "date", "server", "t
 
 @pytest.fixture(scope="module")
 def locked(gateway_env):
-    digest = hashlib.sha256(KEY.encode()).hexdigest()
-    with serve({**gateway_env, "CHATAPI_AUTH": "required", "CHATAPI_KEYS": digest}) as running:
+    with serve({**gateway_env, **keyed(KEY)}) as running:
         yield running
 
 

@@ -5,22 +5,25 @@ import os
 import platform
 import re
 import subprocess
-import sys
 import time
 from dataclasses import replace
 
 import psutil
 import pytest
-from support.gateways import CONFIG, ROOT, clean_environment, serve
+from support.dialects import LEGACY, NEW, RESPONSES, V1, asking
+from support.gateways import ROOT, gunicorn, python, ran, serve
+from support.heard import wait_until
+from support.hub import put_tokenizer
 
 from chatapi import create_app
 from chatapi.accounting.statements import put_meta
 from chatapi.accounting.store import Store
 from chatapi.errors import StoreUnavailable
-from chatapi.settings import VERSION, Settings
+from chatapi.settings import VERSION
 from chatapi.web.docs import GUIDES
 
 ORIGIN = "https://app.example.com"
+CHATS = (LEGACY, NEW, V1, RESPONSES)
 
 
 PARTS = ("database", "limits", "upstream")
@@ -115,11 +118,9 @@ def test_no_other_file_is_shown(client, name):
     "arguments, told", [(("-b", "127.0.0.1:99999"), "a port is at most 65535"), (("-w", "0"), "without a worker")]
 )
 def test_what_gunicorn_would_take_and_nobody_could_use_is_told_in_a_line(tmp_path, arguments, told):
-    command = [sys.executable, "-m", "gunicorn", "-c", str(CONFIG), "-b", "127.0.0.1:0", *arguments, "wsgi:app"]
-    env = {**clean_environment(str(tmp_path)), "DATABASE_URL": f"sqlite:///{tmp_path}/chatapi.db"}
-    ran = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
-    assert ran.returncode != 0
-    assert told in ran.stderr and "Traceback" not in ran.stderr
+    done = ran(*gunicorn(0), *arguments, "wsgi:app", DATABASE_URL=f"sqlite:///{tmp_path}/chatapi.db")
+    assert done.returncode != 0
+    assert told in done.stderr and "Traceback" not in done.stderr
 
 
 # --- CORS
@@ -130,20 +131,34 @@ def test_no_origin_may_call_unless_configured(client):
     assert not [name for name, _ in given if "Access" in name]
 
 
-@pytest.mark.parametrize("origin, allowed", [(ORIGIN, True), (ORIGIN + ".evil.test", False), ("null", False)])
-def test_only_the_configured_origins_may_call(origin, allowed):
-    client = create_app(Settings(cors_origins=frozenset({ORIGIN}))).test_client()
-    headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
-    for answer in (client.options("/v1/chat/completions", headers=headers), client.get("/healthz", headers=headers)):
+@pytest.fixture
+def across(settings):
+    """A client of a gateway that pages of one other origin may call."""
+    return create_app(replace(settings, cors_origins=frozenset({ORIGIN}))).test_client()
+
+
+@pytest.mark.parametrize("origin", [ORIGIN, ORIGIN + ".evil.test", "null"])
+def test_only_the_configured_origins_may_call_and_send_what_they_ask_to(across, origin):
+    asked = "authorization,content-type,x-stainless-os,x-stainless-retry-count,api-key"
+    wish = {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": asked}
+    allowed = origin == ORIGIN
+    for answer in (*(across.options(route, headers=wish) for route in CHATS), across.get("/healthz", headers=wish)):
         assert answer.headers.get("Access-Control-Allow-Origin") == (origin if allowed else None)
         assert "Origin" in answer.headers["Vary"]
+        assert allowed or not [name for name, _ in answer.headers if name.startswith("Access-Control")]
+    given = across.options(V1, headers=wish).headers
+    assert given.get("Access-Control-Allow-Headers") == (asked if allowed else None)
+    assert "POST" in given["Access-Control-Allow-Methods"] if allowed else True
+    unasked = across.options(V1, headers={"Origin": ORIGIN}).headers
+    assert "Authorization" in unasked["Access-Control-Allow-Headers"]
 
 
-def test_the_preflight_allows_what_clients_send():
-    client = create_app(Settings(cors_origins=frozenset({ORIGIN}))).test_client()
-    answer = client.options("/v1/chat/completions", headers={"Origin": ORIGIN})
-    assert "Authorization" in answer.headers["Access-Control-Allow-Headers"]
-    assert "POST" in answer.headers["Access-Control-Allow-Methods"]
+def test_a_page_may_read_what_sdks_act_on(across):
+    answer = across.post(V1, json=asking(V1, "nobody/serves-this"), headers={"Origin": ORIGIN})
+    shown = answer.headers["Access-Control-Expose-Headers"].lower()
+    assert answer.headers["x-should-retry"] == "false"
+    for name in ("x-request-id", "retry-after", "retry-after-ms", "x-should-retry", "x-ratelimit-remaining-requests"):
+        assert name in shown
 
 
 # --- numbers
@@ -181,6 +196,18 @@ def test_metrics_of_all_workers_and_the_open_circuits(upstream, two_workers):
     assert found["chatapi_open_streams"] == 0
     assert found["chatapi_ledger_pending"] == 0
     assert found['chatapi_circuit_open_seconds{model="metrics/ill"}'] >= 0
+
+
+def test_a_models_own_tokenizer_counts_in_a_worker_too(upstream, gateway_env, tmp_path):
+    upstream.behave("classic/any", "ok")
+    put_tokenizer(tmp_path, "classic/any")
+    with serve({**gateway_env, "HF_HOME": str(tmp_path)}) as gateway:
+
+        def answer():  # the first is estimated
+            found = gateway.post(V1, asking(V1, "classic/any", "one two three"))
+            return found if found.headers["X-Usage-Source"] == "tokenizer" else None
+
+        assert wait_until(answer).json()["usage"]["prompt_tokens"] == len("one two three")
 
 
 # --- what it does not start on
@@ -234,9 +261,8 @@ def test_a_full_disk_is_not_ready(tmp_path):
         subprocess.run(["umount", "-l", tmp_path], check=True)
 
 
-def test_a_warning_says_when_how_bad_and_in_which_process(tmp_path):
+def test_a_warning_says_when_how_bad_and_in_which_process():
     script = "import logging; from chatapi.telemetry.log import configure; configure('info'); "
     script += "logging.getLogger('chatapi.x').warning('it is so')"
-    env = clean_environment(str(tmp_path))
-    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
-    assert re.fullmatch(r"\[\d{4}-\d\d-\d\d [\d:]{8} [+-]\d{4}\] \[\d+\] \[WARNING\] it is so\n", done.stderr)
+    told = python(script).stderr
+    assert re.fullmatch(r"\[\d{4}-\d\d-\d\d [\d:]{8} [+-]\d{4}\] \[\d+\] \[WARNING\] it is so\n", told)

@@ -5,16 +5,21 @@ What really happens is also the table of docs/reliability.md and its Portuguese 
     PYTHONPATH=tests python tests/wire/test_reliability.py --write
 """
 
+import json
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import pytest
 from support import portuguese
+from support.callers import choices
+from support.dialects import ENVELOPE_KEYS, NEW
 from support.faults import CODES, FAULTS
-from support.gateways import LIMITS, MAX_TIME_S, ROOT, serve
+from support.gateways import LIMITS, MAX_TIME_S, ROOT, entry, over, serve
 from support.heard import DIALECTS, ON_V1, all_at_once, check_failed_stream, check_one_answer, hear
 from support.openai_schema import CHUNK, ERROR, check
-from support.upstream import BEHAVIOURS, TEXT, Upstream
+from support.upstream import BEHAVIOURS, PIECES, TEXT, U2028_TEXT, UTF8_TEXT, Upstream
 
 PAGES = {"en": ROOT / "docs/reliability.md", "pt-BR": ROOT / "docs/reliability.pt-BR.md"}
 SLACK_S = 1.0
@@ -22,18 +27,35 @@ SLACK_S = 1.0
 # ---------------------------------------------------------------- the table
 
 
-# Healthy answers of unusual looks: test_streams, test_openai and test_chat_answers hold them.
+# Healthy answers of unusual looks, with their text and finish reason.
+PLAIN = (
+    *("ok", "continue", "reasoning", "close-delimited", "null-content", "finish-with-text", "usage-in-finish"),
+    *("usage-every-chunk", "usage-nowhere", "stop-sequence", "eos-token", "no-space", "crlf", "crlf-split", "comments"),
+    *("event-fields", "several-data-lines", "role-only", "no-final-blank", "packed", "bytewise"),
+)
 HEALTHY = {
-    *("ok", "slow", "echo", "paced", "continue", "tool-calls", "reasoning", "close-delimited", "finish-only"),
-    *("null-content", "finish-with-text", "usage-in-finish", "usage-every-chunk", "usage-nowhere", "stop-sequence"),
-    *("eos-token", "finish-length", "no-space", "crlf", "crlf-split", "comments", "event-fields", "several-data-lines"),
-    *("role-only", "no-final-blank", "utf8-split", "u2028", "packed", "bytewise"),
+    **dict.fromkeys(PLAIN, (TEXT, "stop")),
+    "finish-length": (TEXT, "length"),
+    "utf8-split": (UTF8_TEXT, "stop"),
+    "u2028": (U2028_TEXT, "stop"),
+    "echo": ("hi there", "stop"),
+    "paced": ("".join(f"tok{i} " for i in range(20)), "stop"),
+    "slow": ("".join(f"tok{i} " for i in range(40)), "stop"),
+    "tool-calls": ("", "tool_calls"),
+    "finish-only": ("", "stop"),
 }
+COUNTED = ("ok", "usage-in-finish", "usage-every-chunk")  # with the upstream's own usage
+ONE_PIECE = ("no-stream-support", "whole-for-stream")
+# Of what TGI itself does, as a stream, a part is enough: all of it is in its unit tests.
+OF_TGI = [name for name in HEALTHY if name not in ("tool-calls", "finish-only")]
+OF_TGI += ["cut", "cut-mid-event", "reset-mid", "eof-no-finish", "error-then-done", "error-then-close", "stall-after-3"]
+OF_TGI += ["error-first", "tgi-error-first", "eof-at-once", "gated", "body-html", "no-done", "malformed-event"]
+OF_TGI += ["malformed-first", "slow-first", "keepalive-then-ok", *ONE_PIECE]
 
 
 def test_the_table_names_every_fault():
     behaviours = {id.removeprefix("test/") for id in BEHAVIOURS}
-    assert FAULTS.keys() == {id for id in behaviours - HEALTHY if not id.startswith(("classic-", "quirk-"))}
+    assert FAULTS.keys() == {id for id in behaviours - HEALTHY.keys() if not id.startswith(("classic-", "quirk-"))}
 
 
 # ---------------------------------------------------------------- what really happens
@@ -47,24 +69,25 @@ class Outcome(NamedTuple):
 
 
 MODES = ("whole", "stream")
-CASES = [(fault, dialect, mode) for fault in FAULTS for dialect in DIALECTS for mode in MODES]
-
-
-def model_for(fault, dialect, mode):
-    """Each case its own model, and so its own circuit."""
-    return f"matrix/{fault}-{dialect}-{mode}"
+CASES = [(fault, dialect, mode) for fault in [*FAULTS, *HEALTHY] for dialect in DIALECTS for mode in MODES]
+CASES += [(name, "tgi", "stream") for name in OF_TGI]
+ROUTES = DIALECTS | {"tgi": NEW}  # a text model's server, asked by /api
 
 
 def outcomes_of(upstream):
     """Every case, through one gateway."""
-    with serve({"HUGGINGFACE_API_KEY": "hf_test", "HUGGINGFACE_BASE_URL": upstream.url, **LIMITS}) as gateway:
-        return all_at_once(lambda case: outcome(gateway, upstream, *case), CASES)
+    with TemporaryDirectory() as home:
+        at = f'url = "{upstream.url}/at/matrix'
+        entries = [entry(f"tgi/{name}", 'task = "text-generation"', f'{at}/{name}-tgi-stream"') for name in OF_TGI]
+        with serve(over(upstream, Path(home), entries) | LIMITS) as gateway:
+            return all_at_once(lambda case: outcome(gateway, upstream, *case), CASES)
 
 
 def outcome(gateway, upstream, fault, dialect, mode):
-    model = model_for(fault, dialect, mode)
+    model = f"matrix/{fault}-{dialect}-{mode}"  # each case its own, and so its own circuit
     upstream.behave(model, fault)
-    heard = hear(gateway, DIALECTS[dialect], model, stream=mode == "stream")
+    asked = f"tgi/{fault}" if dialect == "tgi" else model
+    heard = hear(gateway, ROUTES[dialect], asked, stream=mode == "stream")
     return Outcome(heard, len(upstream.calls_for(model)))
 
 
@@ -74,26 +97,43 @@ def outcomes(upstream_server):
     return outcomes_of(upstream_server)
 
 
-def expected_code(fault, mode):
-    return FAULTS[fault].code_of(mode)
-
-
 @pytest.mark.parametrize("fault, dialect, mode", CASES, ids=lambda part: part)
 def test_the_matrix(outcomes, fault, dialect, mode):
-    (heard, attempts), row, code = outcomes[fault, dialect, mode], FAULTS[fault], expected_code(fault, mode)
+    heard, attempts = outcomes[fault, dialect, mode]
+    if fault in HEALTHY:
+        check_answered(heard, fault, dialect, mode)
+        assert attempts == 1
+        return
+    row = FAULTS[fault]
+    code = row.code_of(mode)
     if code is None:
-        assert heard.status == 200, heard.body
-        assert heard.text == TEXT
-        if mode == "stream":
-            check_one_answer(heard, TEXT)
+        check_answered(heard, fault, dialect, mode)
     elif row.mid:
         assert heard.status == 200
         check_failed_stream(heard, code)
         check_said(heard, code, dialect)
+        assert heard.text == (TEXT if fault == "done-no-finish" else "".join(PIECES[:3]))
     else:
         check_refused(heard, code, dialect)
     assert attempts == row.attempts_of(mode)
     assert heard.seconds < (row.within_s or 0.5) + SLACK_S
+
+
+def check_answered(heard, name, dialect, mode):
+    text, finish = HEALTHY.get(name, (TEXT, "stop"))
+    assert heard.status == 200, heard.body
+    if mode == "whole":
+        assert (heard.text or "") == (TEXT if name == "finish-only" else text)
+    else:
+        assert heard.headers["Content-Type"].startswith("text/event-stream")
+        assert "no-cache" in heard.headers["Cache-Control"]
+        assert heard.headers["X-Accel-Buffering"] == "no"
+        check_one_answer(heard, text, "stop" if (dialect, finish) == ("responses", "tool_calls") else finish)
+        assert len(heard.models) == 1
+        assert dialect == "responses" or all(check(CHUNK, chunk) for chunk in heard.told.chunks)
+        pieces = [c["delta"]["content"] for c in choices(heard.told) if c["delta"].get("content")]
+        assert pieces == [text] or name not in ONE_PIECE or dialect == "tgi"
+    assert heard.tokens == (2, len(PIECES)) or name not in COUNTED
 
 
 def check_refused(heard, code, dialect):
@@ -102,6 +142,9 @@ def check_refused(heard, code, dialect):
     assert (heard.code, heard.status) == (code, v1_status if dialect in ON_V1 else api_status), heard.body
     assert heard.headers["Content-Type"] == "application/json"
     check_said(heard, code, dialect)
+    if dialect not in ON_V1:
+        assert ENVELOPE_KEYS <= heard.error.keys() <= ENVELOPE_KEYS | {"details", "upstream_status"}
+        assert len(heard.error["message"]) > 10
     if code == "model_loading":
         assert int(heard.headers["Retry-After"]) == 20
 
@@ -114,6 +157,8 @@ def check_said(heard, code, dialect):
         check(ERROR, {"error": heard.error})
         assert not heard.is_stream or all(check(CHUNK, chunk) for chunk in heard.told.chunks)
     elif dialect not in ON_V1:
+        told = json.loads(heard.body.rstrip().rpartition(b"\n\n")[2].removeprefix(b"data: "))
+        assert (told.keys(), told["success"]) == ({"success", "error"}, False)
         assert (code == "upstream_timeout") <= ("upstream_status" not in heard.error)
 
 
@@ -151,9 +196,8 @@ def test_after_a_heartbeat_the_failure_is_an_event(upstream, dialect, beaten):
 @pytest.fixture(scope="module")
 def beaten(upstream_server):
     """dialect → fault → what is heard where a heartbeat has sent the status."""
-    env = {"HUGGINGFACE_API_KEY": "hf_test", "HUGGINGFACE_BASE_URL": upstream_server.url, **LIMITS}
     cases = [(dialect, fault) for dialect in DIALECTS for fault in AFTER_A_BEAT]
-    with serve({**env, "CHATAPI_HEARTBEAT": "0.2"}) as gateway:
+    with serve(over(upstream_server) | LIMITS | {"CHATAPI_HEARTBEAT": "0.2"}) as gateway:
 
         def ask(case):
             dialect, fault = case

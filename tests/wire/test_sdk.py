@@ -4,16 +4,14 @@ Over the fault server, with a key required; what a real model does is in test_en
 """
 
 import asyncio
-import hashlib
 import json
-import subprocess
 from pathlib import Path
 
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
-from support.gateways import clean_environment, entry, serve
+from support.gateways import entry, keyed, ran, serve
 from support.openai_schema import COMPLETION, ERROR, MODEL_LIST, check, check_stream
 from support.upstream import TEXT, chunk, play, saying, script
 
@@ -26,8 +24,9 @@ def gateway(gateway_env, upstream_server, tmp_path_factory):
     catalogue = tmp_path_factory.mktemp("sdk") / "catalogue.toml"
     known = Path(gateway_env["CHATAPI_CATALOGUE"]).read_text()
     catalogue.write_text(known + "\n" + entry("amazonia-1", 'serve_as = "test/ok"'))
-    access = {"CHATAPI_AUTH": "required", "CHATAPI_KEYS": hashlib.sha256(KEY.encode()).hexdigest()}
-    with serve({**gateway_env, **access, "CHATAPI_CATALOGUE": str(catalogue), "CHATAPI_HEARTBEAT": "15"}) as running:
+    with serve(
+        {**gateway_env, **keyed(KEY), "CHATAPI_CATALOGUE": str(catalogue), "CHATAPI_HEARTBEAT": "15"}
+    ) as running:
         yield running
 
 
@@ -320,15 +319,9 @@ HOST = "https://api.amazoniaia.com.br"
 
 
 def shell(command, **env):
-    ran = subprocess.run(
-        ["sh", "-c", command],
-        capture_output=True,
-        check=False,
-        timeout=120,
-        env={**clean_environment("/nowhere"), **env},
-    )
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout.decode()
+    done = ran("sh", "-c", command, **env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def documented(gateway, key, *changes):

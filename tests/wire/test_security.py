@@ -1,6 +1,5 @@
 """What must not get out, and what must not get in: secrets, hostile headers, foreign pages, false proxies, bombs."""
 
-import hashlib
 import json
 import re
 import socket
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.dialects import LEGACY, RESPONSES, V1, asking
 from support.dialects import NEW as CHAT
-from support.gateways import ROOT, free_port, serve, side_by_side
+from support.gateways import ROOT, free_port, keyed, serve, side_by_side
 from support.upstream import Exchange, fault
 
 from chatapi.accounting.keys import Keys
@@ -44,8 +43,8 @@ def books(tmp_path_factory):
 @pytest.fixture(scope="module")
 def dark(gateway_env, books):
     """A gateway that tells all it ever tells, and wants a key."""
-    own = {"CHATAPI_LOG_LEVEL": "debug", "CHATAPI_AUTH": "required", "DATABASE_URL": f"sqlite:///{books}/chatapi.db"}
-    with serve({**gateway_env, **own, "CHATAPI_KEYS": hashlib.sha256(KEY.encode()).hexdigest()}) as running:
+    own = {"CHATAPI_LOG_LEVEL": "debug", "DATABASE_URL": f"sqlite:///{books}/chatapi.db"}
+    with serve({**gateway_env, **own, **keyed(KEY)}) as running:
         yield running
 
 

@@ -16,7 +16,7 @@ import pytest
 import requests
 from support.callers import Caller
 from support.faults import FAULTS as TABLE
-from support.gateways import entry, serve
+from support.gateways import entry, over, serve
 from support.heard import DIALECTS, hear, records, wait_until
 from support.upstream import Upstream
 
@@ -26,13 +26,7 @@ WARM_UP = 0.25  # of the time: caches, pools and the allocator reach their size
 MOST_GROWTH = 12 * 1024 * 1024  # bytes of memory after the warm-up
 HEALTHY = ["ok", "paced", "slow", "echo", "continue", "keepalive-then-ok", "utf8-split", "packed", "whole-for-stream"]
 FAULTS = [*TABLE, *HEALTHY * 3]
-LIMITS = {
-    "CHATAPI_MAX_TIME": "3",
-    "CHATAPI_FIRST_TOKEN_TIMEOUT": "0.6",
-    "CHATAPI_REPLY_TIMEOUT": "1",
-    "CHATAPI_IDLE_TIMEOUT": "0.5",
-    "CHATAPI_HEARTBEAT": "0.3",
-}
+LIMITS = {"MAX_TIME": 3, "FIRST_TOKEN_TIMEOUT": 0.6, "REPLY_TIMEOUT": 1, "IDLE_TIMEOUT": 0.5, "HEARTBEAT": 0.3}
 pytestmark = pytest.mark.soak
 
 
@@ -91,23 +85,15 @@ def measured(gateway):
     }
 
 
-def catalogue(directory):
-    chat = 'task = "chat-completion"'
-    names = sorted(set(FAULTS))
-    entries = [entry(f"drain/{name}", chat, "drain_s = 1") for name in names]
-    entries += [entry(f"prefill/{name}", chat, "prefill = true") for name in names]
-    path = directory / "catalogue.toml"
-    path.write_text("\n".join(entries))
-    return path
-
-
 def test_nothing_leaks_and_every_call_is_accounted_for(tmp_path):
     with Upstream() as upstream:
         for name in FAULTS:
             upstream.behave(f"drain/{name}", name)
             upstream.behave(f"prefill/{name}", name)
-        env = {"HUGGINGFACE_API_KEY": "hf_test", "HUGGINGFACE_BASE_URL": upstream.url, **LIMITS}
-        with serve({**env, "CHATAPI_CATALOGUE": str(catalogue(tmp_path))}) as gateway:
+        chat, names = 'task = "chat-completion"', sorted(set(FAULTS))
+        entries = [entry(f"drain/{name}", chat, "drain_s = 1") for name in names]
+        entries += [entry(f"prefill/{name}", chat, "prefill = true") for name in names]
+        with serve(over(upstream, tmp_path, entries, **LIMITS)) as gateway:
             soak(gateway, upstream)
 
 

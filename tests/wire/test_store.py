@@ -1,8 +1,6 @@
 """The store on SQLite and on real PostgreSQL: one body of tests, and what each of them does when it is in trouble."""
 
 import os
-import subprocess
-import sys
 import threading
 import time
 import traceback
@@ -17,9 +15,10 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import strategies as st
 from support.books import added_up
-from support.gateways import clean_environment
+from support.gateways import python
 from support.heard import wait_until
-from support.stores import locked, path_of, restartable, side_by_side_processes, sql
+from support.servers import postgres
+from support.stores import locked, path_of, side_by_side_processes, sql
 
 from chatapi.accounting import Accounts, keys, statements, sums, tables
 from chatapi.accounting import store as stores
@@ -620,10 +619,7 @@ def test_what_cannot_be_written_can_still_be_read(what):
         for file in Path(folder).iterdir():  # its -wal and -shm too
             file.chmod(0o444)
         os.chmod(folder, 0o555 if what == "folder" else 0o777)
-        command = [sys.executable, "-c", READ_ONLY, url]
-        told = subprocess.run(
-            command, check=False, env=clean_environment(folder), capture_output=True, text=True, timeout=30
-        )
+        told = python(READ_ONLY, url, folder=Path(folder))
         os.chmod(folder, 0o755)
         store.close()
         assert told.stdout == "told\n", told.stderr
@@ -674,10 +670,7 @@ os.kill(os.getpid(), 9)
 
 
 def test_a_process_that_is_killed_loses_nothing_it_committed(sqlite, sqlite_url):
-    command = [sys.executable, "-c", KILLED, sqlite_url]
-    killed = subprocess.run(
-        command, check=False, env=clean_environment("/nonexistent"), capture_output=True, timeout=30
-    )
+    killed = python(KILLED, sqlite_url)
     assert killed.returncode == -9, killed.stderr
     assert sqlite.read(lambda tx: statements.get_meta(tx, "kept")) == "yes"
     open_one(sqlite, 1)
@@ -705,7 +698,7 @@ def test_a_password_is_nowhere_to_be_seen(url):
 
 
 def test_postgres_that_is_stopped_is_told_at_once_and_used_again_when_it_is_back():
-    with restartable() as server:
+    with postgres() as server:
         store, idle = Store(server.url), Store(server.url)
         for each in (store, idle):
             each.check()

@@ -1,5 +1,4 @@
-"""Streams over real gunicorn and real sockets: every behaviour of the fault server on both /api routes, and callers
-who are slow, many, or gone."""
+"""Streams over real gunicorn and real sockets: as they come, heartbeats, and callers who are slow, many, or gone."""
 
 import http.client
 import json
@@ -11,120 +10,22 @@ from contextlib import closing
 
 import pytest
 from support.callers import Caller, choices, http_request, take_apart
-from support.dialects import NEW, ROUTES, asking, check_error
+from support.dialects import NEW, ROUTES, asking
 from support.gateways import serve, side_by_side
-from support.heard import records_of, wait_until
-from support.upstream import PIECES, RST_ON_CLOSE, TEXT, U2028_TEXT, UTF8_TEXT, say, script, whole
+from support.heard import Heard, check_one_answer, records_of, wait_until
+from support.upstream import PIECES, RST_ON_CLOSE, TEXT, say, script, whole
 
-# ---------------------------------------------------------------- what a stream must look like
+# What becomes of each behaviour, be it well or ill, is in test_reliability.
 
-
-def text_of(told):
-    return "".join(choice["delta"].get("content") or "" for choice in choices(told))
+PACED = "".join(f"tok{i} " for i in range(20))
 
 
-def check_chunks(told, model):
-    """What holds for every stream, however it ends."""
-    assert len({chunk["id"] for chunk in told.chunks}) <= 1
-    for chunk in told.chunks:
-        assert chunk["object"] == "chat.completion.chunk"
-        assert chunk["id"].startswith("chatcmpl-")
-        assert type(chunk["created"]) is int
-        assert chunk["model"] == model
-    deltas = [choice["delta"] for choice in choices(told)]
-    assert [i for i, delta in enumerate(deltas) if "role" in delta] == [0][: len(deltas)]
-
-
-def check_whole_stream(body, model, text, finish="stop"):
-    told = take_apart(body)
-    assert told.error is None, told.error
-    assert told.done
-    check_chunks(told, model)
-    assert text_of(told) == text
-    *_, closing_chunk, usage_chunk = told.chunks
-    assert [c["finish_reason"] for c in choices(told) if c["finish_reason"]] == [finish]
-    assert closing_chunk["choices"][0]["finish_reason"] == finish
-    assert usage_chunk["choices"] == []
-    usage = usage_chunk["usage"]
-    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
-    assert not any(chunk.get("usage") for chunk in told.chunks[:-1])
-    return told
-
-
-def check_broken_stream(answer, model, text, code):
-    told = take_apart(answer.content)
-    check_chunks(told, model)
-    assert TEXT.startswith(text)
-    assert text_of(told) == text
-    assert not told.done
-    assert not any(choice["finish_reason"] for choice in choices(told))
-    last = answer.content.strip().rpartition(b"\n\n")[2]
-    assert json.loads(last.removeprefix(b"data: ")).keys() == {"success", "error"}
-    assert json.loads(last.removeprefix(b"data: "))["success"] is False
-    assert told.error["code"] == code
-    assert told.error["retryable"] is True
-    assert told.error["request_id"] == answer.headers["X-Request-Id"]
-    assert told.error["message"]
-
-
-# ---------------------------------------------------------------- every behaviour, on both routes
-
-PLAIN = ["ok", "no-done", "usage-in-finish", "usage-every-chunk", "usage-nowhere", "malformed-event", "malformed-first"]
-PLAIN += ["role-only", "null-content", "finish-with-text", "stop-sequence", "eos-token", "no-space", "crlf"]
-PLAIN += ["comments", "event-fields", "several-data-lines", "no-final-blank", "packed", "bytewise", "close-delimited"]
-PLAIN += [
-    "crlf-split",
-    "no-stream-support",
-    "whole-for-stream",
-    "keepalive-then-ok",
-    "slow-first",
-    "reasoning",
-    "continue",
-]
-# Behaviours whose answer is whole: text and finish reason.
-GOOD = {
-    **dict.fromkeys(PLAIN, (TEXT, "stop")),
-    "finish-length": (TEXT, "length"),
-    "utf8-split": (UTF8_TEXT, "stop"),
-    "u2028": (U2028_TEXT, "stop"),
-    "echo": ("hi there", "stop"),
-    "paced": ("".join(f"tok{i} " for i in range(20)), "stop"),
-    "slow": ("".join(f"tok{i} " for i in range(40)), "stop"),
-}
-CHAT_GOOD = {
-    **GOOD,
-    "tool-calls": ("", "tool_calls"),
-    "finish-only": ("", "stop"),
-    **dict.fromkeys([f"{n}-once" for n in ("http500", "http502", "http503", "http504")], (TEXT, "stop")),
-    **dict.fromkeys([f"{n}-once" for n in ("reset", "close", "overloaded", "rate-bare")], (TEXT, "stop")),
-    "loading-2": (TEXT, "stop"),
-}
-# Behaviours that fail after tokens have gone out: the text until then, and the error.
-BROKEN = {
-    "cut": ("Hello from", "upstream_unavailable"),
-    "cut-mid-event": ("Hello from", "upstream_unavailable"),
-    "reset-mid": ("Hello from", "upstream_unavailable"),
-    "eof-no-finish": ("Hello from", "upstream_unavailable"),
-    "error-then-done": ("Hello from", "upstream_unavailable"),
-    "error-then-close": ("Hello from", "upstream_unavailable"),
-    "stall-after-3": ("Hello from", "upstream_timeout"),
-}
-# Behaviours that fail before the first event: a plain HTTP error.
-REFUSED = {
-    "error-first": (400, "upstream_rejected"),
-    "tgi-error-first": (500, "upstream_unavailable"),
-    "eof-at-once": (500, "upstream_unavailable"),
-    "gated": (500, "upstream_auth"),
-    "body-html": (500, "upstream_unavailable"),
-}
-# What fails at the router is heard in every dialect in test_reliability: here it is TGI that does.
-GOOD_CASES = [("chat", name) for name in CHAT_GOOD] + [("tgi", name) for name in GOOD]
-BROKEN_CASES = [("tgi", name) for name in BROKEN]
-REFUSED_CASES = [("tgi", name) for name in REFUSED]
-
-
-def named(case):
-    return "-".join(case)
+def check_stream(body, model, text=TEXT):
+    """A whole stream of one model's; taken apart."""
+    heard = Heard(200, {"Content-Type": "text/event-stream"}, body, 0)
+    check_one_answer(heard, text)
+    assert heard.models == [model]
+    return heard.told
 
 
 @pytest.fixture(scope="module")
@@ -134,66 +35,11 @@ def patient(gateway_env):
         yield running
 
 
-def id_for(kind, name):
-    """Each case its own model, so that attempts and circuits are its own."""
-    return f"tgi/{name}" if kind == "tgi" else f"chat/{name}"
-
-
-@pytest.fixture(scope="module")
-def answers(patient, upstream_server):
-    """The answers of all cases, asked for side by side: some wait on purpose."""
-    upstream_server.reset()
-
-    def ask(kind, name):
-        model = id_for(kind, name)
-        if kind == "chat":
-            upstream_server.behave(model, name)
-        return patient.post(NEW, asking(NEW, model, stream=True))
-
-    return side_by_side(ask, GOOD_CASES + BROKEN_CASES + REFUSED_CASES)
-
-
-@pytest.mark.parametrize("case", GOOD_CASES, ids=named)
-def test_whole_streams(patient, answers, case):
-    answer = answers[case]
-    assert answer.status_code == 200, answer.text
-    assert answer.headers["Content-Type"].startswith("text/event-stream")
-    assert "no-cache" in answer.headers["Cache-Control"]
-    assert answer.headers["X-Accel-Buffering"] == "no"
-    check_whole_stream(answer.content, id_for(*case), *CHAT_GOOD[case[1]])
-
-
-@pytest.mark.parametrize("case", BROKEN_CASES, ids=named)
-def test_broken_streams(patient, answers, case):
-    assert answers[case].status_code == 200
-    check_broken_stream(answers[case], id_for(*case), *BROKEN[case[1]])
-
-
-@pytest.mark.parametrize("case", REFUSED_CASES, ids=named)
-def test_streams_that_never_began(patient, answers, case):
-    assert answers[case].headers["Content-Type"] == "application/json"
-    check_error(answers[case], *REFUSED[case[1]])
-
-
-@pytest.mark.parametrize("name", ["ok", "usage-in-finish", "usage-every-chunk"])
-def test_the_upstreams_usage_is_told(answers, name):
-    for kind in ("chat", "tgi"):
-        usage = take_apart(answers[kind, name].content).chunks[-1]["usage"]
-        assert (usage["prompt_tokens"], usage["completion_tokens"]) == (2, len(PIECES))
-
-
-def test_what_goes_out_as_one_piece(answers):
-    """A model that can't stream, or doesn't, still answers a stream."""
-    for name in ("no-stream-support", "whole-for-stream"):
-        told = take_apart(answers["chat", name].content)
-        assert [c["delta"]["content"] for c in choices(told) if c["delta"].get("content")] == [TEXT]
-
-
 @pytest.mark.parametrize("route", ROUTES)
 def test_hf_inference_answers_in_one_piece(upstream, gateway, route):
     upstream.behave("classic/any", "ok")
     answer = gateway.post(route, asking(route, "classic/any", stream=True))
-    told = check_whole_stream(answer.content, "classic/any", TEXT)
+    told = check_stream(answer.content, "classic/any")
     assert len(told.chunks) == 3
     assert "stream" not in upstream.calls_for("classic/any")[0].body
 
@@ -201,12 +47,9 @@ def test_hf_inference_answers_in_one_piece(upstream, gateway, route):
 @pytest.mark.parametrize("route", ROUTES)
 def test_tgi_is_asked_for_a_stream(upstream, gateway, route):
     answer = gateway.post(route, asking(route, "tgi/ok", stream=True))
-    told = check_whole_stream(answer.content, "tgi/ok", TEXT)
+    told = check_stream(answer.content, "tgi/ok")
     assert [c["delta"]["content"] for c in choices(told) if c["delta"].get("content")] == list(PIECES)
     assert upstream.calls_for("test/ok")[0].path == "/at/test/ok/generate_stream"
-
-
-# ---------------------------------------------------------------- a caller on a raw socket
 
 
 # ---------------------------------------------------------------- as it comes
@@ -237,7 +80,7 @@ def test_each_chunk_is_relayed_when_it_comes(upstream, gateway, route, model):
             assert upstream.calls_for("test/ok")[0].finished is False
         assert b'"finish_reason":"stop"' not in caller.received
         steps.release(10)
-        check_whole_stream(caller.body(), model, TEXT)
+        check_stream(caller.body(), model)
 
 
 def test_the_status_waits_for_the_first_event(upstream, patient):
@@ -250,7 +93,7 @@ def test_the_status_waits_for_the_first_event(upstream, patient):
             caller.sock.recv(1)
         caller.sock.settimeout(5)
         steps.release(10)
-        check_whole_stream(caller.body(), "test/ok", TEXT)
+        check_stream(caller.body(), "test/ok")
 
 
 def test_what_comes_after_the_answer_is_not_waited_for(upstream, gateway):
@@ -266,7 +109,7 @@ def test_what_comes_after_the_answer_is_not_waited_for(upstream, gateway):
         upstream.behave(model, lingering)
         began = time.monotonic()
         answer = gateway.post(NEW, asking(NEW, model, stream=True))
-        check_whole_stream(answer.content, model, TEXT)
+        check_stream(answer.content, model)
         assert time.monotonic() - began < limit
 
 
@@ -302,7 +145,7 @@ def test_an_old_client_gets_a_stream_that_ends_with_its_connection(upstream, gat
             received += data
     head, _, body = received.partition(b"\r\n\r\n")
     assert b"chunked" not in head.lower()
-    check_whole_stream(body, "test/ok", TEXT)
+    check_stream(body, "test/ok")
 
 
 # ---------------------------------------------------------------- heartbeats
@@ -347,7 +190,7 @@ def test_heartbeats(upstream, beating, model):
     for caller in callers:
         with caller:
             body = caller.body()
-        told = check_whole_stream(body, model, TEXT)
+        told = check_stream(body, model)
         seen = comments_and_chunks(body)
         first = seen.index(".")
         assert 2 <= first <= 6
@@ -360,14 +203,14 @@ def test_heartbeats(upstream, beating, model):
 def test_an_alias_is_named_also_when_the_status_goes_out_early(upstream, beating):
     upstream.behave("test/ok", pausing(0.5, 0))
     answer = beating.post(NEW, asking(NEW, "old/retired", stream=True))
-    assert check_whole_stream(answer.content, "test/ok", TEXT).comments
+    assert check_stream(answer.content, "test/ok").comments
     assert answer.headers["X-Requested-Model"] == "old/retired"
 
 
 def test_a_silence_between_tokens_is_none_of_our_time(upstream, beating):
     upstream.behave("test/ok", pausing(0, 0.7))
     answer = beating.post(NEW, asking(NEW, "test/ok", stream=True))
-    assert check_whole_stream(answer.content, "test/ok", TEXT).comments
+    assert check_stream(answer.content, "test/ok").comments
     [record] = wait_until(lambda: records_of(beating, answer.headers["X-Request-Id"]))
     assert f"gateway;dur={record['gateway_ms']:.1f}" in answer.headers["Server-Timing"]
 
@@ -379,7 +222,7 @@ def test_no_heartbeat_while_tokens_flow(upstream, beating):
 
 def test_heartbeats_while_waiting_for_the_next_attempt(upstream, beating):
     answer = beating.post(NEW, asking(NEW, "test/rate-retry-after-once", stream=True))
-    told = check_whole_stream(answer.content, "test/rate-retry-after-once", TEXT)
+    told = check_stream(answer.content, "test/rate-retry-after-once")
     assert len(told.comments) >= 3
 
 
@@ -403,9 +246,8 @@ def test_one_who_leaves_disturbs_nobody_else(upstream, gateway):
             with Caller(gateway, NEW, "test/slow") as caller:
                 caller.read_until(b"tok0")
                 caller.leave(reset=bool(i % 2))
-    expected = "".join(f"tok{i} " for i in range(20))
     for other in others:
-        check_whole_stream(other.result().content, "test/paced", expected)
+        check_stream(other.result().content, "test/paced", PACED)
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
@@ -433,12 +275,11 @@ def chunked_request(request):
 
 
 def test_fifty_streams_on_one_worker(upstream, gateway):
-    expected = "".join(f"tok{i} " for i in range(20))
     began = time.monotonic()
     ask = [(ROUTES[i % 2], ("test/paced", "tgi/paced")[i // 2 % 2], i) for i in range(50)]
     found = side_by_side(lambda route, model, _: gateway.post(route, asking(route, model, stream=True)), ask)
     for (_, model, _), answer in found.items():
-        check_whole_stream(answer.content, model, expected)
+        check_stream(answer.content, model, PACED)
     assert len({take_apart(answer.content).chunks[0]["id"] for answer in found.values()}) == 50
     assert time.monotonic() - began < 15, "side by side: one after the other they take 50 s"
     assert len(gateway.workers()) == 1
@@ -453,7 +294,7 @@ def test_a_slow_reader_loses_nothing(upstream, gateway):
     with Caller(gateway, NEW, "test/big", receive_buffer=4096) as caller:
         caller.read_until(b"0003:")
         time.sleep(1.5)
-        check_whole_stream(caller.body(), "test/big", "".join(PARTS))
+        check_stream(caller.body(), "test/big", "".join(PARTS))
 
 
 def test_a_reader_who_stops_reading_and_leaves(upstream, gateway):

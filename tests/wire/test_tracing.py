@@ -1,13 +1,11 @@
 """Traces: W3C Trace Context goes through; with OpenTelemetry asked for, spans arrive at a collector."""
 
-import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from support.gateways import ROOT, serve
+from support.gateways import python, serve
 from support.heard import records_of, wait_until
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -104,7 +102,4 @@ def test_spans_of_call_and_upstream_arrive_in_one_trace(upstream, gateway_env):
 
 def test_off_it_costs_nothing(settings):
     script = "import sys; from chatapi import create_app; create_app(); print('opentelemetry' in sys.modules)"
-    run = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, env={"PATH": ""}
-    )
-    assert run.stdout.split() == ["False"]
+    assert python(script, PATH="").stdout.split() == ["False"]
