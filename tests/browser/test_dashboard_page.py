@@ -4,9 +4,8 @@ import re
 from dataclasses import replace
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
-from support.browser import visit
+from support.browser import serious, visit
 from support.gateways import serve
 
 from chatapi import create_app
@@ -52,11 +51,6 @@ def dashboard(browser, locked, keys, upstream):
         show(page, keys["boss"])
         expect(page.locator("#panels")).to_be_visible()
         yield page
-
-
-def serious(page):
-    found = Axe().run(page).response["violations"]
-    return [(v["id"], [n["html"][:200] for n in v["nodes"]]) for v in found if v["impact"] in ("serious", "critical")]
 
 
 # ---------------------------------------------------------------- who may see it

@@ -1,9 +1,8 @@
 """The reference and the guides, as a person reads them and runs their examples."""
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
-from support.browser import visit
+from support.browser import serious, visit
 from support.upstream import TEXT
 
 from chatapi.errors import error_classes
@@ -23,11 +22,6 @@ def docs(browser, gateway, upstream):
 
 def operation(page, anchor=ROUTE):
     return page.locator("section.operation", has=page.locator(f"#{anchor}"))
-
-
-def serious(page):
-    found = Axe().run(page).response["violations"]
-    return [(v["id"], [n["html"][:200] for n in v["nodes"]]) for v in found if v["impact"] in ("serious", "critical")]
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from support.servers import needs
@@ -64,6 +65,12 @@ def visit(
     finally:
         context.close()
     assert complaints == [], complaints
+
+
+def serious(page: Page) -> list[Any]:
+    """What axe finds that keeps somebody from using the page."""
+    found = Axe().run(page).response["violations"]
+    return [(v["id"], [n["html"][:200] for n in v["nodes"]]) for v in found if v["impact"] in ("serious", "critical")]
 
 
 def watch(page: Page, complaints: list[str]) -> None:

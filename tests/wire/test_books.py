@@ -257,16 +257,28 @@ def test_after_all_were_killed_open_calls_are_lost_and_answered_ones_are_as_they
 # ---------------------------------------------------------------- the database is away
 
 
+def go_on(held, streams):
+    """Each of these streams to its end, and all of it."""
+    held.go.set()
+    for caller in streams.values():
+        caller.read_until(b"[DONE]")
+        assert TEXT.encode() == b"".join(re.findall(rb'"content":"(.*?)"', bytes(caller.received)))
+
+
+def check_all_ended(running, streams, key_id):
+    assert {row["model"] for row in running.rows(key_id=None, ending="completed")} == set(streams)
+    assert not running.rows(ending=None)
+    check_usage(running)
+    check_usage(running, key_id)
+
+
 def test_calls_go_on_while_sqlite_is_locked_and_are_in_the_ledger_when_it_is_not(upstream, env, sqlite_url):
     with kept(env, sqlite_url) as running, open_streams(running, upstream, 3) as (held, callers):
         [streams] = callers.values()
         key_id, headers = running.new_key("rpm=100 tpm=100000")
         assert hear(running.gateway, NEW, "test/ok", headers=headers).status == 200  # the key is known now
         with locked(sqlite_url):
-            held.go.set()
-            for caller in streams.values():
-                caller.read_until(b"[DONE]")
-                assert TEXT.encode() == b"".join(re.findall(rb'"content":"(.*?)"', bytes(caller.received)))
+            go_on(held, streams)
             for dialect, route in DIALECTS.items():
                 heard = hear(running.gateway, route, "test/ok", headers=headers, stream=dialect == "s1")
                 assert (heard.status, heard.text) == (200, TEXT)
@@ -275,11 +287,8 @@ def test_calls_go_on_while_sqlite_is_locked_and_are_in_the_ledger_when_it_is_not
             assert {row["model"] for row in running.rows(ending=None)} >= set(streams)
         assert wait_until(lambda: running.metric("chatapi_ledger_pending") == 0, 15)
         assert running.metric("chatapi_ledger_errors_total") >= 1
-        assert {row["model"] for row in running.rows(key_id=None, ending="completed")} == set(streams)
         assert len(running.rows(key_id=key_id, ending="completed")) == 1 + len(DIALECTS)
-        assert not running.rows(ending=None)
-        check_usage(running)
-        check_usage(running, key_id)
+        check_all_ended(running, streams, key_id)
 
 
 def test_a_postgresql_that_is_away_costs_no_answer_and_no_end_and_its_outage_ends_with_it(upstream, env):
@@ -289,10 +298,7 @@ def test_a_postgresql_that_is_away_costs_no_answer_and_no_end_and_its_outage_end
             [streams] = callers.values()
             assert hear(running.gateway, NEW, "test/ok", headers=headers).status == 200  # the key is known now
             server.stop()
-            held.go.set()
-            for caller in streams.values():
-                caller.read_until(b"[DONE]")
-                assert TEXT.encode() == b"".join(re.findall(rb'"content":"(.*?)"', bytes(caller.received)))
+            go_on(held, streams)
             for route in DIALECTS.values():
                 heard = hear(running.gateway, route, "test/ok", headers=headers)
                 assert (heard.status, heard.code) == (503, "store_unavailable")
@@ -304,13 +310,9 @@ def test_a_postgresql_that_is_away_costs_no_answer_and_no_end_and_its_outage_end
             running.store.close()  # the test's own connection is broken too
             assert wait_until(lambda: hear(running.gateway, V1, "test/ok", headers=headers).status == 200, 15)
         assert wait_until(lambda: running.metric("chatapi_ledger_pending") == 0, 15)
-        assert {row["model"] for row in running.rows(key_id=None, ending="completed")} == set(streams)
-        assert [row["ending"] for row in running.rows(key_id=key_id, status=503)[: len(DIALECTS)]] == ["failed"] * len(
-            DIALECTS
-        )
-        assert not running.rows(ending=None)
-        check_usage(running)
-        check_usage(running, key_id)
+        refused = running.rows(key_id=key_id, status=503)[: len(DIALECTS)]
+        assert [row["ending"] for row in refused] == ["failed"] * len(DIALECTS)
+        check_all_ended(running, streams, key_id)
 
 
 def test_limits_go_on_in_the_database_while_redis_is_stopped(upstream, env, sqlite_url):

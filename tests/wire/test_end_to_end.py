@@ -2,15 +2,16 @@
 
 import json
 import re
-from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
 import requests
+from support.callers import choices
 from support.dialects import LEGACY, V1
 from support.dialects import NEW as COMPLETIONS
 from support.embedded_gateway import MODEL_ID, serve_embedded
 from support.gateways import ROOT
+from support.heard import Heard, all_at_once, check_one_answer
 from support.openai_schema import COMPLETION, ERROR, check, check_stream
 from support.s1 import S1_EXAMPLE_1, S1_EXAMPLE_2, S1_EXAMPLE_3, S1_FORMAT
 
@@ -21,7 +22,6 @@ DOCUMENTED = {
     "structured": S1_EXAMPLE_2,
     "with-context": S1_EXAMPLE_3,
 }
-EXAMPLES = pytest.mark.parametrize("name", DOCUMENTED)
 LONG_S = 300  # a slow machine with two cores, and other tests beside this one
 QUESTION = {
     "model": "microsoft/DialoGPT-medium",
@@ -46,22 +46,18 @@ def engine_url(gateway):
     return f"http://127.0.0.1:{port}"
 
 
-def post_text(gateway, path, text):
-    """POST `text` as it stands."""
+def send(gateway, path, body):
+    """What is heard of a body, or of a text that is sent as it stands."""
+    data = body if isinstance(body, str) else json.dumps(body)
     headers = {"Content-Type": "application/json"}
-    return gateway.request("POST", path, data=text.encode(), headers=headers, timeout=LONG_S)
-
-
-def ask(gateway, path, body):
-    return gateway.post(path, body, timeout=LONG_S)
+    answer = gateway.request("POST", path, data=data.encode(), headers=headers, timeout=LONG_S)
+    return Heard(answer.status_code, answer.headers, answer.content, 0)
 
 
 @pytest.fixture(scope="module")
 def documented_answers(gateway):
     """The whole answers to the documented requests, sent to the letter and side by side: they are long."""
-    with ThreadPoolExecutor(len(DOCUMENTED)) as callers:
-        answers = callers.map(lambda body: post_text(gateway, COMPLETIONS, body), DOCUMENTED.values())
-        return dict(zip(DOCUMENTED, answers, strict=True))
+    return all_at_once(lambda name: send(gateway, COMPLETIONS, DOCUMENTED[name]), tuple(DOCUMENTED))
 
 
 def streamed(body):
@@ -69,51 +65,28 @@ def streamed(body):
     return json.dumps({**json.loads(body), "stream": True, "max_tokens": 32})
 
 
-def chunks_of(response):
+def chunks_of(heard):
     """The chunks of a stream that ended well."""
-    assert response.status_code == 200, response.text
-    assert response.headers["Content-Type"].startswith("text/event-stream")
-    events = re.findall(r"^data: (.+)$", response.content.decode(), re.MULTILINE)
-    assert events.pop() == "[DONE]"
-    return [json.loads(event) for event in events]
+    assert heard.status == 200 and heard.is_stream and heard.told.done, heard.body
+    return heard.told.chunks
 
 
-def text_of(chunks):
-    return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
-
-
-def assert_whole(response, asked_for):
-    """The envelope of an answer by the embedded model to a caller who asked for another."""
-    assert response.status_code == 200, response.text
-    answer = response.json()
-    assert answer["success"] is True
-    assert answer.keys() == {"success", "data"}
-    data = answer["data"]
-    assert data.keys() == {"response", "model", "usage"}
-    assert data["response"].strip()
-    assert data["model"] == MODEL_ID
-    assert response.headers["X-Requested-Model"] == asked_for
-    assert response.headers["X-Usage-Source"] == "upstream"
-    assert_adds_up(data["usage"])
-
-
-def assert_streamed(response, asked_for):
-    """A stream by the embedded model: one id, the role first, then text, a finish, and the usage last."""
-    chunks = chunks_of(response)
-    assert response.headers["X-Requested-Model"] == asked_for
-    assert {chunk["model"] for chunk in chunks} == {MODEL_ID}
-    assert len({chunk["id"] for chunk in chunks}) == 1
-    assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
-    assert text_of(chunks).strip()
-    assert chunks[-2]["choices"][0]["finish_reason"] in ("stop", "length")
-    assert chunks[-1]["choices"] == []
-    assert_adds_up(chunks[-1]["usage"])
-
-
-def assert_adds_up(usage):
-    assert usage["prompt_tokens"] > 0
-    assert usage["completion_tokens"] > 0
-    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+def check_answer(heard, asked_for, stream=False):
+    """An answer in the envelope, or a stream, by the embedded model to a caller who asked for another."""
+    assert (heard.status, heard.is_stream) == (200, stream), heard.body
+    assert heard.text.strip()
+    assert heard.models == [MODEL_ID]
+    assert heard.headers["X-Requested-Model"] == asked_for
+    assert all(heard.tokens) and heard.usage["total_tokens"] == sum(heard.tokens)
+    if stream:
+        [finish] = [choice["finish_reason"] for choice in choices(heard.told) if choice["finish_reason"]]
+        assert finish in ("stop", "length")
+        check_one_answer(heard, heard.text, finish)
+    else:
+        answer = json.loads(heard.body)
+        assert (answer.keys(), answer["success"]) == ({"success", "data"}, True)
+        assert answer["data"].keys() == {"response", "model", "usage"}
+        assert heard.headers["X-Usage-Source"] == "upstream"
 
 
 def legacy_body(body):
@@ -124,70 +97,59 @@ def legacy_body(body):
     return json.dumps(given)
 
 
-@EXAMPLES
-def test_the_documented_requests_are_answered_whole(documented_answers, name):
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_the_documented_requests_are_answered_whole_and_as_streams(gateway, documented_answers, name):
     asked = json.loads(DOCUMENTED[name])
-    assert_whole(documented_answers[name], asked["model"])
-    used = documented_answers[name].json()["data"]["usage"]["completion_tokens"]
-    assert used <= asked.get("max_tokens", 1024)
+    check_answer(documented_answers[name], asked["model"])
+    assert documented_answers[name].tokens[1] <= asked.get("max_tokens", 1024)
+    check_answer(send(gateway, COMPLETIONS, streamed(DOCUMENTED[name])), asked["model"], stream=True)
 
 
-@EXAMPLES
-def test_the_documented_requests_are_answered_as_streams(gateway, name):
-    body = DOCUMENTED[name]
-    assert_streamed(post_text(gateway, COMPLETIONS, streamed(body)), json.loads(body)["model"])
-
-
-def test_the_old_route_answers_whole_and_leads_to_the_new_one(gateway):
-    response = post_text(gateway, LEGACY, legacy_body(S1_FORMAT))
-    assert_whole(response, "microsoft/DialoGPT-medium")
-    assert response.headers["Deprecation"].startswith("@")
-    assert '</api/chat/completions>; rel="successor-version"' in response.headers["Link"]
-
-
-def test_the_old_route_answers_as_a_stream(gateway):
-    response = post_text(gateway, LEGACY, streamed(legacy_body(S1_FORMAT)))
-    assert_streamed(response, "microsoft/DialoGPT-medium")
-    assert response.headers["Deprecation"].startswith("@")
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_the_old_route_answers_and_leads_to_the_new_one(gateway, stream):
+    body = legacy_body(S1_FORMAT)
+    heard = send(gateway, LEGACY, streamed(body) if stream else body)
+    check_answer(heard, "microsoft/DialoGPT-medium", stream)
+    assert heard.headers["Deprecation"].startswith("@")
+    assert '</api/chat/completions>; rel="successor-version"' in heard.headers["Link"]
 
 
 def test_the_old_route_needs_no_more_than_a_message(gateway):
-    response = post_text(gateway, LEGACY, '{"message": "What is Brazil?", "parameters": {"max_new_tokens": 12}}')
-    assert_whole(response, "microsoft/DialoGPT-medium")
-    assert response.json()["data"]["usage"]["completion_tokens"] <= 12
+    heard = send(gateway, LEGACY, '{"message": "What is Brazil?", "parameters": {"max_new_tokens": 12}}')
+    check_answer(heard, "microsoft/DialoGPT-medium")
+    assert heard.tokens[1] <= 12
 
 
 def test_usage_is_the_engines_own_count(gateway, engine_url):
     own = requests.post(f"{engine_url}/v1/chat/completions", json=QUESTION, timeout=LONG_S).json()
     said = own["choices"][0]["message"]["content"]
     counts = {name: own["usage"][name] for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
-    whole = ask(gateway, COMPLETIONS, QUESTION).json()["data"]
-    assert (whole["response"], whole["usage"]) == (said, counts)
-    chunks = chunks_of(ask(gateway, COMPLETIONS, {**QUESTION, "stream": True}))
-    assert text_of(chunks) == said
-    assert counts.items() <= chunks[-1]["usage"].items()
     legacy = {"message": QUESTION["messages"][0]["content"], "temperature": 0, "max_tokens": 24}
-    assert ask(gateway, LEGACY, legacy).json()["data"] == whole
-    openai = check(COMPLETION, ask(gateway, V1, QUESTION).json())
-    assert openai["choices"][0]["message"]["content"] == said
-    assert counts.items() <= openai["usage"].items()
-    streaming = {"stream": True, "stream_options": {"include_usage": True}}
-    chunks = chunks_of(ask(gateway, V1, {**QUESTION, **streaming}))
-    assert text_of(check_stream(chunks, include_usage=True)) == said
-    assert counts.items() <= chunks[-1]["usage"].items()
+    for path, body in ((COMPLETIONS, QUESTION), (LEGACY, legacy)):
+        whole = send(gateway, path, body)
+        assert (whole.text, whole.usage) == (said, counts)
+    streaming = {**QUESTION, "stream": True, "stream_options": {"include_usage": True}}
+    for path, body in ((V1, QUESTION), (V1, streaming), (COMPLETIONS, {**QUESTION, "stream": True})):
+        heard = send(gateway, path, body)
+        assert heard.text == said
+        assert counts.items() <= heard.usage.items()
+        if path == V1 and not heard.is_stream:
+            check(COMPLETION, json.loads(heard.body))
+        elif path == V1:
+            check_stream(chunks_of(heard), include_usage=True)
 
 
 def test_the_second_documents_request_is_answered_whole_and_as_a_stream(gateway):
     body = {"model": "amazonia-1", "top_p": 0.8, "messages": [{"role": "user", "content": "Quem é o rei do futebol?"}]}
-    whole = check(COMPLETION, ask(gateway, V1, {**body, "stream": False, "max_tokens": 8}).json())
-    assert whole["choices"][0]["message"]["content"]
-    check_stream(chunks_of(ask(gateway, V1, {**body, "stream": True, "max_tokens": 8})))
+    whole = send(gateway, V1, {**body, "stream": False, "max_tokens": 8})
+    assert check(COMPLETION, json.loads(whole.body))["choices"][0]["message"]["content"]
+    check_stream(chunks_of(send(gateway, V1, {**body, "stream": True, "max_tokens": 8})))
 
 
 def test_what_the_engine_does_not_take_is_the_callers_mistake(gateway):
-    answer = ask(gateway, V1, {**QUESTION, "tools": [{"type": "mystery"}]})
-    assert answer.status_code == 400, answer.text
-    check(ERROR, answer.json())
+    heard = send(gateway, V1, {**QUESTION, "tools": [{"type": "mystery"}]})
+    assert heard.status == 400, heard.body
+    check(ERROR, json.loads(heard.body))
 
 
 @pytest.mark.parametrize("body", [S1_FORMAT, S1_EXAMPLE_3], ids=["one-turn", "conversation"])
@@ -196,26 +158,22 @@ def test_prompt_tokens_are_those_of_the_whole_conversation_as_the_tokenizer_sees
     prompt = requests.post(f"{engine_url}/apply-template", json=asked, timeout=LONG_S).json()["prompt"]
     given = {"content": prompt, "add_special": True, "parse_special": True}
     tokens = requests.post(f"{engine_url}/tokenize", json=given, timeout=LONG_S).json()["tokens"]
-    usage = ask(gateway, COMPLETIONS, asked).json()["data"]["usage"]
-    assert usage["prompt_tokens"] == len(tokens)
-    assert usage["completion_tokens"] == 2
+    assert send(gateway, COMPLETIONS, asked).tokens == (len(tokens), 2)
 
 
 def test_callers_side_by_side_are_all_answered_each_with_its_own(gateway):
-    ways = [
-        (COMPLETIONS, QUESTION),
-        (COMPLETIONS, {**QUESTION, "stream": True}),
-        (LEGACY, {"message": "What is the capital of Brazil?", "temperature": 0, "max_tokens": 24}),
-        (LEGACY, {"message": "What is the capital of Brazil?", "temperature": 0, "max_tokens": 24, "stream": True}),
-    ] * 2
-    with ThreadPoolExecutor(len(ways)) as callers:
-        answers = list(callers.map(lambda way: ask(gateway, *way), ways))
-    assert len({answer.headers["X-Request-Id"] for answer in answers}) == len(ways)
-    for (path, body), answer in zip(ways, answers, strict=True):
-        check = assert_streamed if body.get("stream") else assert_whole
-        check(answer, "microsoft/DialoGPT-medium")
-        said = text_of(chunks_of(answer)) if body.get("stream") else answer.json()["data"]["response"]
-        assert "Bras" in said, path
+    legacy = {"message": QUESTION["messages"][0]["content"], "temperature": 0, "max_tokens": 24}
+    ways = [(path, stream, n) for path in (COMPLETIONS, LEGACY) for stream in (False, True) for n in range(2)]
+
+    def ask(way):
+        path, stream, _ = way
+        return send(gateway, path, {**(legacy if path == LEGACY else QUESTION), "stream": stream})
+
+    answers = all_at_once(ask, ways)
+    assert len({heard.headers["X-Request-Id"] for heard in answers.values()}) == len(ways)
+    for (path, stream, _), heard in answers.items():
+        check_answer(heard, "microsoft/DialoGPT-medium", stream)
+        assert "Bras" in heard.text, path
 
 
 COMMANDS = re.compile(r"^curl (?P<flags>.*?)http://127\.0\.0\.1:8000(?P<path>/\S*)(?:.*? -d '(?P<body>[^']+)')?", re.M)
@@ -227,6 +185,6 @@ def test_the_commands_of_the_pages_work_as_written(gateway, page):
     assert commands
     for command in commands:
         path, body = command["path"], command["body"]
-        response = post_text(gateway, path, body) if body else gateway.request("GET", path)
+        status = send(gateway, path, body).status if body else gateway.request("GET", path).status_code
         shows_an_error = body and not any(f'"{name}"' in body for name in ("messages", "message", "input"))
-        assert response.status_code == (400 if shows_an_error else 200), (path, response.text)
+        assert status == (400 if shows_an_error else 200), path
