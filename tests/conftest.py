@@ -12,6 +12,7 @@ from support.gateways import LOG_TAIL, TOKEN, Gateway, catalogue_for, serve
 from support.upstream import Upstream
 
 from chatapi import create_app
+from chatapi.huggingface import Transport
 from chatapi.languages import LANGUAGES, use
 from chatapi.settings import Settings
 
@@ -78,6 +79,13 @@ def upstream(upstream_server):
     upstream_server.reset()
     yield upstream_server
     assert upstream_server.failures == []
+
+
+@pytest.fixture
+def transport():
+    """The client's connections, with a token of their own."""
+    with contextlib.closing(Transport("hf_right", user_agent="chatapi/test")) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

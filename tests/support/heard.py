@@ -166,3 +166,8 @@ def all_at_once(function, cases, threads=60):
     """function(case) of every case by case, side by side."""
     with ThreadPoolExecutor(threads) as pool:
         return dict(zip(cases, pool.map(function, cases), strict=True))
+
+
+def numbers(text):
+    """Each sample of the metrics, by its name and labels."""
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if line[:1] != "#"}

@@ -103,6 +103,11 @@ def path_of(url: str) -> Path:
     return Path(sa.make_url(url).database or "")
 
 
+def files_of(directory: Path) -> bytes:
+    """All that is written in the files there."""
+    return b"".join(path.read_bytes() for path in sorted(directory.iterdir()) if path.is_file())
+
+
 PROCESSES = """
 import json, os, sys
 number, arguments = json.loads(sys.argv[1])

@@ -4,7 +4,7 @@ import json
 import socket
 import threading
 import time
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from email.utils import formatdate
 
@@ -19,16 +19,10 @@ from chatapi.chat import ChatJob
 from chatapi.engine.circuit import Board, Circuit
 from chatapi.engine.engine import Engine, TimeLimits
 from chatapi.errors import ChatError, UpstreamError
-from chatapi.huggingface import HuggingFace, Transport
+from chatapi.huggingface import HuggingFace
 
 TOKEN = "hf_right"
 MESSAGES = [{"role": "user", "content": "hi there"}]
-
-
-@pytest.fixture
-def transport():
-    with closing(Transport(TOKEN, user_agent="chatapi/test")) as made:
-        yield made
 
 
 @pytest.fixture

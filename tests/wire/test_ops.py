@@ -12,7 +12,7 @@ import psutil
 import pytest
 from support.dialects import LEGACY, NEW, RESPONSES, V1, asking
 from support.gateways import ROOT, gunicorn, python, ran, serve
-from support.heard import wait_until
+from support.heard import numbers, wait_until
 from support.hub import put_tokenizer
 
 from chatapi import create_app
@@ -162,10 +162,6 @@ def test_a_page_may_read_what_sdks_act_on(across):
 
 
 # --- numbers
-
-
-def numbers(text):
-    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if line[:1] != "#"}
 
 
 @pytest.fixture(scope="module")

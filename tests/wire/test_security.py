@@ -6,12 +6,12 @@ import socket
 import sqlite3
 import time
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 from support.dialects import LEGACY, RESPONSES, V1, asking
 from support.dialects import NEW as CHAT
 from support.gateways import ROOT, free_port, keyed, serve, side_by_side
+from support.stores import files_of
 from support.upstream import Exchange, fault
 
 from chatapi.accounting.keys import Keys
@@ -23,10 +23,6 @@ TOKEN = "hf_test-token"  # the gateway's own, as conftest.py has it
 CANARY = "zq7canary"  # in whatever must not be seen again
 KEY = f"sk-{CANARY}-the-callers-own"
 MODEL, REQUEST_ID = "known/model-3141", "known-request-2718"
-
-
-def files_of(directory: Path) -> bytes:
-    return b"".join(path.read_bytes() for path in sorted(directory.iterdir()) if path.is_file())
 
 
 def seen(text: str, *words: str) -> list[str]:

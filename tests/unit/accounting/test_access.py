@@ -13,6 +13,7 @@ from functools import cache
 import pytest
 from support import keys as shared
 from support.keys import DIGEST, KEY, NOT_QUITE, RIGHT, WRONG, away, closing, flood, made, nobody
+from support.stores import files_of
 from support.tables import raised, rows
 
 from chatapi.accounting import access as access_module
@@ -335,10 +336,6 @@ def test_digests_are_compared_in_constant_time():
 
 
 # --- what the database holds
-
-
-def files_of(directory):
-    return b"".join(path.read_bytes() for path in sorted(directory.iterdir()) if path.is_file())
 
 
 def test_neither_a_key_nor_its_secret_is_in_the_database(keys, tmp_path):

@@ -12,16 +12,14 @@ from chatapi.chat import ChatJob
 from chatapi.engine.circuit import FAILURES, Board, Circuit
 from chatapi.engine.engine import Engine, TimeLimits
 from chatapi.errors import UpstreamUnavailable
-from chatapi.huggingface import HuggingFace, Transport
+from chatapi.huggingface import HuggingFace
 
 HI = [{"role": "user", "content": "hi there"}]
 
 
 @pytest.fixture
-def engine(upstream):
-    transport = Transport("hf_test", "chatapi/test")
-    yield Engine(Catalogue({}), HuggingFace(transport, upstream.url, 1), TimeLimits(20, 20, 20), Circuit(Board()))
-    transport.close()
+def engine(upstream, transport):
+    return Engine(Catalogue({}), HuggingFace(transport, upstream.url, 1), TimeLimits(20, 20, 20), Circuit(Board()))
 
 
 def reply(engine, **fields):
@@ -58,15 +56,12 @@ def test_errors_that_a_request_itself_may_cause_open_no_circuit(engine, upstream
     assert bool(engine.circuit.opened()) is opens
 
 
-def test_only_models_that_are_turned_to_count_as_fallbacks(upstream):
-    cards = [ModelCard(id=f"{name}/x", context_tokens=size) for name, size in (("a", 8000), ("b", 4000), ("c", 99000))]
+def test_only_models_that_are_turned_to_count_as_fallbacks(engine, upstream):
+    sizes = {"a/x": 8000, "b/x": 4000, "c/x": 99000}
+    engine.catalogue = Catalogue({id: ModelCard(id=id, context_tokens=size) for id, size in sizes.items()})
     upstream.behave("a/x", "context-length")
     upstream.behave("c/x", "ok")
-    transport = Transport("hf_test", "chatapi/test")
-    client = HuggingFace(transport, upstream.url, 1)
-    engine = Engine(Catalogue({card.id: card for card in cards}), client, TimeLimits(20, 20, 20), Circuit(Board()))
     call, job = Call("-", seconds=20), ChatJob(model="a/x", messages=HI, fallbacks=("b/x", "c/x"))
     engine.begin(job, call)
     assert engine.reply(job, call).model == "c/x"
     assert (call.asked, call.fallbacks) == (["a/x", "c/x"], 1)
-    transport.close()

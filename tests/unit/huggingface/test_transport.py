@@ -29,12 +29,6 @@ def fetch(transport, url, payload=None, seconds=5, **call):
     return transport.fetch(Request(url, payload or {"model": "test/ok", "messages": MESSAGES}), made, made.deadline)
 
 
-@pytest.fixture
-def transport():
-    with closing(Transport(TOKEN, user_agent="chatapi/test")) as made:
-        yield made
-
-
 def test_what_an_exchange_held_is_free_when_it_ends(upstream, transport):
     call = Call("-", seconds=5)
     freed = weakref.ref(call)

@@ -5,7 +5,7 @@ import re
 import select
 import socket
 import ssl
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
 import pytest
 from support.fronts import certificate_in
@@ -14,7 +14,7 @@ from support.tables import raised
 
 from chatapi.call import Call
 from chatapi.errors import UpstreamUnavailable
-from chatapi.huggingface import Transport, connect
+from chatapi.huggingface import connect
 from chatapi.huggingface.transport import Request
 
 BODY = b'{"ok": true}'
@@ -29,12 +29,6 @@ refusing = sending(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Lengt
 def fetch(transport, url):
     made = Call("-", seconds=10)
     return transport.fetch(Request(url, {"model": "test/ok"}), made, made.deadline)
-
-
-@pytest.fixture
-def transport():
-    with closing(Transport("hf_right", user_agent="chatapi/test")) as made:
-        yield made
 
 
 # ---------------------------------------------------------------- TLS

@@ -7,7 +7,7 @@ import time
 from types import SimpleNamespace
 
 from prometheus_client import Histogram
-from support.heard import wait_until
+from support.heard import numbers, wait_until
 
 from chatapi.call import Call
 from chatapi.telemetry import health, log, metrics
@@ -73,10 +73,6 @@ def test_a_reader_of_lines_who_has_gone_disturbs_no_call(monkeypatch):
     monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=gone, flush=lambda: None))
     batch.ended(ended())
     batch.flush()
-
-
-def numbers(text):
-    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if line[:1] != "#"}
 
 
 def test_times_are_counted_as_prometheus_itself_would():

@@ -44,6 +44,23 @@ def connected(kind=socket.SOCK_STREAM, listener=LISTENER, peer=PEER):
         yield both
 
 
+@pytest.fixture
+def both():
+    with connected() as both:
+        yield both
+
+
+@pytest.fixture
+def connection(both):
+    return both[0]
+
+
+@pytest.fixture
+def theirs(both):
+    """The caller's end."""
+    return both[1]
+
+
 @contextmanager
 def joined(ours, theirs, peer, common, listener=LISTENER):
     ours, theirs = under_gevent(ours), under_gevent(theirs)
@@ -112,10 +129,9 @@ def test_the_environ_is_gunicorns(target, headers, once, version, listener):
     assert {k: v for k, v in ours.items() if k not in own} == {k: v for k, v in expected.items() if k not in own}
 
 
-def test_no_header_moves_the_path():
-    with connected() as (connection, theirs):
-        raw = b"GET /docs/metrics HTTP/1.1\r\nSCRIPT_NAME: /docs\r\nPATH_INFO: /metrics\r\nScript-Name: /docs\r\n\r\n"
-        _, environ = asked(connection, theirs, raw)
+def test_no_header_moves_the_path(connection, theirs):
+    raw = b"GET /docs/metrics HTTP/1.1\r\nSCRIPT_NAME: /docs\r\nPATH_INFO: /metrics\r\nScript-Name: /docs\r\n\r\n"
+    _, environ = asked(connection, theirs, raw)
     assert (environ["SCRIPT_NAME"], environ["PATH_INFO"]) == ("", "/docs/metrics")
 
 
@@ -173,69 +189,64 @@ def test_head_and_body_leave_together_and_so_do_a_chunk_and_its_frame():
         assert [theirs.recv(65_536) for _ in range(2)] == [b"3\r\ntwo\r\n", b"0\r\n\r\n"]
 
 
-def test_no_more_is_sent_than_the_length_that_was_told():
-    with connected() as (connection, theirs):
-        asked(connection, theirs)
-        answered(connection, "200 OK", b"who", b"le and more", b"more", Content_Length="5")
-        assert theirs.recv(65_536).endswith(b"\r\n\r\nwhole")
+def test_no_more_is_sent_than_the_length_that_was_told(connection, theirs):
+    asked(connection, theirs)
+    answered(connection, "200 OK", b"who", b"le and more", b"more", Content_Length="5")
+    assert theirs.recv(65_536).endswith(b"\r\n\r\nwhole")
 
 
 @pytest.mark.parametrize(
     "name, value", [("X-A", "b\r\nX-Evil: 1"), ("X-A", "b\nc"), ("X-A\r\nY: z", "b"), ("X-A", "\0")]
 )
-def test_a_header_with_a_line_end_is_not_sent(name, value):
-    with connected() as (connection, theirs):
-        asked(connection, theirs)
-        connection.start_response("200 OK", [(name, value)])
-        with pytest.raises(ValueError, match="line end"):
-            connection.write(b"x")
-        connection.refuse(b"refused")
-        assert theirs.recv(100) == b"refused"
-        assert not connection.next_can_follow()
+def test_a_header_with_a_line_end_is_not_sent(connection, theirs, name, value):
+    asked(connection, theirs)
+    connection.start_response("200 OK", [(name, value)])
+    with pytest.raises(ValueError, match="line end"):
+        connection.write(b"x")
+    connection.refuse(b"refused")
+    assert theirs.recv(100) == b"refused"
+    assert not connection.next_can_follow()
 
 
-def test_a_head_sent_early_is_the_only_one():
-    with connected() as (connection, theirs):
-        asked(connection, theirs)
-        connection.begin("200 OK", [("X-Early", "1")])
-        connection.write(b": waiting\n\n")
-        connection.start_response("500 INTERNAL SERVER ERROR", [("X-Late", "1")])
-        connection.write(b"data: {}\n\n")
-        connection.finish()
-        connection.refuse(b"HTTP/1.1 500 ")
-        answer = theirs.recv(65_536)
+def test_a_head_sent_early_is_the_only_one(connection, theirs):
+    asked(connection, theirs)
+    connection.begin("200 OK", [("X-Early", "1")])
+    connection.write(b": waiting\n\n")
+    connection.start_response("500 INTERNAL SERVER ERROR", [("X-Late", "1")])
+    connection.write(b"data: {}\n\n")
+    connection.finish()
+    connection.refuse(b"HTTP/1.1 500 ")
+    answer = theirs.recv(65_536)
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert answer.endswith(b"\r\n\r\nb\r\n: waiting\n\n\r\na\r\ndata: {}\n\n\r\n0\r\n\r\n")
     assert b"X-Late" not in answer
 
 
-def test_what_two_greenlets_write_is_not_mixed():
+def test_what_two_greenlets_write_is_not_mixed(connection, theirs):
     size = 4_000_000  # more than the socket holds
-    with connected() as (connection, theirs):
-        asked(connection, theirs)
-        connection.begin("200 OK", [("Content-Length", str(3 * size))])
-        writers = [gevent.spawn(connection.write, bytes([letter]) * size) for letter in b"abc"]
-        received = bytearray()
-        while len(received) < 3 * size:
-            received += theirs.recv(1_000_000)
-        gevent.joinall(writers, raise_error=True)
+    asked(connection, theirs)
+    connection.begin("200 OK", [("Content-Length", str(3 * size))])
+    writers = [gevent.spawn(connection.write, bytes([letter]) * size) for letter in b"abc"]
+    received = bytearray()
+    while len(received) < 3 * size:
+        received += theirs.recv(1_000_000)
+    gevent.joinall(writers, raise_error=True)
     body = bytes(received).partition(b"\r\n\r\n")[2]
     assert body[:size] == b"a" * size and body[size : 2 * size] == b"b" * size
     assert body[2 * size :] == b"c" * (len(body) - 2 * size)
 
 
-def test_who_does_not_read_is_left_at_the_deadline():
-    with connected() as (connection, theirs):
-        asked(connection, theirs)
-        connection.start_response("200 OK", [])
-        connection.wire.write_deadline = time.monotonic() + 0.3
-        began = time.monotonic()
-        with pytest.raises(TimeoutError):
-            while True:
-                connection.write(b"x" * 100_000)
-        assert 0.2 < time.monotonic() - began < 0.3 + SOON_S
-        with pytest.raises(BrokenPipeError):
-            connection.write(b"what would follow half a chunk")
+def test_who_does_not_read_is_left_at_the_deadline(connection, theirs):
+    asked(connection, theirs)
+    connection.start_response("200 OK", [])
+    connection.wire.write_deadline = time.monotonic() + 0.3
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        while True:
+            connection.write(b"x" * 100_000)
+    assert 0.2 < time.monotonic() - began < 0.3 + SOON_S
+    with pytest.raises(BrokenPipeError):
+        connection.write(b"what would follow half a chunk")
 
 
 # ---------------------------------------------------------------- bodies
@@ -251,22 +262,20 @@ def later(seconds=5.0):
     return time.monotonic() + seconds
 
 
-def test_bodies_of_both_kinds_are_read_whole_and_the_next_request_follows():
-    with connected() as (connection, theirs):
-        for raw in (post(b"abc"), post(b"1\r\na\r\n2;x=y\r\nbc\r\n0\r\nX-Trailer: 1\r\n\r\n", length="chunked")):
-            asked(connection, theirs, raw)
-            assert connection.read_body(3, later()) == b"abc"
-            answered(connection, "204 NO CONTENT")
-            assert connection.next_can_follow()
-            connection.await_request()
+def test_bodies_of_both_kinds_are_read_whole_and_the_next_request_follows(connection, theirs):
+    for raw in (post(b"abc"), post(b"1\r\na\r\n2;x=y\r\nbc\r\n0\r\nX-Trailer: 1\r\n\r\n", length="chunked")):
+        asked(connection, theirs, raw)
+        assert connection.read_body(3, later()) == b"abc"
+        answered(connection, "204 NO CONTENT")
+        assert connection.next_can_follow()
+        connection.await_request()
 
 
 @pytest.mark.parametrize("raw", [post(b"abcd"), post(b"2\r\nab\r\n2\r\ncd\r\n0\r\n\r\n", length="chunked")])
-def test_a_body_over_the_limit_is_refused(raw):
-    with connected() as (connection, theirs):
-        asked(connection, theirs, raw)
-        with pytest.raises(PayloadTooLarge):
-            connection.read_body(3, later())
+def test_a_body_over_the_limit_is_refused(connection, theirs, raw):
+    asked(connection, theirs, raw)
+    with pytest.raises(PayloadTooLarge):
+        connection.read_body(3, later())
 
 
 @pytest.mark.parametrize(
@@ -278,61 +287,56 @@ def test_a_body_over_the_limit_is_refused(raw):
         (post(b"1\r\nabc\r\n", length="chunked"), "could not be read"),
     ],
 )
-def test_a_broken_body_is_said_so_and_nothing_follows(raw, says):
-    with connected() as (connection, theirs):
-        asked(connection, theirs, raw)
-        theirs.shutdown(socket.SHUT_WR)
-        with pytest.raises(BadRequest, match=says):
-            connection.read_body(100, later())
-        answered(connection, "400 BAD REQUEST", Content_Length="0")
-        assert b"Connection: close" in theirs.recv(1000)
-        assert not connection.next_can_follow()
+def test_a_broken_body_is_said_so_and_nothing_follows(connection, theirs, raw, says):
+    asked(connection, theirs, raw)
+    theirs.shutdown(socket.SHUT_WR)
+    with pytest.raises(BadRequest, match=says):
+        connection.read_body(100, later())
+    answered(connection, "400 BAD REQUEST", Content_Length="0")
+    assert b"Connection: close" in theirs.recv(1000)
+    assert not connection.next_can_follow()
 
 
-def test_a_body_that_dribbles_is_read_until_its_deadline():
-    with connected() as (connection, theirs):
-        asked(connection, theirs, post(length=1000))
-        dribble = gevent.spawn(lambda: [(theirs.sendall(b"x"), gevent.sleep(0.02)) for _ in range(100)])
-        began = time.monotonic()
-        with pytest.raises(BadRequest, match="could not be read"):
-            connection.read_body(1000, later(0.2))
-        assert 0.15 < time.monotonic() - began < 0.2 + SOON_S
-        dribble.kill()
+def test_a_body_that_dribbles_is_read_until_its_deadline(connection, theirs):
+    asked(connection, theirs, post(length=1000))
+    dribble = gevent.spawn(lambda: [(theirs.sendall(b"x"), gevent.sleep(0.02)) for _ in range(100)])
+    began = time.monotonic()
+    with pytest.raises(BadRequest, match="could not be read"):
+        connection.read_body(1000, later(0.2))
+    assert 0.15 < time.monotonic() - began < 0.2 + SOON_S
+    dribble.kill()
 
 
-def test_others_get_their_turn_while_a_body_comes_in_tiny_chunks():
+def test_others_get_their_turn_while_a_body_comes_in_tiny_chunks(connection, theirs):
     """Two megabytes a byte to a chunk, all of it there: a socket that always has data never waits by itself."""
     turns = []
-    with connected() as (connection, theirs):
-        sender = gevent.spawn(flood, theirs, post(b"1\r\nx\r\n" * 350_000, length="chunked"))
-        request, _ = asked(connection, theirs, b"")
-        assert request.method == "POST"
-        clock = gevent.spawn(lambda: [(turns.append(time.process_time()), gevent.sleep(0.005)) for _ in range(2000)])
-        with pytest.raises(BadRequest, match="too small chunks"):
-            connection.read_body(10_000_000, later(30))
-        clock.kill()
-        sender.kill()
+    sender = gevent.spawn(flood, theirs, post(b"1\r\nx\r\n" * 350_000, length="chunked"))
+    request, _ = asked(connection, theirs, b"")
+    assert request.method == "POST"
+    clock = gevent.spawn(lambda: [(turns.append(time.process_time()), gevent.sleep(0.005)) for _ in range(2000)])
+    with pytest.raises(BadRequest, match="too small chunks"):
+        connection.read_body(10_000_000, later(30))
+    clock.kill()
+    sender.kill()
     gaps = [b - a for a, b in pairwise(turns)]
     assert len(turns) > 10
     assert max(gaps) < 0.1  # of the processor: other tests may have it in between
 
 
-def test_a_body_is_asked_for_only_by_who_reads_it():
-    with connected() as (connection, theirs):
-        asked(connection, theirs, post(b"", "Expect: 100-continue", length=3))
-        answered(connection, "401 UNAUTHORIZED", Content_Length="0")
-        answer = theirs.recv(1000)
-        assert answer.startswith(b"HTTP/1.1 401 ")
-        assert b"Connection: close" in answer, "whether a body comes is not known"
-        assert not connection.next_can_follow()
+def test_a_body_is_asked_for_only_by_who_reads_it(connection, theirs):
+    asked(connection, theirs, post(b"", "Expect: 100-continue", length=3))
+    answered(connection, "401 UNAUTHORIZED", Content_Length="0")
+    answer = theirs.recv(1000)
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert b"Connection: close" in answer, "whether a body comes is not known"
+    assert not connection.next_can_follow()
 
 
-def test_who_expects_to_be_asked_for_the_body_is():
-    with connected() as (connection, theirs):
-        asked(connection, theirs, post(b"", "Expect: 100-continue", length=3))
-        caller = gevent.spawn(answer_100, theirs)
-        assert connection.read_body(10, later()) == b"abc"
-        assert caller.get() == b"HTTP/1.1 100 Continue\r\n\r\n"
+def test_who_expects_to_be_asked_for_the_body_is(connection, theirs):
+    asked(connection, theirs, post(b"", "Expect: 100-continue", length=3))
+    caller = gevent.spawn(answer_100, theirs)
+    assert connection.read_body(10, later()) == b"abc"
+    assert caller.get() == b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 def answer_100(theirs):
@@ -351,28 +355,28 @@ def answer_100(theirs):
     ],
     ids=["small", "large", "never sent", "chunked"],
 )
-def test_an_unread_body_is_skipped_when_small_and_closes_the_connection_when_not(monkeypatch, raw, follows):
+def test_an_unread_body_is_skipped_when_small_and_closes_the_connection_when_not(
+    connection, theirs, monkeypatch, raw, follows
+):
     monkeypatch.setattr(bodies, "SKIPPED_S", 0.2)
-    with connected() as (connection, theirs):
-        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1_000_000)
-        asked(connection, theirs, raw)
-        answered(connection, "401 UNAUTHORIZED", Content_Length="0")
-        began = time.monotonic()
-        assert connection.next_can_follow() is follows
-        assert time.monotonic() - began < bodies.SKIPPED_S + SOON_S
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1_000_000)
+    asked(connection, theirs, raw)
+    answered(connection, "401 UNAUTHORIZED", Content_Length="0")
+    began = time.monotonic()
+    assert connection.next_can_follow() is follows
+    assert time.monotonic() - began < bodies.SKIPPED_S + SOON_S
 
 
-def test_a_body_without_end_is_thrown_away_for_a_moment_only():
-    with connected() as (connection, theirs):
-        asked(connection, theirs, post(b"x", length=10**12))
-        answered(connection, "413 CONTENT TOO LARGE", Content_Length="0")
-        assert not connection.next_can_follow()
-        sender = gevent.spawn(flood, theirs)
-        began = time.monotonic()
-        connection.close()
-        assert time.monotonic() - began < wire.LINGER_S + SOON_S
-        assert sender.get() <= wire.LINGERING + 5_000_000
-        assert b"413" in theirs.recv(1000)
+def test_a_body_without_end_is_thrown_away_for_a_moment_only(connection, theirs):
+    asked(connection, theirs, post(b"x", length=10**12))
+    answered(connection, "413 CONTENT TOO LARGE", Content_Length="0")
+    assert not connection.next_can_follow()
+    sender = gevent.spawn(flood, theirs)
+    began = time.monotonic()
+    connection.close()
+    assert time.monotonic() - began < wire.LINGER_S + SOON_S
+    assert sender.get() <= wire.LINGERING + 5_000_000
+    assert b"413" in theirs.recv(1000)
 
 
 def flood(theirs, data=b"x" * 100_000):
