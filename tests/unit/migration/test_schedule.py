@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.tables import at, rows
+from support.tables import at, raised, rows
 
 from chatapi.migration.schedule import DAY_S, Stage, misplaced, parse_brownouts, stage_at, suggest
 
@@ -32,16 +32,16 @@ def test_without_a_sunset_the_route_is_announced_for_ever(extended):
         assert stage_at(at(now), None, (), extended) == Stage("announced")
 
 
-@pytest.mark.parametrize(
-    "windows, until",
-    [
-        ("2027-06-02T12:00Z/PT1H 2027-06-02T12:30Z/PT1H", "2027-06-02T13:30"),
-        ("2027-06-02T12:30Z/PT1H 2027-06-02T12:00Z/PT1H", "2027-06-02T13:30"),  # in any order
-        ("2027-06-02T12:00Z/PT1H 2027-06-02T13:00Z/PT1H", "2027-06-02T14:00"),  # they touch
-        ("2027-06-02T11:00Z/PT9H 2027-06-02T12:00Z/PT1H", "2027-06-02T20:00"),  # one within the other
-        ("2027-06-02T12:00Z/PT1H 2027-06-02T13:01Z/PT1H", "2027-06-02T13:00"),
-    ],
-)
+OVERLAPPING = {  # windows → when the one that they are ends
+    "2027-06-02T12:00Z/PT1H 2027-06-02T12:30Z/PT1H": "2027-06-02T13:30",
+    "2027-06-02T12:30Z/PT1H 2027-06-02T12:00Z/PT1H": "2027-06-02T13:30",  # in any order
+    "2027-06-02T12:00Z/PT1H 2027-06-02T13:00Z/PT1H": "2027-06-02T14:00",  # they touch
+    "2027-06-02T11:00Z/PT9H 2027-06-02T12:00Z/PT1H": "2027-06-02T20:00",  # one within the other
+    "2027-06-02T12:00Z/PT1H 2027-06-02T13:01Z/PT1H": "2027-06-02T13:00",
+}
+
+
+@pytest.mark.parametrize("windows, until", OVERLAPPING.items())
 def test_windows_that_overlap_are_one(windows, until):
     stage = stage_at(at("2027-06-02T12:45"), SUNSET, parse_brownouts(windows))
     assert stage == Stage("brownout", SUNSET, at(until))
@@ -52,19 +52,21 @@ def test_a_brownout_that_lasts_to_the_sunset_promises_no_return():
     assert stage_at(at("2027-06-29T01:00"), SUNSET, windows) == Stage("retired", SUNSET)
 
 
-@pytest.mark.parametrize(
-    "now, extended, stage",
-    [
-        ("2027-06-02T12:00", "2027-08-01", Stage("announced", at("2027-08-01"))),  # no brownout for it
-        ("2027-07-31T23:59:59", "2027-08-01", Stage("announced", at("2027-08-01"))),
-        ("2027-08-01", "2027-08-01", Stage("retired", at("2027-08-01"))),
-        ("2027-06-02T12:00", "2027-06-10", Stage("announced", SUNSET)),
-        ("2027-06-16T13:00", "2027-06-10", Stage("brownout", SUNSET, at("2027-06-17T12:00"))),
-        ("2027-06-30", "2027-06-10", Stage("retired", SUNSET)),
+EXTENDED = {  # what is found → when it is looked for, and until when it is extended
+    Stage("announced", at("2027-08-01")): [  # no brownout for it
+        *(("2027-06-02T12:00", "2027-08-01"), ("2027-07-31T23:59:59", "2027-08-01")),
     ],
-)
-def test_an_extended_key_is_served_until_its_date(now, extended, stage):
-    assert stage_at(at(now), SUNSET, BROWNOUTS, at(extended)) == stage
+    Stage("retired", at("2027-08-01")): [("2027-08-01", "2027-08-01")],
+    Stage("announced", SUNSET): [("2027-06-02T12:00", "2027-06-10")],
+    Stage("brownout", SUNSET, at("2027-06-17T12:00")): [("2027-06-16T13:00", "2027-06-10")],
+    Stage("retired", SUNSET): [("2027-06-30", "2027-06-10")],
+}
+
+
+@pytest.mark.parametrize("stage, moments", EXTENDED.items(), ids=str)
+def test_an_extended_key_is_served_until_its_date(stage, moments):
+    for now, extended in moments:
+        assert stage_at(at(now), SUNSET, BROWNOUTS, at(extended)) == stage
 
 
 @pytest.mark.parametrize("extended", [None, at("2027-08-01")])
@@ -92,17 +94,17 @@ def test_the_end_of_a_brownout_is_when_the_route_is_served_again(now, windows):
 # --- as they are written
 
 
-@pytest.mark.parametrize(
-    "text, start, end",
-    [
-        ("2027-06-02T12:00Z/PT1H", "2027-06-02T12:00", "2027-06-02T13:00"),
-        ("2027-06-02T12:00/PT1H", "2027-06-02T12:00", "2027-06-02T13:00"),  # UTC
-        ("2027-06-02T12:00-03:00/PT1H", "2027-06-02T15:00", "2027-06-02T16:00"),
-        ("2027-06-02/P1D", "2027-06-02", "2027-06-03"),
-        ("20270602T1200Z/PT90M", "2027-06-02T12:00", "2027-06-02T13:30"),
-        ("2027-06-02T12:00:30Z/P1DT2H3M4S", "2027-06-02T12:00:30", "2027-06-03T14:03:34"),
-    ],
-)
+INTERVALS = [
+    ("2027-06-02T12:00Z/PT1H", "2027-06-02T12:00", "2027-06-02T13:00"),
+    ("2027-06-02T12:00/PT1H", "2027-06-02T12:00", "2027-06-02T13:00"),  # UTC
+    ("2027-06-02T12:00-03:00/PT1H", "2027-06-02T15:00", "2027-06-02T16:00"),
+    ("2027-06-02/P1D", "2027-06-02", "2027-06-03"),
+    ("20270602T1200Z/PT90M", "2027-06-02T12:00", "2027-06-02T13:30"),
+    ("2027-06-02T12:00:30Z/P1DT2H3M4S", "2027-06-02T12:00:30", "2027-06-03T14:03:34"),
+]
+
+
+@pytest.mark.parametrize("text, start, end", INTERVALS)
 def test_an_interval_is_read(text, start, end):
     assert parse_brownouts(f"  {text}\t") == ((at(start), at(end)),)
 
@@ -120,10 +122,9 @@ WRONG_WINDOWS = {
 
 @pytest.mark.parametrize("window, words", rows(WRONG_WINDOWS))
 def test_a_mistake_names_its_window_and_every_one_is_told(window, words):
-    with pytest.raises(ValueError) as raised:
-        parse_brownouts(f"2027-06-02T12:00Z/PT1H {window} nonsense")
-    assert raised.value.args[0].startswith(f"{window}: {words}")
-    assert [mistake.partition(": ")[0] for mistake in raised.value.args] == [window, "nonsense"]
+    error = raised(ValueError, parse_brownouts, f"2027-06-02T12:00Z/PT1H {window} nonsense")
+    assert error.args[0].startswith(f"{window}: {words}")
+    assert [mistake.partition(": ")[0] for mistake in error.args] == [window, "nonsense"]
 
 
 def test_a_brownout_needs_a_sunset_and_ends_by_it():
@@ -154,10 +155,5 @@ def test_a_suggestion_can_be_used_as_it_is(day, days_left):
 
 
 def test_a_suggestion_for_a_given_day():
-    assert suggest(at("2027-03-01"), SUNSET) == [
-        "2027-05-04T12:00Z/PT1H",
-        "2027-05-18T12:00Z/PT4H",
-        "2027-06-01T12:00Z/PT12H",
-        "2027-06-15T12:00Z/P1D",
-        "2027-06-22T12:00Z/P2D",
-    ]
+    days = ("05-04T12:00Z/PT1H", "05-18T12:00Z/PT4H", "06-01T12:00Z/PT12H", "06-15T12:00Z/P1D", "06-22T12:00Z/P2D")
+    assert suggest(at("2027-03-01"), SUNSET) == [f"2027-{day}" for day in days]

@@ -23,20 +23,17 @@ def audited(tmp_path, says, errors=""):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize(
-    "packages, status, said",
-    [
-        ([FINE], 0, "1 packages compared"),
-        ([FINE, UNKNOWN], 0, "not known to the source: mine"),
-        ([FINE, ILL], 1, "old 1.0: CVE-2026-1, fixed in 1.1"),
-        ([UNKNOWN, UNKNOWN], 2, "nothing was compared"),
-        ([], 2, "nothing was compared"),
-    ],
-)
+AUDITS = [
+    *(([FINE], 0, "1 packages compared"), ([FINE, UNKNOWN], 0, "not known to the source: mine")),
+    ([FINE, ILL], 1, "old 1.0: CVE-2026-1, fixed in 1.1"),
+    *(([UNKNOWN, UNKNOWN], 2, "nothing was compared"), ([], 2, "nothing was compared")),
+]
+
+
+@pytest.mark.parametrize("packages, status, said", AUDITS)
 def test_an_audit_says_what_was_compared(tmp_path, packages, status, said):
     done = audited(tmp_path, json.dumps({"dependencies": packages}))
-    assert done.returncode == status
-    assert said in done.stdout
+    assert (done.returncode, said in done.stdout) == (status, True)
 
 
 def test_an_audit_without_a_source_says_why(tmp_path):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.tables import rows
 
 from chatapi import create_app
 from chatapi.web import layout, playground
@@ -71,24 +72,21 @@ def test_whoever_takes_gzip_gets_it(client, path):
         assert "Accept-Encoding" in response.headers["Vary"]
 
 
-@pytest.mark.parametrize(
-    "name", ["nothing.js", "../layout.py", "%2e%2e/layout.py", "..%2flayout.py", "js", "", "js/../../layout.py"]
-)
+OTHERS = ["nothing.js", "../layout.py", "%2e%2e/layout.py", "..%2flayout.py", "js", "", "js/../../layout.py"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
 def test_nothing_else_is_served(client, name):
     assert client.get(f"/static/any/{name}").status_code == 404
 
 
-@pytest.mark.parametrize(
-    "cookie, header, language",
-    [
-        (None, None, "en"),
-        (None, "pt", "pt-BR"),
-        ("pt-BR", "en", "pt-BR"),
-        ("en", "pt-BR", "en"),
-        ("xx", "pt", "pt-BR"),
-        ("", "pt", "pt-BR"),
-    ],
-)
+LANGUAGES = {  # what is spoken → of which cookie and header
+    "en": [(None, None), ("en", "pt-BR")],
+    "pt-BR": [(None, "pt"), ("pt-BR", "en"), ("xx", "pt"), ("", "pt")],
+}
+
+
+@pytest.mark.parametrize("cookie, header, language", rows(LANGUAGES))
 @pytest.mark.parametrize("path", ["/", "/docs"])
 def test_the_language_chosen_outranks_the_browsers(client, path, cookie, header, language):
     if cookie is not None:
@@ -122,9 +120,10 @@ def test_a_page_has_its_policy_and_nothing_inline_but_what_the_policy_names(sett
         assert f"{directive} 'self' 'sha256-{digest}';" in policy
 
 
-@pytest.mark.parametrize(
-    "path, script", [("/", "playground.js"), ("/docs", "docs.js"), ("/dashboard", "dashboard.js"), ("/docs/errors", "")]
-)
+STARTED = {"/": "playground.js", "/docs": "docs.js", "/dashboard": "dashboard.js", "/docs/errors": ""}
+
+
+@pytest.mark.parametrize("path, script", STARTED.items())
 def test_nothing_but_its_icon_is_fetched_before_a_page_is_painted(client, path, script):
     before, later = client.get(path).text.split('<template id="later">')
     assert re.findall(r"<link\b[^>]*", before) == re.findall(r"<link rel=\"icon\"[^>]*", before)
