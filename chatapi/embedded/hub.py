@@ -10,13 +10,12 @@ import hashlib
 import importlib.util
 import re
 import shutil
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..languages import _
+from ..languages import N_, _
 from ..settings import HubModel, Settings
 from . import EngineError
 
@@ -40,9 +39,8 @@ def choose(model: HubModel, names: Iterable[str]) -> list[str]:
     models = _models(every)
     wanted = model.choice.lower()
     if not models:
-        raise EngineError(
-            _("it has no GGUF file. Name a repository that has some; often it is called {repo}-GGUF.", repo=model.repo)
-        )
+        text = N_("it has no GGUF file. Name a repository that has some; often it is called {repo}-GGUF.")
+        raise EngineError(_(text, repo=model.repo))
     if wanted.endswith(".gguf"):
         fits = [parts for parts in models if any(wanted in (p.lower(), p.lower().rpartition("/")[2]) for p in parts)]
     elif wanted:
@@ -51,19 +49,13 @@ def choose(model: HubModel, names: Iterable[str]) -> list[str]:
         by_rank = ([parts for parts in models if _is_quantised(parts[0], q)] for q in QUANTISATIONS)
         fits = models if len(models) == 1 else next(filter(None, by_rank), models)
     if len(fits) != 1:
-        named = {"example": f"{model.repo}:{(fits or models)[0][0]}", "there": _listed(models)}
+        text = N_("it has no {choice}. Name what it has, as {example}; that is {there}.")
         if fits:
-            raise EngineError(
-                _("this could mean several of its files. Name one, as {example}; it has {there}.", **named)
-            )
-        raise EngineError(
-            _("it has no {choice}. Name what it has, as {example}; that is {there}.", choice=model.choice, **named)
-        )
+            text = N_("this could mean several of its files. Name one, as {example}; it has {there}.")
+        example = f"{model.repo}:{(fits or models)[0][0]}"
+        there = ", ".join(parts[0] for parts in models[:20]) + (" …" if len(models) > 20 else "")
+        raise EngineError(_(text, choice=model.choice, example=example, there=there))
     return fits[0]
-
-
-def _listed(models: Sequence[Sequence[str]]) -> str:
-    return ", ".join(parts[0] for parts in models[:20]) + (" …" if len(models) > 20 else "")
 
 
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
@@ -140,7 +132,6 @@ def _fetch(url: str, headers: dict[str, str], blob: Path, size: int | None, name
                 headers=headers,
                 expected_size=size,
                 displayed_filename=name,
-                tqdm_class=_progress(),
             )
             file.flush()
             _check_whole(partial, blob.name)
@@ -165,32 +156,17 @@ def _check_whole(path: Path, etag: str) -> None:
             raise EngineError(_("what came is damaged and has been removed. Start again."))
 
 
-def _progress() -> type[Any]:
-    """A bar at a terminal; in a log a line every ten seconds."""
-    from huggingface_hub.utils.tqdm import tqdm
-
-    class Progress(tqdm):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **{**kwargs, "mininterval": 0.1 if sys.stderr.isatty() else 10.0})  # type: ignore[no-untyped-call]
-
-    return Progress
-
-
 def _check_space(model: HubModel, meant: Sequence[Any], cache: Path) -> None:
     """Refuse before a byte is sent what could not be kept. Raises EngineError."""
     size = sum(file.size or 0 for file in meant)
     folder = next(path for path in (cache, *cache.absolute().parents) if path.exists())
     free = shutil.disk_usage(folder).free
     if free < size - sum(_here(model, file, cache) for file in meant) + SPARE_BYTES:
-        raise EngineError(
-            _(
-                "it is {size:.0f} MB, and the disk of {folder} has {free:.0f} MB left. "
-                "Make room there, or set HF_HOME to a folder on a larger disk.",
-                size=size / 1e6,
-                folder=folder,
-                free=free / 1e6,
-            )
+        text = N_(
+            "it is {size:.0f} MB, and the disk of {folder} has {free:.0f} MB left. "
+            "Make room there, or set HF_HOME to a folder on a larger disk."
         )
+        raise EngineError(_(text, size=size / 1e6, folder=folder, free=free / 1e6))
 
 
 def _here(model: HubModel, file: Any, cache: Path) -> int:
@@ -206,41 +182,39 @@ def _failures(model: HubModel, endpoint: str) -> Iterator[None]:
     except EngineError as error:
         raise EngineError(f"{model}: {error}") from None
     except Exception as error:  # of three libraries, and of an answer in any shape
-        raise EngineError(f"{model}: {_explained(error, model.repo, endpoint)}") from None
+        raise EngineError(f"{model}: {_explain(error, model.repo, endpoint)}") from None
 
 
-def _explained(error: Exception, repo: str, endpoint: str) -> str:
+def _explain(error: Exception, repo: str, endpoint: str) -> str:
     from huggingface_hub import errors
 
     status = getattr(getattr(error, "response", None), "status_code", None)
-    page = f"{endpoint}/{repo}"
     match error:
         case errors.GatedRepoError():
-            return _(
+            text = N_(
                 "it is gated. Accept its conditions at {page} with your account, and set HF_TOKEN to one of its "
-                "tokens ({tokens}).",
-                page=page,
-                tokens=f"{endpoint}/settings/tokens",
+                "tokens ({tokens})."
             )
         case errors.DisabledRepoError():
-            return _("{page} has been disabled. Name another model.", page=page)
+            text = N_("{page} has been disabled. Name another model.")
         case errors.RepositoryNotFoundError():
-            return _("there is no {page}, or it is private. Look at the spelling, or set HF_TOKEN.", page=page)
+            text = N_("there is no {page}, or it is private. Look at the spelling, or set HF_TOKEN.")
         case errors.HfHubHTTPError() if status == 401:
-            return _("{endpoint} refuses HF_TOKEN. Set it to a token that is valid, or to none.", endpoint=endpoint)
+            text = N_("{endpoint} refuses HF_TOKEN. Set it to a token that is valid, or to none.")
         case errors.HfHubHTTPError() if status:
-            return _("{endpoint} answered {status}. Start again later.", endpoint=endpoint, status=status)
+            text = N_("{endpoint} answered {status}. Start again later.")
         case errors.OfflineModeIsEnabled():
-            return _("it is not in HF_HOME, and HF_HUB_OFFLINE is set. Start once without that.")
+            text = N_("it is not in HF_HOME, and HF_HUB_OFFLINE is set. Start once without that.")
         case ValueError() | LookupError() | TypeError():
-            return _("{endpoint} does not answer as the Hub does. Look at HF_ENDPOINT.", endpoint=endpoint)
+            text = N_("{endpoint} does not answer as the Hub does. Look at HF_ENDPOINT.")
         case OSError(errno=errno.ENOSPC):
-            return _("the disk is full. Make room there, or set HF_HOME to a folder on a larger disk.")
+            text = N_("the disk is full. Make room there, or set HF_HOME to a folder on a larger disk.")
         case OSError(errno=int(), strerror=str(why)):
             return f"{error.filename or 'HF_HOME'}: {why}."
-    return _(
-        "{endpoint} is not reached, or stopped answering ({error}). Look at the network and start again: what has "
-        "come is kept.",
-        endpoint=endpoint,
-        error=type(error).__name__,
-    )
+        case _:
+            text = N_(
+                "{endpoint} is not reached, or stopped answering ({error}). Look at the network and start again: what "
+                "has come is kept."
+            )
+    page, tokens = f"{endpoint}/{repo}", f"{endpoint}/settings/tokens"
+    return _(text, page=page, tokens=tokens, endpoint=endpoint, status=status, error=type(error).__name__)
