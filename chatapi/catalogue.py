@@ -1,12 +1,13 @@
 """The catalogue: what we know of each model, from `catalogue.toml` and the operator's file over it."""
 
+import math
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from .errors import ModelNotFound
 from .languages import N_, _
@@ -68,8 +69,7 @@ class Catalogue:
         mistakes: list[str] = []
         for path in filter(None, (Path(__file__).with_name("catalogue.toml"), overlay)):
             for model, entry in _tables(path, mistakes).items():
-                card = _card(model, entry, f"{path.name}: models.{model!r}", mistakes)
-                cards[model] = card
+                cards[model] = _card(model, entry, f"{path.name}: models.{model!r}", mistakes)
         mistakes += _loops(cards)
         if mistakes:
             raise SettingsError(mistakes)
@@ -117,14 +117,13 @@ def _card(model: str, entry: Any, where: str, mistakes: list[str]) -> ModelCard:
         return ModelCard(id=model)
     values: dict[str, Any] = {}
     for key, value in entry.items():
-        rule = _RULES.get(key)
-        if rule is None:
+        fits, text = _RULES.get(key, (None, ""))
+        if fits is None:
             known = ", ".join(_RULES)
             mistakes.append(_("{where}: unknown key '{key}'; known are {known}", where=where, key=key, known=known))
-        elif not rule.fits(value):
-            mistakes.append(
-                _("{where}: {key} must be {rule}", where=where, key=key, rule=_(rule.text, words=", ".join(rule.words)))
-            )
+        elif not fits(value):
+            rule = _(text, words=", ".join(_WORDS.get(key, ())))
+            mistakes.append(_("{where}: {key} must be {rule}", where=where, key=key, rule=rule))
         else:
             values[key] = tuple(value) if isinstance(value, list) else value
     if not ({"task", "serve_as"} & entry.keys()):
@@ -147,37 +146,30 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, str) and bool(is_model_id(value))
 
 
-class _Rule(NamedTuple):
-    """What a key's value has to be."""
-
-    fits: Callable[[Any], bool]
-    text: str
-    words: tuple[str, ...] = ()
+def _is_list(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(fits, value))
 
 
-def _is_one_of(*words: str) -> _Rule:
-    return _Rule(lambda value: value in words, N_("one of {words}"), words)
+def _is_int(low: int, high: float) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and low <= value <= high
 
 
-_FLAG = _Rule(lambda value: isinstance(value, bool), N_("true or false"))
-_RULES = {
-    "task": _is_one_of(*TASKS),
-    "url": _Rule(_is_url, N_("an http:// or https:// URL without query or password")),
-    "serve_as": _Rule(_is_id, N_("a model id")),
-    "shutdown_date": _Rule(lambda value: type(value) is date, N_("a date like 2027-06-30, without quotes")),
-    "fallbacks": _Rule(lambda value: isinstance(value, list) and all(map(_is_id, value)), N_("a list of model ids")),
-    "context": _is_one_of(*CONTEXTS),
+_WORDS = {"task": TASKS, "context": CONTEXTS}
+_FLAG = (lambda value: isinstance(value, bool), N_("true or false"))
+# Key → whether a value fits, and what it must be.
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "task": (lambda value: value in TASKS, N_("one of {words}")),
+    "url": (_is_url, N_("an http:// or https:// URL without query or password")),
+    "serve_as": (_is_id, N_("a model id")),
+    "shutdown_date": (lambda value: type(value) is date, N_("a date like 2027-06-30, without quotes")),
+    "fallbacks": (_is_list(_is_id), N_("a list of model ids")),
+    "context": (lambda value: value in CONTEXTS, N_("one of {words}")),
     "images": _FLAG,
-    "cannot": _Rule(
-        lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
-        N_("a list of request fields"),
-    ),
+    "cannot": (_is_list(lambda name: isinstance(name, str)), N_("a list of request fields")),
     "prefill": _FLAG,
-    "prefill_with": _Rule(lambda value: isinstance(value, dict), N_("a table of request fields")),
-    "drain_s": _Rule(
-        lambda value: type(value) is int and 0 <= value <= 600, N_("a whole number of seconds, at most 600")
-    ),
-    "context_tokens": _Rule(lambda value: type(value) is int and value > 0, N_("a whole number above 0")),
+    "prefill_with": (lambda value: isinstance(value, dict), N_("a table of request fields")),
+    "drain_s": (_is_int(0, 600), N_("a whole number of seconds, at most 600")),
+    "context_tokens": (_is_int(1, math.inf), N_("a whole number above 0")),
 }
 
 

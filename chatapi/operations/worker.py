@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from http import HTTPStatus
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import gevent
@@ -53,6 +54,8 @@ _STATUS = {
     "UnsupportedTransferCoding": 501,
 }
 
+_BESIDE_SETTINGS = ("is_ssl", "forwarded_allow_networks", "proxy_allow_networks")  # what the parser reads as well
+
 
 def _refusal(status: int, error: ChatError, path: str) -> bytes:
     """A whole answer, in the words of the routes at `path`."""
@@ -64,16 +67,6 @@ def _refusal(status: int, error: ChatError, path: str) -> bytes:
     head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
     head += f"X-Request-Id: {request_id}\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"
     return f"{head}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode("ascii") + body
-
-
-class _Settings:
-    """gunicorn's settings as plain attributes: a request's parser reads dozens."""
-
-    def __init__(self, cfg: Any) -> None:
-        vars(self).update({name: setting.get() for name, setting in cfg.settings.items()})
-        self.is_ssl = cfg.is_ssl
-        self.forwarded_allow_networks = cfg.forwarded_allow_networks
-        self.proxy_allow_networks = cfg.proxy_allow_networks
 
 
 class _Request(Request):  # type: ignore[misc]
@@ -248,7 +241,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self.sockets: list[Any] = [_Listening(sock, self._take_late) for sock in self.sockets]
         self._names = {sock: sock.getsockname() for sock in self.sockets}
         self.environ = base_environ(self.cfg) | {"wsgi.multithread": True, "SCRIPT_NAME": ""}
-        self._settings = _Settings(self.cfg)
+        # As plain attributes: a request's parser reads dozens.
+        beside = {name: getattr(self.cfg, name) for name in _BESIDE_SETTINGS}
+        self._settings = SimpleNamespace(**{name: each.get() for name, each in self.cfg.settings.items()}, **beside)
         gevent.config.track_greenlet_tree = False  # who began a greenlet, and where: half a kilobyte of each
         # What is loaded stays: the collector need not look at it again and again.
         gc.collect()
