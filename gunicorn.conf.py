@@ -9,7 +9,7 @@ from chatapi.catalogue import Catalogue
 from chatapi.embedded import model_id
 from chatapi.engine import circuit
 from chatapi.operations import master
-from chatapi.settings import ROUTER_URL, Settings, SettingsError, misspelt
+from chatapi.settings import ROUTER_URL, Settings, SettingsError, find_misspelt
 
 # Loaded by the master, before a worker's gevent has patched anything: neither Flask nor requests may come in here.
 worker_class = "chatapi.operations.worker.Worker"
@@ -34,7 +34,7 @@ def on_starting(server):
             sys.exit(f"chatapi: --bind {address[0]}:{address[1]}: a port is at most 65535")
     if server.cfg.workers < 1:
         sys.exit("chatapi: --workers 0: without a worker nobody is answered")
-    for text in misspelt():
+    for text in find_misspelt():
         server.log.warning("%s", text)
     circuit.shared = circuit.Board()
     master.guard(server)

@@ -15,7 +15,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from report import written
+from report import format_number
 
 COLOURS = {"gateway": "#1f6feb", "hello": "#8c959f", "litellm": "#bf8700", "portkey": "#8250df"}
 COUNTS = (100, 500, 1000, 2000)
@@ -48,7 +48,7 @@ def bars(axes: Axes, subjects: Mapping[str, Any], texts: Mapping[str, str], lang
     names = {"gateway": "chatapi", "hello": texts["hello"], "litellm": "LiteLLM", "portkey": "Portkey"}
     values = {name: statistics.median(v) for name in names if (v := subjects.get(name, {}).get("calls_per_s"))}
     drawn = axes.barh([names[name] for name in values], values.values(), color=[COLOURS[name] for name in values])
-    axes.bar_label(drawn, labels=[written("{:,.0f}", value, language) for value in values.values()], padding=4)
+    axes.bar_label(drawn, labels=[format_number("{:,.0f}", value, language) for value in values.values()], padding=4)
     axes.set_xlim(0, max(values.values()) * 1.2)
     axes.set_xticks([])
     axes.invert_yaxis()
@@ -62,11 +62,11 @@ def lines(axes: Axes, scenarios: Mapping[str, Any], texts: Mapping[str, str], la
         axes.plot(counts, values, marker="o", label=texts[label])
         for count, value in zip(counts, values, strict=True):
             where = {"textcoords": "offset points", "xytext": (0, 7 if above else -14), "ha": "center"}
-            axes.annotate(written("{:,.0f}", value, language), (count, value), **where)
+            axes.annotate(format_number("{:,.0f}", value, language), (count, value), **where)
     axes.axhline(50, color="#8c959f", linestyle=":", label=texts["pace"])
     axes.set_xlabel(texts["count"])
     axes.set_ylabel("ms")
-    axes.set_xticks(counts, [written("{:,.0f}", count, language) for count in counts])
+    axes.set_xticks(counts, [format_number("{:,.0f}", count, language) for count in counts])
     axes.margins(x=0.08, y=0.2)
     axes.set_ylim(bottom=-20)
     axes.legend(frameon=False)

@@ -80,12 +80,14 @@ def measure(path: Path, rounds: int, filters: str) -> None:
                 times = []
                 for round in range(rounds):  # no two requests are the same: nothing comes from a cache
                     to = now - round
-                    times.append(asked(port, f"/dashboard/data/{chart}?from={to - span:.0f}&to={to:.0f}{filters}"))
+                    times.append(
+                        time_request(port, f"/dashboard/data/{chart}?from={to - span:.0f}&to={to:.0f}{filters}")
+                    )
                 cells.append(f"{statistics.median(times):5.0f} ({max(times):5.0f})")
             print(f"{chart:12} " + " ".join(f"{cell:>13}" for cell in cells), flush=True)
 
 
-def asked(port: int, path: str) -> float:
+def time_request(port: int, path: str) -> float:
     """How long the answer took, in milliseconds."""
     with closing(HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
         began = time.perf_counter()

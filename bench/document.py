@@ -8,7 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from report import said, table
+from report import table, translate
 from scenarios import SCENARIOS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,11 +32,11 @@ def tables(language: str) -> str:
     for name, scenario in SCENARIOS.items():
         if name in results["scenarios"]:
             found = results["scenarios"][name]
-            parts.append(f"### {said(scenario.title, language)}\n\n{table(found, scenario.columns, language)}")
+            parts.append(f"### {translate(scenario.title, language)}\n\n{table(found, scenario.columns, language)}")
     return "\n" + "\n\n".join(parts) + "\n"
 
 
-def filled(language: str) -> str:
+def fill(language: str) -> str:
     """The document with the tables in their section."""
     before, title, after = DOCUMENTS[language].read_text().partition(SECTION[language])
     _, heading, rest = after.partition("\n## ")
@@ -47,4 +47,4 @@ if __name__ == "__main__":
     if sys.argv[1:]:
         shutil.copyfile(sys.argv[1], RESULTS)
     for language, path in DOCUMENTS.items():
-        path.write_text(filled(language))
+        path.write_text(fill(language))

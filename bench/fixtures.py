@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from load import LoadError, Measured, calls, connected
+from load import LoadError, Measured, calls, connect
 from servers import LOAD_CORE, ROOT, SERVER_CORE, Server, Upstream, free_port, gateway, nginx
 
 sys.path += [str(ROOT), str(ROOT / "tests")]
@@ -78,7 +78,7 @@ def multiply(connection: sqlite3.Connection, table: str, changed: dict[str, str]
 def usage_ms(server: Server) -> float:
     """How long `GET /v1/usage` takes: the median of twenty."""
     took = []
-    with contextlib.closing(connected(server)) as connection:
+    with contextlib.closing(connect(server)) as connection:
         for _ in range(20):
             began = time.perf_counter()
             connection.request("GET", "/v1/usage", headers=server.headers)
@@ -181,7 +181,7 @@ class TlsUpstream:
         """Connection → `r` where its session was resumed, `.` where it was new."""
         return dict(line.split() for line in self.log.read_text().splitlines())
 
-    def counted(self, measure: Callable[[], Measured]) -> Measured:
+    def count_handshakes(self, measure: Callable[[], Measured]) -> Measured:
         """What `measure` returns, and the connections that were opened meanwhile: `connections`, `resumed`."""
         before = self.handshakes()
         found = measure()

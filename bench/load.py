@@ -143,14 +143,14 @@ def core_ticks() -> tuple[int, int]:
     return sum(ticks) - ticks[3] - ticks[4], ticks[3] + ticks[4]
 
 
-def started(start: Callable[[], contextlib.AbstractContextManager[Server]]) -> Measured:
+def measure_start(start: Callable[[], contextlib.AbstractContextManager[Server]]) -> Measured:
     """A server's start: ready_s (from its start to its first answer to a call), rss_mb (then)."""
     call = json.dumps(body("bench/whole"))
     with start() as server:
         headers = {"Content-Type": "application/json", **server.headers_for("bench/whole")}
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
-            with contextlib.suppress(OSError, HTTPException), contextlib.closing(connected(server)) as connection:
+            with contextlib.suppress(OSError, HTTPException), contextlib.closing(connect(server)) as connection:
                 connection.request("POST", PATH, call, headers)
                 if connection.getresponse().status == 200:
                     return {"ready_s": time.monotonic() - server.started_at, "rss_mb": server.rss_mb()}
@@ -158,7 +158,7 @@ def started(start: Callable[[], contextlib.AbstractContextManager[Server]]) -> M
     raise LoadError(f"{server.name} gives no answer")
 
 
-def connected(server: Server) -> HTTPConnection:
+def connect(server: Server) -> HTTPConnection:
     """A connection to `server`."""
     return HTTPConnection("127.0.0.1", server.port, timeout=30)
 

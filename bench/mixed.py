@@ -15,7 +15,7 @@ BAD_KEYS = 10_000
 BODY_BYTES, BODY_SECONDS, PIECE_BYTES = 20_000_000, 5, 65_536
 
 
-def beside(good: Callable[[], Measured], bad: Callable[[], float]) -> Measured:
+def measure_beside(good: Callable[[], Measured], bad: Callable[[], float]) -> Measured:
     """What `good` measures while `bad` goes on; `other_per_s` is what `bad` returns."""
     found: list[float | Exception] = []
 

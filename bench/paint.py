@@ -56,7 +56,7 @@ def serving(upstream: Upstream) -> AbstractContextManager[Gateway]:
     return serve({"HUGGINGFACE_API_KEY": "hf_none", "HUGGINGFACE_BASE_URL": upstream.url})
 
 
-def painted(page: Any, address: str) -> float:
+def time_paint(page: Any, address: str) -> float:
     """When the page at `address` was painted for the first time, in milliseconds."""
     page.goto(address, wait_until="networkidle")
     return float(page.evaluate(PAINTED))
@@ -69,7 +69,7 @@ def cold(browser: Any, addresses: list[str], rounds: int) -> list[list[float]]:
         found.append([])
         for address in addresses:
             context = browser.new_context()
-            found[-1].append(painted(context.new_page(), address))
+            found[-1].append(time_paint(context.new_page(), address))
             context.close()
     return found
 
@@ -78,7 +78,7 @@ def again(browser: Any, addresses: list[str], rounds: int) -> list[list[float]]:
     """All but the first visits of one reader of each address."""
     contexts = [browser.new_context() for _address in addresses]
     pages = [context.new_page() for context in contexts]
-    found = [[painted(*visit) for visit in zip(pages, addresses, strict=True)] for _round in range(rounds + 1)]
+    found = [[time_paint(*visit) for visit in zip(pages, addresses, strict=True)] for _round in range(rounds + 1)]
     for context in contexts:
         context.close()
     return found[1:]

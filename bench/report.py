@@ -94,25 +94,25 @@ def table(subjects: Mapping[str, Values], columns: Sequence[str], language: str 
     """Markdown. The last column is how many calls the first subject does in the time in which another does one."""
     compared = "calls_per_s" in columns and len(subjects) > 1
     first = next(iter(subjects))
-    head = ["", *(said(COLUMNS[column][0], language) for column in columns)]
-    head += [said(COMPARED, language).format(said(first, language))] if compared else []
+    head = ["", *(translate(COLUMNS[column][0], language) for column in columns)]
+    head += [translate(COMPARED, language).format(translate(first, language))] if compared else []
     rows = [head, [":--", *["--:"] * (len(head) - 1)]]
     for name, values in subjects.items():
-        row = [said(name, language)]
-        row += [written(COLUMNS[column][1], median(values, column), language) for column in columns]
+        row = [translate(name, language)]
+        row += [format_number(COLUMNS[column][1], median(values, column), language) for column in columns]
         if compared:
             times = ratio(values, subjects[first], "calls_per_s") if name != first else None
-            row.append(written("{:,.2f}×", 1 / times if times else None, language))
+            row.append(format_number("{:,.2f}×", 1 / times if times else None, language))
         rows.append(row)
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def said(text: str, language: str) -> str:
+def translate(text: str, language: str) -> str:
     """`text` in `language`."""
     return PORTUGUESE.get(text, text) if language == "pt-BR" else text
 
 
-def written(form: str, value: float | None, language: str) -> str:
+def format_number(form: str, value: float | None, language: str) -> str:
     """`value` as people of `language` write it."""
     if value is None:
         return "–"

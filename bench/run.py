@@ -76,7 +76,7 @@ def main() -> None:
     given = arguments.parse_args()
     if unknown := set(given.what) - set(names):
         arguments.error(f"no such scenario: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
-    if missing := [program for program in ("wrk", "nginx", "taskset", "openssl") if not servers.found(program)]:
+    if missing := [program for program in ("wrk", "nginx", "taskset", "openssl") if not servers.find_program(program)]:
         sys.exit(f"These are needed, as Debian's packages of about the same name: {', '.join(missing)}")
     os.sched_setaffinity(0, {LOAD_CORE})
     if given.what == ["quick"]:

@@ -8,8 +8,8 @@ from functools import partial
 import fixtures
 import peers
 import servers
-from load import Measured, calls, fast_streams, paced_streams, started
-from mixed import bad_keys, beside, slow_body
+from load import Measured, calls, fast_streams, measure_start, paced_streams
+from mixed import bad_keys, measure_beside, slow_body
 from rounds import Subjects
 from servers import Server, Upstream
 
@@ -78,7 +78,7 @@ def flood_of_bad_keys(bench: Bench, stack: contextlib.ExitStack) -> Subjects:
     good = partial(calls, gateway, 4, bench.seconds)
     return {
         "good traffic alone": good,
-        "beside bad keys": partial(beside, good, partial(bad_keys, gateway, 16, bench.seconds)),
+        "beside bad keys": partial(measure_beside, good, partial(bad_keys, gateway, 16, bench.seconds)),
     }
 
 
@@ -86,13 +86,16 @@ def slow_large_body(bench: Bench, stack: contextlib.ExitStack) -> Subjects:
     """Four clients with small calls, beside one that sends 20 MB over five seconds."""
     gateway = bench.server("gateway")
     good = partial(calls, gateway, 4, 6)
-    return {"good traffic alone": good, "beside a slow 20 MB body": partial(beside, good, partial(slow_body, gateway))}
+    return {
+        "good traffic alone": good,
+        "beside a slow 20 MB body": partial(measure_beside, good, partial(slow_body, gateway)),
+    }
 
 
 def starts(bench: Bench, stack: contextlib.ExitStack) -> Subjects:
     """From nothing to the first answer, and the memory of the idle worker."""
     found = {"gateway": servers.gateway, "hello": servers.hello, **peers.installed()}
-    return {name: partial(started, partial(start, bench.up)) for name, start in found.items()}
+    return {name: partial(measure_start, partial(start, bench.up)) for name, start in found.items()}
 
 
 def large_books(bench: Bench, stack: contextlib.ExitStack) -> Subjects:
@@ -141,7 +144,7 @@ def tls_upstream(bench: Bench, stack: contextlib.ExitStack) -> Subjects:
         calls(server, 8, 1)
         burst = partial(paced_streams, server, 500, 10, model)
         if name == "https":
-            burst = partial(tls.counted, burst)
+            burst = partial(tls.count_handshakes, burst)
         found |= {f"{name}, first burst": burst, f"{name}, second burst": burst}
     return found
 

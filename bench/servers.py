@@ -85,7 +85,7 @@ def pinned(core: int, *command: str) -> list[str]:
     return ["taskset", "-c", str(core), *command]
 
 
-def found(program: str) -> str | None:
+def find_program(program: str) -> str | None:
     """Where it is; Debian has some where only root looks."""
     return shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin")
 

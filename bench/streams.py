@@ -59,9 +59,9 @@ class Streams:
         self.poller.unregister(number)
         self.sockets.pop(number).close()
 
-    def run(self, until: float) -> None:
+    def run(self, deadline: float) -> None:
         """Read all to their ends."""
-        while self.sockets and time.monotonic() < until:
+        while self.sockets and time.monotonic() < deadline:
             for number, events in self.poller.poll(0.5, 512):
                 if events & select.EPOLLOUT:
                     self.sockets[number].send(self.request)

@@ -25,7 +25,7 @@ def create_app(settings: "Settings | None" = None) -> "Flask":
         use(command_language(settings.language))
         parts = build(settings)
     except SettingsError as error:
-        if (bare := cli.without_components(error)) is None:
+        if (bare := cli.create_bare_app(error)) is None:
             raise
         return bare
     app = web.create(parts)

@@ -68,9 +68,9 @@ class Catalogue:
         cards: dict[str, ModelCard] = {}
         mistakes: list[str] = []
         for path in filter(None, (Path(__file__).with_name("catalogue.toml"), overlay)):
-            for model, entry in _tables(path, mistakes).items():
-                cards[model] = _card(model, entry, f"{path.name}: models.{model!r}", mistakes)
-        mistakes += _loops(cards)
+            for model, entry in _read_tables(path, mistakes).items():
+                cards[model] = _read_card(model, entry, f"{path.name}: models.{model!r}", mistakes)
+        mistakes += _find_loops(cards)
         if mistakes:
             raise SettingsError(mistakes)
         return cls(cards, embedded)
@@ -95,7 +95,7 @@ class Catalogue:
         raise ModelNotFound(text, details={"model": [_("not served")]})
 
 
-def _tables(path: Path, mistakes: list[str]) -> dict[str, Any]:
+def _read_tables(path: Path, mistakes: list[str]) -> dict[str, Any]:
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -109,7 +109,7 @@ def _tables(path: Path, mistakes: list[str]) -> dict[str, Any]:
     return models if isinstance(models, dict) else {}
 
 
-def _card(model: str, entry: Any, where: str, mistakes: list[str]) -> ModelCard:
+def _read_card(model: str, entry: Any, where: str, mistakes: list[str]) -> ModelCard:
     if not is_model_id(model):
         mistakes.append(_("{where}: not a model id of the form org/name", where=where))
     if not isinstance(entry, dict):
@@ -173,7 +173,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def _loops(cards: Mapping[str, ModelCard]) -> list[str]:
+def _find_loops(cards: Mapping[str, ModelCard]) -> list[str]:
     mistakes = []
     for card in cards.values():
         seen, at = {card.id}, card

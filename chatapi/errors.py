@@ -78,7 +78,7 @@ class InternalError(ChatError):
     cure = N_("Report it with the request id; the operator finds the place in the log.")
 
 
-def without_words(error: BaseException) -> str:
+def traceback_without_messages(error: BaseException) -> str:
     """Where `error` and its causes were raised, for the log; not what they say, which may be a caller's text."""
     told = (f"{type(at).__name__}\n{''.join(traceback.format_tb(at.__traceback__))}" for at in causes(error)[:10])
     return "caused by ".join(told)

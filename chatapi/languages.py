@@ -61,7 +61,7 @@ def negotiate(header: str | None, default: str) -> str:
 def _negotiated(header: str, default: str) -> str:
     ranges = [_RANGE.fullmatch(part.strip(" \t")) for part in header.split(",", MAX_RANGES)[:MAX_RANGES]]
     # What we do not speak is "": it can be wanted, but refusing it refuses nothing.
-    wishes = [(_spoken(found[1]), float(found[2] or 1)) for found in ranges if found]
+    wishes = [(_language_of(found[1]), float(found[2] or 1)) for found in ranges if found]
     weights: dict[str, float] = {}
     for wish, weight in wishes:
         weights[wish] = max(weight, weights.get(wish, 0))
@@ -71,7 +71,7 @@ def _negotiated(header: str, default: str) -> str:
     return best if weight and best in LANGUAGES else stand_in
 
 
-def _spoken(subtag: str | None) -> str:
+def _language_of(subtag: str | None) -> str:
     return "*" if subtag is None else _BY_SUBTAG.get(subtag.lower(), "")
 
 

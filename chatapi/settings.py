@@ -20,7 +20,7 @@ from dotenv import dotenv_values
 
 from .caller import NO_LIMITS, Limits
 from .languages import LANGUAGES, N_, _, from_environment, negotiate, use
-from .migration.schedule import Interval, misplaced, parse_brownouts
+from .migration.schedule import Interval, check_brownouts, parse_brownouts
 
 VERSION = "0.1.0"
 ROUTER_URL = "https://router.huggingface.co"
@@ -258,7 +258,7 @@ class Settings:
                 mistakes[name] = mistake.args
         if (windows := values.get("legacy_brownouts")) and "CHATAPI_LEGACY_SUNSET" not in mistakes:
             text = given["CHATAPI_LEGACY_BROWNOUTS"]
-            mistakes["CHATAPI_LEGACY_BROWNOUTS"] = misplaced(windows, text, values.get("legacy_sunset"))
+            mistakes["CHATAPI_LEGACY_BROWNOUTS"] = check_brownouts(windows, text, values.get("legacy_sunset"))
         if any(mistakes.values()):
             raise SettingsError(
                 [f"{name}={_shown(name, given[name])}: {text}" for name in FIELDS for text in mistakes.get(name, ())]
@@ -298,7 +298,7 @@ def _shown(name: str, text: str) -> str:
 _OTHERS = {"CHATAPI_API_KEY", "CHATAPI_LISTEN"}
 
 
-def misspelt() -> list[str]:
+def find_misspelt() -> list[str]:
     """What looks like a setting and is none, in a few words each."""
     likely = [n for n in _environment() if n.startswith(("CHATAPI_", "HUGGINGFACE_")) and n not in (*FIELDS, *_OTHERS)]
     near, none = N_("there is no setting {name}; did you mean {close}?"), N_("there is no setting {name}")

@@ -24,7 +24,7 @@ from ..catalogue import Catalogue
 from ..languages import _, use
 from ..settings import EMBEDDED_TOOLS, EMBEDDED_URL, Settings, SettingsError, command_language, process_environment
 from . import CONTEXT_TOKENS, MODEL_ID, MULTILINGUAL, EngineError, is_healthy, model_id
-from .weights import weights
+from .weights import find_weights
 
 SLOTS = 4  # callers answered side by side; others wait their turn in the engine
 MAX_TOKENS = 512  # of an answer whose caller set no limit: a small model may not find an end by itself
@@ -78,7 +78,7 @@ def _become(command: list[str], environment: dict[str, str]) -> NoReturn:
 
 def start(settings: Settings) -> dict[str, str]:
     """Start the engine and wait until it answers; the environment of a gateway that asks it. Raises EngineError."""
-    files = weights(settings)
+    files = find_weights(settings)
     path, name = files[0], model_id(settings.embedded_model)
     size = sum(file.stat().st_size for file in files) / 1e6
     _say(_("loading {model} ({size:.0f} MB) …", model=name, size=size))
@@ -93,7 +93,7 @@ def start(settings: Settings) -> dict[str, str]:
         start_new_session=True,  # Ctrl-C is for the gateway, which then finishes what it has begun
     )
     os.close(read_end)
-    if not _await_ready(keeper, port, _tell_seconds):
+    if not _await_ready(keeper, port, _show_wait):
         text = _("the embedded engine did not start with {path}; what it said last stands above", path=path)
         raise EngineError(text)
     again = "\r" if sys.stdout.isatty() else ""
@@ -202,7 +202,7 @@ def _takes_tools(port: int) -> bool:
         return bool(json.load(answer).get("chat_template_caps", {}).get("supports_tools"))
 
 
-def _tell_seconds(waited_s: int) -> None:
+def _show_wait(waited_s: int) -> None:
     """That a large model is still being loaded: on one line of a terminal, seldom in a log."""
     if sys.stdout.isatty():
         print(f"\rchatapi: … {waited_s} s ", end="", flush=True)

@@ -24,10 +24,10 @@ QUANTISATIONS = ("Q4_K_M", "Q4_K_S", "Q4_0", "Q5_K_M", "Q6_K", "Q8_0")
 SPARE_BYTES = 100_000_000  # of the disk stay free
 
 
-def files(model: HubModel, settings: Settings) -> Sequence[Path]:
+def find_files(model: HubModel, settings: Settings) -> Sequence[Path]:
     """The files of `model`, from Hugging Face's cache on this machine or else downloaded. Raises EngineError."""
     cache = settings.hf_home.expanduser() / "hub"
-    return _cached(model, cache) or _download(model, cache, settings.hf_endpoint, settings.hf_token)
+    return _find_cached(model, cache) or _download(model, cache, settings.hf_endpoint, settings.hf_token)
 
 
 def choose(model: HubModel, names: Iterable[str]) -> list[str]:
@@ -36,7 +36,7 @@ def choose(model: HubModel, names: Iterable[str]) -> list[str]:
     A large GGUF is split into `…-00001-of-00003.gguf` and so on.
     """
     every = sorted(names)
-    models = _models(every)
+    models = _group_parts(every)
     wanted = model.choice.lower()
     if not models:
         text = N_("it has no GGUF file. Name a repository that has some; often it is called {repo}-GGUF.")
@@ -62,7 +62,7 @@ _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 _NO_MODEL = re.compile(r"mmproj|imatrix", re.IGNORECASE)  # a model's eyes, and what a quantiser has measured
 
 
-def _models(names: Iterable[str]) -> list[list[str]]:
+def _group_parts(names: Iterable[str]) -> list[list[str]]:
     """GGUF files, the parts of a split one together; a split one that lacks parts is left out."""
     whole: dict[str, list[str]] = {}
     for name in names:
@@ -75,7 +75,7 @@ def _is_quantised(name: str, quantisation: str) -> bool:
     return re.search(rf"(?<![a-z0-9]){re.escape(quantisation)}(?![a-z0-9_])", name, re.IGNORECASE) is not None
 
 
-def _cached(model: HubModel, cache: Path) -> list[Path]:
+def _find_cached(model: HubModel, cache: Path) -> list[Path]:
     """The model's files, where all of them are here: then nobody is asked, and no network is needed."""
     repo = _folder(model.repo, cache)
     try:
@@ -92,15 +92,15 @@ def _download(model: HubModel, cache: Path, endpoint: str, token: str | None) ->
         raise EngineError(_("{model}: to download it run: {install}", model=model, install=install))
     from huggingface_hub import HfApi
 
-    with _failures(model, endpoint):
+    with _explain_failures(model, endpoint):
         info = HfApi(endpoint=endpoint, token=token).model_info(model.repo, files_metadata=True)
         listed = {file.rfilename: file for file in info.siblings or ()}
         names = choose(model, listed)
         _check_space(model, [listed[name] for name in names], cache)
-        return [_file(model.repo, name, str(info.sha), cache, endpoint, token) for name in names]
+        return [_download_file(model.repo, name, str(info.sha), cache, endpoint, token) for name in names]
 
 
-def _file(repo: str, name: str, commit: str, cache: Path, endpoint: str, token: str | None) -> Path:
+def _download_file(repo: str, name: str, commit: str, cache: Path, endpoint: str, token: str | None) -> Path:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.utils._headers import build_hf_headers
 
@@ -161,7 +161,7 @@ def _check_space(model: HubModel, meant: Sequence[Any], cache: Path) -> None:
     size = sum(file.size or 0 for file in meant)
     folder = next(path for path in (cache, *cache.absolute().parents) if path.exists())
     free = shutil.disk_usage(folder).free
-    if free < size - sum(_here(model, file, cache) for file in meant) + SPARE_BYTES:
+    if free < size - sum(_bytes_here(model, file, cache) for file in meant) + SPARE_BYTES:
         text = N_(
             "it is {size:.0f} MB, and the disk of {folder} has {free:.0f} MB left. "
             "Make room there, or set HF_HOME to a folder on a larger disk."
@@ -169,13 +169,13 @@ def _check_space(model: HubModel, meant: Sequence[Any], cache: Path) -> None:
         raise EngineError(_(text, size=size / 1e6, folder=folder, free=free / 1e6))
 
 
-def _here(model: HubModel, file: Any, cache: Path) -> int:
+def _bytes_here(model: HubModel, file: Any, cache: Path) -> int:
     blob = _folder(model.repo, cache) / "blobs" / (file.lfs.sha256 if file.lfs else str(file.blob_id))
     return sum(path.stat().st_size for path in (blob, _partial(blob)) if path.exists())
 
 
 @contextmanager
-def _failures(model: HubModel, endpoint: str) -> Iterator[None]:
+def _explain_failures(model: HubModel, endpoint: str) -> Iterator[None]:
     """Each way in which a download fails becomes an EngineError that says what to do."""
     try:
         yield

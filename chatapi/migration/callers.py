@@ -14,7 +14,7 @@ from ..accounting.tables import day_of
 from ..chat import Json
 from ..errors import StoreUnavailable
 from ..schemas.envelope import LEGACY_FIELDS, LEGACY_SPELLINGS
-from .rewrite import Rewritten, change, model_change
+from .rewrite import Rewritten, describe_change, describe_model_change
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Count:
         self.uses.update(other.uses)
 
 
-def count_of(now: float, refused: bool, rewritten: Rewritten | None) -> Count:
+def count_call(now: float, refused: bool, rewritten: Rewritten | None) -> Count:
     """One call; `rewritten` is None where its body could not be read."""
     if rewritten is None:
         return Count(1, int(refused), last_seen=now)
@@ -88,7 +88,7 @@ class Callers:
     def count(self, key_id: str | None, user_agent: str | None, refused: bool, rewritten: Rewritten | None) -> None:
         """One more call; in the store FLUSH_S later at the latest."""
         now = self._clock()
-        one = count_of(now, refused, rewritten)
+        one = count_call(now, refused, rewritten)
         place = Place(day_of(now), key_id or "", client_name(user_agent))
         with self._lock:
             self._add(place, one)
@@ -136,20 +136,20 @@ def report(
                 yield place, count
 
     return [
-        _caller(key_id, client, total, names)
+        _describe_caller(key_id, client, total, names)
         | {
             "this_week": trend[key_id, client, "this"],
             "last_week": trend[key_id, client, "last"],
             "uses": dict(total.uses.most_common()),
-            "changes": _changes(total, default_model),
+            "changes": _describe_changes(total, default_model),
             "compared": total.compared,
             "differ": total.differ,
         }
-        for key_id, client, total in _busiest_first(counted())
+        for key_id, client, total in _total_by_client(counted())
     ]
 
 
-def _busiest_first(rows: Iterable[tuple[Place, Count]]) -> list[tuple[str, str, Count]]:
+def _total_by_client(rows: Iterable[tuple[Place, Count]]) -> list[tuple[str, str, Count]]:
     """Each key's clients, and what is counted of them in all."""
     totals: dict[tuple[str, str], Count] = {}
     for (_day, key_id, client), count in rows:
@@ -157,25 +157,25 @@ def _busiest_first(rows: Iterable[tuple[Place, Count]]) -> list[tuple[str, str, 
     return [(*of, total) for of, total in sorted(totals.items(), key=lambda one: (-one[1].calls, one[0]))]
 
 
-def _changes(total: Count, default_model: str) -> list[Json]:
-    found = [change(path, effective=path != OTHER) for path in total.uses]
+def _describe_changes(total: Count, default_model: str) -> list[Json]:
+    found = [describe_change(path, effective=path != OTHER) for path in total.uses]
     if total.uses["model"] + total.uses["parameters.model"] < total.compared:
-        found.append(model_change(default_model))
+        found.append(describe_model_change(default_model))
     return [one for one in found if one]
 
 
-def refused_at(
+def find_refused(
     rows: Iterable[tuple[Place, Count]], names: Mapping[str, str], served: Callable[[str], bool]
 ) -> list[Json]:
     """Each key's clients that would be refused: those whose key is not `served`."""
     return [
-        {name: value for name, value in _caller(key_id, client, total, names).items() if name != "refused"}
-        for key_id, client, total in _busiest_first(rows)
+        {name: value for name, value in _describe_caller(key_id, client, total, names).items() if name != "refused"}
+        for key_id, client, total in _total_by_client(rows)
         if not served(key_id)
     ]
 
 
-def _caller(key_id: str, client: str, total: Count, names: Mapping[str, str]) -> dict[str, Any]:
+def _describe_caller(key_id: str, client: str, total: Count, names: Mapping[str, str]) -> dict[str, Any]:
     return {
         "key_id": key_id or None,
         "key_name": names.get(key_id),

@@ -23,8 +23,9 @@ class Rewritten(NamedTuple):
     @property
     def same_request(self) -> bool:
         """Whether all three bodies ask the upstream for the same."""
-        asked = _asked(self.job)
-        return asked == _asked(COMPLETIONS.load(self.completions, "")) == _asked(OPENAI.load(self.openai, ""))
+        jobs = (self.job, COMPLETIONS.load(self.completions, ""), OPENAI.load(self.openai, ""))
+        first, *others = map(_upstream_request, jobs)
+        return all(other == first for other in others)
 
 
 def rewrite(body: Json, default_model: str) -> Rewritten:
@@ -47,7 +48,7 @@ def _paths(body: Json) -> list[str]:
     return paths + [f"parameters.{name}" for name in inner or ()]
 
 
-def _asked(job: ChatJob) -> tuple[Any, ...]:
+def _upstream_request(job: ChatJob) -> tuple[Any, ...]:
     """What of a job reaches an upstream, or decides which one is asked, and for how long."""
     reported = job.stream and job.include_usage
     return (
@@ -72,21 +73,21 @@ def describe(found: Rewritten, base_url: str) -> Json:
     requests = {"completions": (COMPLETIONS.path, found.completions), "openai": (OPENAI.path, found.openai)}
     return {
         name: {"path": path, "body": new, **snippets(path, new, base_url)} for name, (path, new) in requests.items()
-    } | {"changes": changes(found), "same_upstream_request": found.same_request}
+    } | {"changes": describe_changes(found), "same_upstream_request": found.same_request}
 
 
 # --- what reads differently
 
 
-def changes(found: Rewritten) -> list[Json]:
+def describe_changes(found: Rewritten) -> list[Json]:
     """Each field that reads differently on the new routes, once; what stays is not named."""
-    named = {path: change(path, path in found.effective) for path in found.paths}
+    named = {path: describe_change(path, path in found.effective) for path in found.paths}
     if found.effective.isdisjoint(("model", "parameters.model")):
-        named["model"] = model_change(found.job.model)
+        named["model"] = describe_model_change(found.job.model)
     return [one for one in named.values() if one]
 
 
-def change(path: str, effective: bool = True) -> Json | None:
+def describe_change(path: str, effective: bool = True) -> Json | None:
     """What becomes of the field at `path`; None for what stays as it is."""
     name = path.removeprefix("parameters.")
     becomes = LEGACY_SPELLINGS.get(name, name)
@@ -101,7 +102,7 @@ def change(path: str, effective: bool = True) -> Json | None:
     return {"field": path, "becomes": becomes, "note": _(note)}
 
 
-def model_change(default: str) -> Json:
+def describe_model_change(default: str) -> Json:
     """What becomes of a model that was not given, and was this gateway's `default`."""
     note = _("Required on the new routes. Where it was not given, it was {model}.", model=default)
     return {"field": "model", "becomes": "model", "note": note}

@@ -66,7 +66,7 @@ def parse_brownouts(text: str) -> tuple[Interval, ...]:
     mistakes = []
     for window in text.split():
         try:
-            found.append(_interval(window))
+            found.append(_parse_interval(window))
         except ValueError as mistake:
             mistakes.append(f"{window}: {mistake}")
     if mistakes:
@@ -74,7 +74,7 @@ def parse_brownouts(text: str) -> tuple[Interval, ...]:
     return tuple(found)
 
 
-def _interval(window: str) -> Interval:
+def _parse_interval(window: str) -> Interval:
     start, slash, duration = window.partition("/")
     if not slash:
         raise ValueError(_("must be START/DURATION like {example}", example=_EXAMPLE))
@@ -92,7 +92,7 @@ def _interval(window: str) -> Interval:
     return began, began + length
 
 
-def misplaced(brownouts: Sequence[Interval], text: str, sunset: float | None) -> tuple[str, ...]:
+def check_brownouts(brownouts: Sequence[Interval], text: str, sunset: float | None) -> tuple[str, ...]:
     """What is wrong with the intervals that `text` spells, beside `sunset`: one line a mistake."""
     if not brownouts:
         return ()

@@ -24,8 +24,8 @@ def snippets(path: str, body: Json, base_url: str) -> dict[str, str]:
     """
     return {
         "curl": _curl(path, body, base_url),
-        "python": (_openai_sdk if path.startswith("/v1/") else _requests)(path, body, base_url),
-        "javascript": _fetch(path, body, base_url),
+        "python": (_python_openai if path.startswith("/v1/") else _python_requests)(path, body, base_url),
+        "javascript": _javascript_fetch(path, body, base_url),
     }
 
 
@@ -43,14 +43,14 @@ READABLE = 50_000  # characters: nobody reads a longer text, and it is escaped t
 def _json_literal(value: Any) -> str:
     if isinstance(value, str) and len(value) > READABLE:
         return json.dumps(value)
-    return _escaped(json.dumps(value, ensure_ascii=False), lambda char: json.dumps(char)[1:-1])
+    return _escape(json.dumps(value, ensure_ascii=False), lambda char: json.dumps(char)[1:-1])
 
 
 def _python_literal(value: Any) -> str:
     if not isinstance(value, str) or len(value) > READABLE:
         return ascii(value)
     text = value.replace("\\", r"\\").replace('"', r"\"")
-    return f'"{_escaped(text, lambda char: repr(char)[1:-1])}"'
+    return f'"{_escape(text, lambda char: repr(char)[1:-1])}"'
 
 
 # What does not show, or changes how its neighbours show: controls, soft and zero-width characters, marks of
@@ -61,7 +61,7 @@ _UNSEEN = re.compile(
 )
 
 
-def _escaped(text: str, escape: Callable[[str], str]) -> str:
+def _escape(text: str, escape: Callable[[str], str]) -> str:
     return _UNSEEN.sub(lambda found: escape(found[0]), text)
 
 
@@ -142,7 +142,7 @@ print()
 """
 
 
-def _requests(path: str, body: Json, base_url: str) -> str:
+def _python_requests(path: str, body: Json, base_url: str) -> str:
     streams = bool(body.get("stream"))
     return _fill(
         _REQUESTS,
@@ -194,7 +194,7 @@ ARGUMENTS = {
 }
 
 
-def _openai_sdk(path: str, body: Json, base_url: str) -> str:
+def _python_openai(path: str, body: Json, base_url: str) -> str:
     method = "responses.create" if path == RESPONSES else "chat.completions.create"
     streams = bool(body.get("stream"))
     arguments = {name: value for name, value in body.items() if name in ARGUMENTS[method]}
@@ -249,7 +249,7 @@ console.log(parts.map((part) => (part.type === "output_text" ? part.text : "")).
 """
 
 
-def _fetch(path: str, body: Json, base_url: str) -> str:
+def _javascript_fetch(path: str, body: Json, base_url: str) -> str:
     if body.get("stream"):
         then = _fill(_PRINT_STREAM, print=_PRINT_EVENT if path == RESPONSES else _PRINT_CHUNK)
     elif path == RESPONSES:

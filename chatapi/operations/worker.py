@@ -28,7 +28,7 @@ from gunicorn.http.unreader import SocketUnreader
 from gunicorn.http.wsgi import base_environ, proxy_environ
 from gunicorn.workers.ggevent import GeventWorker
 
-from ..errors import BadRequest, ChatError, InternalError, SchemaError, StoreUnavailable, without_words
+from ..errors import BadRequest, ChatError, InternalError, SchemaError, StoreUnavailable, traceback_without_messages
 from ..languages import _
 from ..settings import SettingsError
 
@@ -57,7 +57,7 @@ _STATUS = {
 _BESIDE_SETTINGS = ("is_ssl", "forwarded_allow_networks", "proxy_allow_networks")  # what the parser reads as well
 
 
-def _refusal(status: int, error: ChatError, path: str) -> bytes:
+def _error_response(status: int, error: ChatError, path: str) -> bytes:
     """A whole answer, in the words of the routes at `path`."""
     from ..schemas.strict_json import dumps  # here, for the master loads this file
     from ..web.errors import dialect_of
@@ -132,7 +132,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         except OSError:
             pass  # the caller has gone
         except Exception as error:
-            self._fault(connection, error)
+            self._answer_fault(connection, error)
         finally:
             self._connections.discard(connection)
             connection.close()
@@ -152,7 +152,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
                 name, status = type(error).__name__, _STATUS.get(type(error).__name__, 400)
                 self.log.warning("%s: answered %d", name, status)
                 refused = BadRequest(_("The request is not valid HTTP ({cause}).", cause=name))
-                connection.refuse(_refusal(status, refused, connection.wire.path))
+                connection.refuse(_error_response(status, refused, connection.wire.path))
                 return
             if request.proxy_protocol_info:
                 connection.environ.update(proxy_environ(request))
@@ -182,11 +182,11 @@ class Worker(GeventWorker):  # type: ignore[misc]
                 body.close()
         return connection.next_can_follow()
 
-    def _fault(self, connection: "Connection", error: Exception) -> None:
+    def _answer_fault(self, connection: "Connection", error: Exception) -> None:
         """What the application did not catch. Where a status has gone out, the answer breaks off."""
-        self.log.error("a request failed: %s", without_words(error))
+        self.log.error("a request failed: %s", traceback_without_messages(error))
         fault = InternalError(_("An internal error occurred. Report it with the request id."))
-        connection.refuse(_refusal(500, fault, connection.wire.path))
+        connection.refuse(_error_response(500, fault, connection.wire.path))
 
     def notify(self) -> None:
         """Once a second: tell the master that we live, and close who has been idle, or dribbling a head, for long."""

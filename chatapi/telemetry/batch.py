@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from ..call import Call
-from ..errors import without_words
+from ..errors import traceback_without_messages
 
 log = logging.getLogger(__name__)
 DELAY_S = 0.05
@@ -64,7 +64,7 @@ def _do(what: Callable[..., None], *about: Call) -> None:
     try:
         what(*about)
     except Exception as error:
-        log.error("what has ended is not told whole: %s", without_words(error))
+        log.error("what has ended is not told whole: %s", traceback_without_messages(error))
 
 
 batch = Batch()

@@ -8,7 +8,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from .. import errors
 from ..call import Call
-from ..errors import ChatError, ClientLeft, InternalError, without_words
+from ..errors import ChatError, ClientLeft, InternalError, traceback_without_messages
 from ..languages import N_, _, current
 from ..schemas import COMPLETIONS, OPENAI, Dialect
 from ..schemas.strict_json import dumps
@@ -94,5 +94,5 @@ def _not_found(path: str) -> str:
 
 
 def _fault(error: Exception) -> Response:
-    log.error("request %s: internal error: %s", g.call.request_id, without_words(error))
+    log.error("request %s: internal error: %s", g.call.request_id, traceback_without_messages(error))
     return error_response(InternalError(_("An internal error occurred. Report it with the request id.")))

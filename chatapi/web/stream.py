@@ -13,7 +13,7 @@ from flask.globals import request_ctx
 
 from ..call import Call
 from ..chat import ChatJob, Chunk, StreamItem, Usage, estimated
-from ..errors import ChatError, ClientLeft, InternalError, without_words
+from ..errors import ChatError, ClientLeft, InternalError, traceback_without_messages
 from ..languages import _
 from ..schemas import EventWriter
 from ..telemetry import metrics
@@ -102,7 +102,7 @@ class EventStream:
         except ChatError as error:
             return self._failed(error)
         except Exception as error:
-            log.error("request %s: a stream failed: %s", self._call.request_id, without_words(error))
+            log.error("request %s: a stream failed: %s", self._call.request_id, traceback_without_messages(error))
             return self._failed(InternalError(_("An internal error occurred; the answer is not complete.")))
 
     def _chunk(self, chunk: Chunk) -> bytes:

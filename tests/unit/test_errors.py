@@ -1,6 +1,6 @@
 """Errors: what is logged of them."""
 
-from chatapi.errors import without_words
+from chatapi.errors import traceback_without_messages
 
 
 def first():
@@ -18,7 +18,7 @@ def test_an_error_and_its_causes_are_told_by_type_and_place_without_what_they_sa
     try:
         second()
     except LookupError as error:
-        told = without_words(error)
+        told = traceback_without_messages(error)
     assert told.index("LookupError") < told.index("caused by ValueError")
     assert "in second" in told and "in first" in told
     assert not [line for line in told.splitlines() if "caller's words" in line and "raise" not in line]

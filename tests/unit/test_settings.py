@@ -11,7 +11,7 @@ from support.tables import raised, rows
 from chatapi import settings
 from chatapi.caller import Limits
 from chatapi.languages import current
-from chatapi.settings import FIELDS, ROUTER_URL, HubModel, Settings, SettingsError, misspelt
+from chatapi.settings import FIELDS, ROUTER_URL, HubModel, Settings, SettingsError, find_misspelt
 
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
 INTERNAL = {"CHATAPI_EMBEDDED_URL", "CHATAPI_EMBEDDED_TOOLS"}  # set by the starter, never by people
@@ -208,7 +208,7 @@ MISSPELT = {
 def test_a_misspelt_setting_is_told(monkeypatch, name, told):
     monkeypatch.setenv(name, "1")
     monkeypatch.setenv("CHATAPI_API_KEY", "a caller's")
-    [text] = misspelt()
+    [text] = find_misspelt()
     assert name in text and told in text
 
 

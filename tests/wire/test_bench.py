@@ -58,7 +58,7 @@ def test_a_table_compares_medians_of_the_same_rounds(bench_modules):
 def test_the_document_has_the_figures_that_were_measured(bench_modules, language):
     import document
 
-    assert document.filled(language) == document.DOCUMENTS[language].read_text()
+    assert document.fill(language) == document.DOCUMENTS[language].read_text()
 
 
 def test_every_title_and_subject_of_a_table_has_its_portuguese(bench_modules):

@@ -28,7 +28,7 @@ import sys
 import termios
 try:
     settings = Settings.from_env()
-    print(*hub.files(settings.embedded_model, settings), sep="\\n")
+    print(*hub.find_files(settings.embedded_model, settings), sep="\\n")
 except (EngineError, SettingsError) as error:
     sys.exit(str(error))
 """

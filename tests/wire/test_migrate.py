@@ -10,7 +10,7 @@ import pytest
 from chatapi import create_app
 from chatapi.caller import NO_LIMITS
 from chatapi.migration.rewrite import rewrite
-from chatapi.migration.schedule import DAY_S, misplaced, parse_brownouts
+from chatapi.migration.schedule import DAY_S, check_brownouts, parse_brownouts
 
 SUNSET = 1_814_313_600.0  # 2027-06-30
 NOW = SUNSET - 5 * DAY_S
@@ -177,7 +177,7 @@ def test_a_suggested_schedule_can_be_pasted_into_the_settings(run, settings):
     windows = parse_brownouts(lines["CHATAPI_LEGACY_BROWNOUTS"])
     lengths = [end - start for start, end in windows]
     assert len(windows) == 5 and lengths == sorted(set(lengths))
-    assert not misplaced(windows, lines["CHATAPI_LEGACY_BROWNOUTS"], SUNSET + 184 * DAY_S)
+    assert not check_brownouts(windows, lines["CHATAPI_LEGACY_BROWNOUTS"], SUNSET + 184 * DAY_S)
     assert told(run("suggest", "--sunset", "2027-12-31", "--json")) == lines
 
 

@@ -6,7 +6,7 @@ from flask.cli import FlaskGroup
 
 from ...settings import SettingsError
 from . import database, doctor, keys, migrate, usage
-from .commands import in_a_line, translate
+from .commands import format_mistakes, translate
 
 
 def init_app(app: Flask) -> None:
@@ -16,13 +16,13 @@ def init_app(app: Flask) -> None:
         app.cli.add_command(command)
 
 
-def without_components(error: SettingsError) -> Flask | None:
+def create_bare_app(error: SettingsError) -> Flask | None:
     """For Flask's command line, an application of which `doctor` can tell what is wrong; None anywhere else."""
     context = click.get_current_context(silent=True)
     if context is None:
         return None
     if not isinstance(context.command, FlaskGroup):  # `flask run` and the like would serve it
-        raise click.ClickException(in_a_line(error))
+        raise click.ClickException(format_mistakes(error))
     app = Flask("chatapi", static_folder=None)
     app.extensions["chatapi"] = error
     init_app(app)

@@ -69,11 +69,11 @@ def components() -> Components:
     """What the application is made of; where its settings cannot be used, the command ends and says so."""
     found = current_app.extensions["chatapi"]
     if isinstance(found, SettingsError):
-        raise click.ClickException(in_a_line(found))
+        raise click.ClickException(format_mistakes(found))
     return cast(Components, found)
 
 
-def in_a_line(error: SettingsError) -> str:
+def format_mistakes(error: SettingsError) -> str:
     """All mistakes of the settings."""
     return " ".join((_("these settings cannot be used:"), "; ".join(error.mistakes)))
 

@@ -18,7 +18,7 @@ keys = Group("keys", help=N_("The API keys of callers."))
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def _grants(least: int) -> Callable[[Function], Function]:
+def _grant_options(least: int) -> Callable[[Function], Function]:
     """The options that say what a key may do; limits from `least` on."""
     number = click.IntRange(least, 10**15)
     options = [click.option(f"--{name}", type=number, help=WHAT[name]) for name in NAMES]
@@ -44,7 +44,7 @@ def _grants(least: int) -> Callable[[Function], Function]:
 @keys.command(help=N_("Make a key. It is shown this once, and stored nowhere."))
 @click.option("--name", type=WORDS, required=True, help=N_("Whose key it is."))
 @click.option("--admin", is_flag=True, help=N_("It may see what all keys do, on the dashboard."))
-@_grants(1)
+@_grant_options(1)
 def create(
     name: str,
     admin: bool,
@@ -56,13 +56,14 @@ def create(
     if expires is not None and expires <= time.time():
         raise click.BadParameter(_("is in the past"), param_hint="--expires")
     expires = None if expires == math.inf else expires
-    return _new(*components().keys.create(name, Limits(**limits, shadow=_shadowed(shadow)), models, expires, admin))
+    given = Limits(**limits, shadow=_shadowed(shadow))
+    return _show_new_key(*components().keys.create(name, given, models, expires, admin))
 
 
 @keys.command(help=N_("Change what is given, and leave the rest. A limit of 0 is none; --models '*' allows all."))
 @click.argument("id")
 @click.option("--name", type=WORDS, help=N_("Whose key it is."))
-@_grants(0)
+@_grant_options(0)
 def update(
     id: str,
     name: str | None,
@@ -73,7 +74,7 @@ def update(
 ) -> Output:
     given: dict[str, Any] = {name: limit or None for name, limit in limits.items() if limit is not None}
     given |= {"shadow": list(_shadowed(shadow))} if shadow else {}
-    return describe(_public(components().keys.update(id, name, given, models, expires)))
+    return describe(_describe_key(components().keys.update(id, name, given, models, expires)))
 
 
 def _shadowed(names: Sequence[str]) -> tuple[str, ...]:
@@ -82,7 +83,7 @@ def _shadowed(names: Sequence[str]) -> tuple[str, ...]:
 
 @keys.command("list", help=N_("All keys, the oldest first."))
 def list_keys() -> Output:
-    shown = [_public(row) for row in components().keys.list()]
+    shown = [_describe_key(row) for row in components().keys.list()]
     columns = ("id", "name", "state", "limits", "models", "last_used_at")
     return Output(shown, format_table(columns, ([format_cell(key[column]) for column in columns] for key in shown)))
 
@@ -90,23 +91,23 @@ def list_keys() -> Output:
 @keys.command(help=N_("One key."))
 @click.argument("id")
 def show(id: str) -> Output:
-    return describe(_public(components().keys.show(id)))
+    return describe(_describe_key(components().keys.show(id)))
 
 
 @keys.command(help=N_("Give a key a new secret. Its id, limits and usage stay."))
 @click.argument("id")
 @click.option("--grace", type=DURATION, default="24h", show_default=True, help=N_("How long the old key still opens."))
 def rotate(id: str, grace: float) -> Output:
-    return _new(*components().keys.rotate(id, grace))
+    return _show_new_key(*components().keys.rotate(id, grace))
 
 
 @keys.command(help=N_("Refuse a key from now on; all workers do within 5 seconds."))
 @click.argument("id")
 def revoke(id: str) -> Output:
-    return describe(_public(components().keys.revoke(id)))
+    return describe(_describe_key(components().keys.revoke(id)))
 
 
-def _public(row: Row) -> dict[str, Any]:
+def _describe_key(row: Row) -> dict[str, Any]:
     """A key as it may be shown: never its digests."""
     now = time.time()
     state = "revoked" if row["revoked_at"] else "expired" if (row["expires_at"] or now + 1) <= now else "active"
@@ -118,6 +119,6 @@ def _public(row: Row) -> dict[str, Any]:
     return shown | ({"admin": True} if row["admin"] else {})
 
 
-def _new(row: Row, text: str) -> Output:
+def _show_new_key(row: Row, text: str) -> Output:
     note = _("Keep the key now: it cannot be shown again. Callers send it as 'Authorization: Bearer KEY'.")
-    return describe({"id": row["id"], "key": text} | _public(row), note)
+    return describe({"id": row["id"], "key": text} | _describe_key(row), note)

@@ -45,7 +45,7 @@ def report(since: datetime | None) -> Output:
 def rehearse(at: float | None, days: int) -> Output:
     route = components().legacy
     rows = route.calls(day_of(route.clock() - (days - 1) * callers.DAY_S), _read_with_bar)
-    refused = callers.refused_at(rows, route.key_names(), lambda key_id: route.serves(key_id, at))
+    refused = callers.find_refused(rows, route.key_names(), lambda key_id: route.serves(key_id, at))
     if not refused:
         return Output([], _("Nobody who called in the last {days} days would be refused.", days=days))
     return _table(REHEARSAL, refused)

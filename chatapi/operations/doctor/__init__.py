@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from ...components import Components
 from ...languages import _
-from ...settings import misspelt
+from ...settings import find_misspelt
 from .findings import Finding, Progress, settings_findings
 from .front import DEFAULT_URL, Front
 from .machine import Machine
@@ -75,7 +75,7 @@ def _redact(finding: Finding, secrets: list[str]) -> Finding:
 
 def _check_settings(parts: Components) -> Iterator[Finding]:
     # They were read already, or nobody would have come here.
-    for text in misspelt():
+    for text in find_misspelt():
         yield Finding("settings", None, text, ".env, /etc/chatapi.env")
     models = len(parts.engine.catalogue.cards)
     message = _("can be used; CHATAPI_AUTH={auth}, {count} models", auth=parts.settings.auth, count=models)

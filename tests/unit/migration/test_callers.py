@@ -6,7 +6,7 @@ import pytest
 from support.tables import at, rows
 
 from chatapi.errors import StoreUnavailable
-from chatapi.migration.callers import CLIENTS, Callers, Count, Place, client_name, count_of, refused_at, report
+from chatapi.migration.callers import CLIENTS, Callers, Count, Place, client_name, count_call, find_refused, report
 from chatapi.migration.rewrite import rewrite
 
 DEFAULT = "test/default"
@@ -132,14 +132,14 @@ def test_a_report_since_a_day_has_the_same_trend():
 
 def test_what_will_change_follows_from_what_is_used():
     rewritten = rewrite({"inputs": "a", "model": "m", "parameters": {"max_new_tokens": 1}, "secret": 1}, DEFAULT)
-    (told,) = report([(Place("2027-06-24", "", "-"), count_of(at("2027-06-24"), False, rewritten))], NOW, {}, DEFAULT)
+    (told,) = report([(Place("2027-06-24", "", "-"), count_call(at("2027-06-24"), False, rewritten))], NOW, {}, DEFAULT)
     assert told["uses"] == {"inputs": 1, "model": 1, "parameters.max_new_tokens": 1, "other": 1}
     becomes = {one["field"]: one["becomes"] for one in told["changes"]}
     assert becomes == {"inputs": "messages", "parameters.max_new_tokens": "max_tokens", "other": None}
 
 
 def test_a_rehearsal_names_those_who_would_be_refused():
-    told = refused_at(ROWS, NAMES, served=lambda key_id: key_id == "k1")
+    told = find_refused(ROWS, NAMES, served=lambda key_id: key_id == "k1")
     refused = [(one["key_id"], one["client"], one["calls"]) for one in told]
     assert refused == [("k2", "python-requests", 900), (None, "-", 1)]
     assert list(told[0]) == ["key_id", "key_name", "client", "calls", "last_seen"]

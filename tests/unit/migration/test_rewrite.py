@@ -13,7 +13,7 @@ from support.tables import raised
 
 from chatapi.chat import ChatJob
 from chatapi.errors import BadRequest
-from chatapi.migration.rewrite import change, changes, preview, rewrite
+from chatapi.migration.rewrite import describe_change, describe_changes, preview, rewrite
 from chatapi.schemas import envelope
 from chatapi.schemas.envelope import LEGACY_SPELLINGS, load_completions, load_legacy
 from chatapi.schemas.openai import load_job
@@ -24,7 +24,7 @@ CHAT, V1 = "/api/chat/completions", "/v1/chat/completions"
 
 def renamed(body):
     """Field → what becomes of it."""
-    return {one["field"]: one["becomes"] for one in changes(rewrite(body, DEFAULT))}
+    return {one["field"]: one["becomes"] for one in describe_changes(rewrite(body, DEFAULT))}
 
 
 def saying(text, model="m", **fields):
@@ -83,8 +83,8 @@ def test_what_is_invalid_is_refused_as_the_legacy_route_does():
 
 def test_every_change_has_a_note_and_what_stays_is_not_named():
     body = {"prompt": "a", "message": "b", "max_length": 3, "parameters": {"top_k": 4, "max_new_tokens": 1}, "x": 1}
-    assert all(one["note"] for one in changes(rewrite(body, DEFAULT)))
-    assert [change(path) for path in ("model", "temperature", "stream")] == [None] * 3
+    assert all(one["note"] for one in describe_changes(rewrite(body, DEFAULT)))
+    assert [describe_change(path) for path in ("model", "temperature", "stream")] == [None] * 3
 
 
 def test_a_preview_holds_both_requests_and_how_to_send_them():
@@ -156,7 +156,7 @@ def test_any_legacy_body_asks_the_same_on_the_new_routes(body):
     assert asked(job) == asked(moved) == asked(on_v1)
     assert moved.ignored == on_v1.ignored == ()  # nothing went along that has no effect
     # Every field is accounted for: it stays under its name, or is named once.
-    named = [one["field"] for one in changes(found)]
+    named = [one["field"] for one in describe_changes(found)]
     assert len(named) == len(set(named))
     written = {name for name in body if name != "parameters"} | {f"parameters.{n}" for n in body.get("parameters", ())}
     for path in written - set(named):

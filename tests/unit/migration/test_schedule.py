@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.tables import at, raised, rows
 
-from chatapi.migration.schedule import DAY_S, Stage, misplaced, parse_brownouts, stage_at, suggest
+from chatapi.migration.schedule import DAY_S, Stage, check_brownouts, parse_brownouts, stage_at, suggest
 
 SUNSET = at("2027-06-30")
 BROWNOUTS = parse_brownouts("2027-06-02T12:00Z/PT1H 2027-06-16T12:00Z/P1D")
@@ -130,10 +130,10 @@ def test_a_mistake_names_its_window_and_every_one_is_told(window, words):
 def test_a_brownout_needs_a_sunset_and_ends_by_it():
     text = "2027-06-29T12:00Z/PT12H 2027-06-29T12:00Z/PT12H1S 2027-07-02T12:00Z/PT1H"
     windows = parse_brownouts(text)
-    assert misplaced((), "", None) == ()
-    assert misplaced(windows[:1], text.split(maxsplit=1)[0], SUNSET) == ()
-    assert "CHATAPI_LEGACY_SUNSET" in misplaced(windows, text, None)[0]
-    late = misplaced(windows, text, SUNSET)
+    assert check_brownouts((), "", None) == ()
+    assert check_brownouts(windows[:1], text.split(maxsplit=1)[0], SUNSET) == ()
+    assert "CHATAPI_LEGACY_SUNSET" in check_brownouts(windows, text, None)[0]
+    late = check_brownouts(windows, text, SUNSET)
     assert [line.partition(": ")[0] for line in late] == text.split()[1:]
     assert all("must end by 2027-06-30" in line for line in late)
 
@@ -148,7 +148,7 @@ def test_a_suggestion_can_be_used_as_it_is(day, days_left):
     lines = suggest(now, sunset)
     windows = parse_brownouts(" ".join(lines))
     lengths = [end - start for start, end in windows]
-    assert misplaced(windows, " ".join(lines), sunset) == ()
+    assert check_brownouts(windows, " ".join(lines), sunset) == ()
     assert lengths == sorted(set(lengths))
     assert all(now < start and end < following for (start, end), (following, _) in pairwise(windows))
     assert len(windows) == 5 or days_left < 64
