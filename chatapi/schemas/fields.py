@@ -1,9 +1,11 @@
 """The fields that only some requests have: JSON types strictly, so that nothing is coerced."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from marshmallow import ValidationError
 
+from ..chat import Json
 from ..languages import N_, _
 from ..settings import is_model_id
 from .loading import Array, ModelId, Strict
@@ -45,8 +47,8 @@ class Number(Strict):
         bounds = {"minimum": low, "maximum": high, "exclusiveMinimum": above}
         self.keywords = {keyword: bound for keyword, bound in bounds.items() if bound is not None}
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        super()._deserialize(value, attr, data, **kwargs)
+    def checked(self, value: float) -> float:
+        """It is within its bounds."""
         if (self.low is not None and value < self.low) or (self.high is not None and value > self.high):
             if self.high is None:
                 raise ValidationError(_("must be at least {low}", low=f"{self.low:g}"))
@@ -83,10 +85,11 @@ class ModelIds(Array):
         """It is no model id."""
         return not (isinstance(item, str) and is_model_id(item)) and [_("must be a model id of the form org/name")]
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
-        if type(value) is list and len(value) > MAX_FALLBACKS:
+    def checked(self, value: list[Any]) -> tuple[str, ...]:
+        """Not too many."""
+        if len(value) > MAX_FALLBACKS:
             raise ValidationError(_("must have at most {most} model ids", most=MAX_FALLBACKS))
-        return tuple(super()._deserialize(value, attr, data, **kwargs))
+        return tuple(super().checked(value))
 
 
 class Stop(Strings):
@@ -95,6 +98,24 @@ class Stop(Strings):
     said = N_("a string or an array of strings")
     kinds = (str, list)
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[str]:
-        given = [value] if isinstance(value, str) else value
-        return [stop for stop in super()._deserialize(given, attr, data, **kwargs) if stop]
+    def checked(self, value: Any) -> list[str]:
+        """A list of those that are not empty."""
+        return [stop for stop in super().checked([value] if isinstance(value, str) else value) if stop]
+
+
+# --- within objects
+
+
+def ill_typed(given: Json, kinds: Mapping[str, type[Strict]]) -> Json:
+    """What is wrong with those keys of `given` that are neither of their kind nor null nor left out."""
+    return {
+        key: [_("must be {kind}", kind=_(kind.said))]
+        for key, kind in kinds.items()
+        if not isinstance(given.get(key), (*kind.kinds, type(None)))
+    }
+
+
+def not_named(given: Json, key: str) -> Json:
+    """What is wrong with `key` of `given`, unless it is a name."""
+    name = given.get(key)
+    return {} if isinstance(name, str) and name else {key: [_("must be a string, and not empty")]}

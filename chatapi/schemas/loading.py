@@ -110,6 +110,10 @@ class Strict(Field[Any]):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if type(value) not in self.kinds:
             raise ValidationError(_("must be {kind}", kind=_(self.said)))
+        return self.checked(value)
+
+    def checked(self, value: Any) -> Any:
+        """What is taken of a value of the right type. Raises ValidationError."""
         return value
 
 
@@ -124,11 +128,11 @@ class Text(Strict):
         if not blank:
             self.keywords = {"pattern": r"\S"}
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
-        text: str = super()._deserialize(value, attr, data, **kwargs)
-        if not self.blank and not text.strip():
+    def checked(self, value: str) -> str:
+        """It has text."""
+        if not self.blank and not value.strip():
             raise ValidationError(_("must have text"))
-        return text
+        return value
 
 
 class Word(Text):
@@ -139,11 +143,11 @@ class Word(Text):
         self.words = words
         self.keywords = {"enum": [*words, None] if self.allow_none else list(words)}
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
-        word = super()._deserialize(value, attr, data, **kwargs)
-        if word not in self.words:
+    def checked(self, value: str) -> str:
+        """It is one of them."""
+        if value not in self.words:
             raise ValidationError(_("must be one of {words}", words=", ".join(self.words)))
-        return word
+        return value
 
 
 class ModelId(Text):
@@ -151,13 +155,13 @@ class ModelId(Text):
 
     keywords = {"pattern": r"^[A-Za-z0-9._\-]+(/[A-Za-z0-9._\-]+)?(:[A-Za-z0-9._\-]+)?$"}
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
-        text = super()._deserialize(value, attr, data, **kwargs)
-        if not is_model_id(text):
+    def checked(self, value: str) -> str:
+        """It is one."""
+        if not is_model_id(value):
             raise ValidationError(
                 _("must be a model id of the form org/name or org/name:suffix, in letters, digits, '.', '_' and '-'")
             )
-        return text
+        return value
 
 
 class Array(Strict):
@@ -169,11 +173,11 @@ class Array(Strict):
         """What is wrong with `item`: texts, or texts by key; nothing where it is right."""
         raise NotImplementedError
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        items = super()._deserialize(value, attr, data, **kwargs)
-        if errors := faults(items, self.fault):
+    def checked(self, value: list[Any]) -> Any:
+        """All its items are right."""
+        if errors := faults(value, self.fault):
             raise ValidationError(errors)
-        return items
+        return value
 
 
 class Items(Array):
@@ -204,13 +208,13 @@ class Messages(Strict):
         self.parts = parts
         self._fields = {"role": Word(*roles, required=True), "tool_calls": Items(allow_none=True)}
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Json]:
-        given = super()._deserialize(value, attr, data, **kwargs)
-        if not given:
+    def checked(self, value: list[Any]) -> list[Json]:
+        """The messages as upstreams take them."""
+        if not value:
             raise ValidationError(_("must have at least one message"))
         errors: dict[int, Any] = {}
         messages = []
-        for i, item in enumerate(given):
+        for i, item in enumerate(value):
             if len(errors) == MAX_FAULTS:
                 errors[i] = [_("this message and those after it were not checked")]
                 break

@@ -22,11 +22,11 @@ class StreamOptions(Object):
 
     keywords = {"properties": {"include_usage": or_null("boolean")}}
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Json:
-        options: Json = super()._deserialize(value, attr, data, **kwargs)
-        if not isinstance(options.get("include_usage"), bool | None):
+    def checked(self, value: Json) -> Json:
+        """Our own of them is right."""
+        if not isinstance(value.get("include_usage"), bool | None):
             raise ValidationError({"include_usage": [_("must be true or false")]})
-        return options
+        return value
 
 
 class OpenAIFields(Schema):

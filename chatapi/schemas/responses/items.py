@@ -6,6 +6,7 @@ from typing import Any
 from ...chat import Json, Message
 from ...languages import N_, _
 from ..dialect import HAS_TEXT, NAME, STRING, object_of
+from ..fields import not_named
 from ..loading import Array, faults
 
 ROLES = ("user", "assistant", "system", "developer")
@@ -30,12 +31,12 @@ def _message_fault(item: Json) -> Json:
 
 
 def _call_fault(item: Json) -> Json:
-    found = _named(item, "call_id") | _named(item, "name")
+    found = not_named(item, "call_id") | not_named(item, "name")
     return found if isinstance(item.get("arguments"), str) else found | {"arguments": [_("must be a string")]}
 
 
 def _output_fault(item: Json) -> Json:
-    return _named(item, "call_id") | _content_fault(item, "output")
+    return not_named(item, "call_id") | _content_fault(item, "output")
 
 
 def _reference_fault(item: Json) -> Json:
@@ -45,11 +46,6 @@ def _reference_fault(item: Json) -> Json:
               "the items themselves")
         ]
     }  # fmt: skip
-
-
-def _named(item: Json, key: str) -> Json:
-    given = item.get(key)
-    return {} if isinstance(given, str) and given else {key: [_("must be a string, and not empty")]}
 
 
 def _content_fault(item: Json, key: str) -> Json:
@@ -118,8 +114,9 @@ class Input(Array):
         fault = _FAULTS.get(kind) if isinstance(kind, str) else None
         return fault(item) if fault else {"type": [_("must be one of {words}", words=", ".join(ITEMS))]}
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str | list[Json]:
-        return value if type(value) is str else super()._deserialize(value, attr, data, **kwargs)
+    def checked(self, value: Any) -> str | list[Json]:
+        """All its items are right."""
+        return value if isinstance(value, str) else super().checked(value)
 
 
 # --- checked items → messages

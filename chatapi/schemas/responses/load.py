@@ -10,7 +10,7 @@ from marshmallow import Schema, ValidationError
 from ...chat import ChatJob, Json
 from ...languages import N_, _
 from ..dialect import NAME, STRING, object_of, or_null
-from ..fields import Flag, Integer, ModelIds, Number, Object, Stop, Strings
+from ..fields import Flag, Integer, ModelIds, Number, Object, Stop, Strings, ill_typed, not_named
 from ..loading import ModelId, Strict, Text, Word, faults, invalid, job_of, load
 from .items import Input, conversation, path_in_input
 from .tools import ToolChoice, Tools, check_choice, echoed_tools, left_out, tool_fields
@@ -40,12 +40,12 @@ class Metadata(Object):
 
     keywords = {"additionalProperties": STRING}
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Json:
-        given: Json = super()._deserialize(value, attr, data, **kwargs)
-        names = list(given)
-        if errors := faults(given.values(), lambda value: not isinstance(value, str) and [_("must be a string")]):
+    def checked(self, value: Json) -> Json:
+        """All are strings."""
+        names = list(value)
+        if errors := faults(value.values(), lambda text: not isinstance(text, str) and [_("must be a string")]):
             raise ValidationError({names[place]: said for place, said in errors.items()})
-        return given
+        return value
 
 
 class Texts(Object):
@@ -56,11 +56,11 @@ class Texts(Object):
         self.names = names
         self.keywords = {"properties": {name: or_null("string") for name in names}}
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Json:
-        given: Json = super()._deserialize(value, attr, data, **kwargs)
-        if errors := {n: [_("must be a string")] for n in self.names if not isinstance(given.get(n), str | None)}:
+    def checked(self, value: Json) -> Json:
+        """They are."""
+        if errors := ill_typed(value, dict.fromkeys(self.names, Text)):
             raise ValidationError(errors)
-        return given
+        return value
 
 
 class TextSettings(Texts):
@@ -70,11 +70,12 @@ class TextSettings(Texts):
         super().__init__("verbosity")
         self.keywords["properties"]["format"] = {"anyOf": [_FORMAT, {"type": "null"}]}
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Json:
-        given = super()._deserialize(value, attr, data, **kwargs)
-        if given.get("format") is not None and (errors := _format_fault(given["format"])):
+    def checked(self, value: Json) -> Json:
+        """The format, too, is right."""
+        super().checked(value)
+        if value.get("format") is not None and (errors := _format_fault(value["format"])):
             raise ValidationError({"format": errors})
-        return given
+        return value
 
 
 def _format_fault(given: Any) -> Any:
@@ -84,16 +85,10 @@ def _format_fault(given: Any) -> Any:
         return {}
     if given.get("type") != "json_schema":
         return {"type": [_("must be one of {words}", words="text, json_object, json_schema")]}
-    found: Json = {}
-    if not (isinstance(given.get("name"), str) and given["name"]):
-        found["name"] = [_("must be a string, and not empty")]
+    found = not_named(given, "name")
     if not isinstance(given.get("schema"), dict):
         found["schema"] = [_("must be an object")]
-    if not isinstance(given.get("strict"), bool | None):
-        found["strict"] = [_("must be true or false")]
-    if not isinstance(given.get("description"), str | None):
-        found["description"] = [_("must be a string")]
-    return found
+    return found | ill_typed(given, {"strict": Flag, "description": Text})
 
 
 _FORMAT = {

@@ -8,8 +8,8 @@ from marshmallow import ValidationError
 from ...chat import Json
 from ...languages import N_, _
 from ..dialect import NAME, object_of, or_null
-from ..fields import TextOrObject
-from ..loading import Strict, faults
+from ..fields import Flag, Object, TextOrObject, ill_typed, not_named
+from ..loading import Strict, Text, faults
 
 WORDS = ("none", "auto", "required")
 
@@ -28,12 +28,12 @@ class Tools(Strict):
         "anyOf": [{"type": "null"}, {"type": "array", "maxItems": 0}, {"type": "array", "contains": _FUNCTION}],
     }
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Json]:
-        given: list[Json] = super()._deserialize(value, attr, data, **kwargs)
-        alone = not any(map(is_function, given))
-        if errors := faults(given, lambda tool: _tool_fault(tool, alone)):
+    def checked(self, value: list[Json]) -> list[Json]:
+        """Each is right, and one of them can be called."""
+        alone = not any(map(is_function, value))
+        if errors := faults(value, lambda tool: _tool_fault(tool, alone)):
             raise ValidationError(errors)
-        return given
+        return value
 
 
 def is_function(tool: Any) -> bool:
@@ -54,15 +54,8 @@ def _tool_fault(tool: Any, alone: bool) -> Any:
 
 
 def _function_fault(tool: Json) -> Json:
-    name = tool.get("name")
-    found: Json = {} if isinstance(name, str) and name else {"name": [_("must be a string, and not empty")]}
-    if not isinstance(tool.get("description"), str | None):
-        found["description"] = [_("must be a string")]
-    if not isinstance(tool.get("parameters"), dict | None):
-        found["parameters"] = [_("must be an object")]
-    if not isinstance(tool.get("strict"), bool | None):
-        found["strict"] = [_("must be true or false")]
-    return found
+    kinds = {"description": Text, "parameters": Object, "strict": Flag}
+    return not_named(tool, "name") | ill_typed(tool, kinds)
 
 
 class ToolChoice(TextOrObject):
@@ -82,21 +75,21 @@ class ToolChoice(TextOrObject):
         ]
     }
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str | Json:
-        given: str | Json = super()._deserialize(value, attr, data, **kwargs)
-        if isinstance(given, str):
-            if given not in WORDS:
+    def checked(self, value: str | Json) -> str | Json:
+        """It is one of these."""
+        if isinstance(value, str):
+            if value not in WORDS:
                 raise ValidationError(_("must be one of {words}", words=", ".join(WORDS)))
-        elif given.get("type") == "function":
-            if not (isinstance(given.get("name"), str) and given["name"]):
-                raise ValidationError({"name": [_("must be a string, and not empty")]})
-        elif given.get("type") == "allowed_tools":
-            _check_allowed(given)
+        elif value.get("type") == "function":
+            if errors := not_named(value, "name"):
+                raise ValidationError(errors)
+        elif value.get("type") == "allowed_tools":
+            _check_allowed(value)
         else:
             raise ValidationError(
                 _("must be none, auto, required, a function or allowed_tools: nothing else runs here")
             )
-        return given
+        return value
 
 
 def _check_allowed(given: Json) -> None:
