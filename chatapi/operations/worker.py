@@ -34,8 +34,7 @@ from ..settings import SettingsError
 
 if TYPE_CHECKING:  # the master loads this file before gevent has patched anything
     from ..components import Components
-    from ..web.connection import Connection
-    from ..web.hang_ups import HangUps
+    from ..web.connection import Connection, HangUps
 
 # How long a worker told to stop still reads on a connection after its last answer. Longer than `keepalive_timeout` in
 # deploy/nginx.conf: who closes last cannot close onto a request that is on its way, and nginx sends no POST twice.
@@ -233,7 +232,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         from ..huggingface import tokenizers as tokens  # here, for the master loads this file
         from ..schemas import strict_json
         from ..telemetry.batch import batch
-        from ..web.hang_ups import HangUps
+        from ..web.connection import HangUps
 
         tokens.apart = gevent.get_hub().threadpool.apply
         strict_json.apart = ThreadPool(1).apply  # one large body at a time: memory is bounded, too

@@ -25,33 +25,31 @@ def check_user_turn(messages: list[Json]) -> None:
         raise ValidationError(_("at least one user message must have text or an image"))
 
 
-class CompletionsSchema(OpenAIFields):
+class SamplingFields(Schema):
+    """What both routes have, in S1's ranges."""
+
+    stream = Flag()
+    temperature = Number(0, 2)
+    max_tokens = Integer(1, 4096)
+    top_p = Number(0, 1)
+    top_k = Integer(1, 100)
+    repetition_penalty = Number(0.1, 2)
+    max_time = Integer(1, 120)
+
+
+class CompletionsSchema(SamplingFields, OpenAIFields):
     """`POST /api/chat/completions`."""
 
     messages = Messages(ROLES, ("text", "image_url"), required=True, validate=check_user_turn)
     model = ModelId(required=True)
-    stream = Flag()
-    temperature = Number(0, 2)
-    max_tokens = Integer(1, 4096)
     max_completion_tokens = Integer(1, 4096, allow_none=True)
-    top_p = Number(0, 1)
-    top_k = Integer(1, 100)
-    repetition_penalty = Number(0.1, 2)
-    max_time = Integer(1, 120)
 
 
-class LegacySchema(Schema):
+class LegacySchema(SamplingFields):
     """`POST /api/huggingface-chat`: one message; sampling fields at the top level or in `parameters`."""
 
     message = Text(required=True, blank=False)
     model = ModelId()
-    stream = Flag()
-    temperature = Number(0, 2)
-    max_tokens = Integer(1, 4096)
-    top_p = Number(0, 1)
-    top_k = Integer(1, 100)
-    repetition_penalty = Number(0.1, 2)
-    max_time = Integer(1, 120)
     fallbacks = ModelIds(allow_none=True)
 
 

@@ -25,18 +25,12 @@ _HELP = {
         "This gateway keeps no responses: keep what POST /v1/responses answers, and send its items again in input."
     ),
     "/v1/engines": N_("GET /v1/models lists the models."),
-    "/v1/embeddings": _NOT_SERVED,
-    "/v1/moderations": _NOT_SERVED,
-    "/v1/images": _NOT_SERVED,
-    "/v1/audio": _NOT_SERVED,
-    "/v1/files": _NOT_SERVED,
-    "/v1/batches": _NOT_SERVED,
-    "/v1/assistants": _NOT_SERVED,
-    "/v1/threads": _NOT_SERVED,
+    **{
+        f"/v1/{what}": _NOT_SERVED
+        for what in ("embeddings", "moderations", "images", "audio", "files", "batches", "assistants", "threads")
+    },
     "/v1/v1": N_("The base URL ends in /v1 once: remove one."),
-    "/chat/completions": N_("The base URL must end in /v1."),
-    "/models": N_("The base URL must end in /v1."),
-    "/responses": N_("The base URL must end in /v1."),
+    **dict.fromkeys(("/chat/completions", "/models", "/responses"), N_("The base URL must end in /v1.")),
 }
 _ROUTES = N_("Chat is at POST /v1/chat/completions and POST /api/chat/completions; GET /docs shows every route.")
 

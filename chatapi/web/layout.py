@@ -7,7 +7,6 @@ import mimetypes
 import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache, wraps
 from pathlib import Path
 from typing import ParamSpec
@@ -111,15 +110,6 @@ FOLDER = Path(__file__).parent / "static"
 FOREVER = "public, max-age=31536000, immutable"
 
 
-@dataclass(frozen=True, slots=True)
-class StaticFile:
-    """A file as it is served; all of them are text."""
-
-    body: bytes
-    compressed: bytes
-    mimetype: str
-
-
 @cache
 def _names() -> frozenset[str]:
     return frozenset(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*") if path.is_file())
@@ -135,10 +125,11 @@ def build() -> str:
 
 
 @cache
-def _file(name: str) -> StaticFile:
+def _file(name: str) -> tuple[bytes, bytes, str]:
+    """A file as it is served: its body, the same compressed, and its media type. All of them are text."""
     body = (FOLDER / name).read_bytes()
     mimetype = "text/javascript" if name.endswith(".js") else mimetypes.guess_type(name)[0] or "text/plain"
-    return StaticFile(body, gzip.compress(body, 9, mtime=0), mimetype)
+    return body, gzip.compress(body, 9, mtime=0), mimetype
 
 
 def static_url(name: str) -> str:
@@ -153,9 +144,9 @@ def static_file(version: str, name: str) -> Response:
     """A style, a script or a picture of the pages."""
     if name not in _names():
         raise NotFound(_("There is no file {name}.", name=repr(name[:200])))
-    file = _file(name)
-    response = _compressed(file.body, lambda _body: file.compressed)
-    response.mimetype = file.mimetype
+    body, compressed, mimetype = _file(name)
+    response = _compressed(body, lambda _body: compressed)
+    response.mimetype = mimetype
     # A page of another version, still open, gets what there is now: not to be kept under the older address.
     response.headers["Cache-Control"] = FOREVER if version == build() else "no-cache"
     return response

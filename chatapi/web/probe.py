@@ -4,12 +4,12 @@ import math
 import re
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 from flask import Blueprint, Response, g, request
+from werkzeug.wsgi import ClosingIterator
 
 from ..accounting import statements
 from ..accounting.store import Store
@@ -47,19 +47,16 @@ def probe() -> Response:
             details={"events": [_("too much, or not a whole number")]},
         )
     parts.engine.begin_probe(call, most_s + 1)  # real calls' deadline is the longest silence that can be asked for
-    connection = request.environ.get("chatapi.connection")
-    if connection is not None:
-        connection.watch(call.leave)
-    left = partial(_note_left, parts.store, note)
+    if call.connection is not None:
+        call.connection.watch(call.leave)
     if events:
         call.stream = True
-        return event_stream(
-            _Body(call, _events(call, int(events), every_s, parts.settings.heartbeat_s), connection, left)
-        )
+        items = _events(call, int(events), every_s, parts.settings.heartbeat_s)
+        return event_stream(ClosingIterator(items, partial(_close, call, parts.store, note)))
     try:
         call.pause(silence_s)
     except ClientLeft:
-        left()
+        _note_left(parts.store, note)
         raise
     return json_response(_seen(note))
 
@@ -102,47 +99,31 @@ def _seen(note: str) -> Json:
 
 
 def _events(call: Call, count: int, every_s: float, heartbeat_s: float) -> Iterator[bytes]:
-    for number in range(count):
-        left_s = every_s if number else 0.0
-        while left_s > heartbeat_s:
-            call.pause(heartbeat_s)
-            yield b": waiting\n\n"
-            left_s -= heartbeat_s
-        call.pause(left_s)
-        yield b"data: " + dumps({"number": number}) + b"\n\n"
-    yield b"data: [DONE]\n\n"
+    """The events, and the end of their call: not where the caller has left, but where the worker has to stop."""
+    try:
+        for number in range(count):
+            left_s = every_s if number else 0.0
+            while left_s > heartbeat_s:
+                call.pause(heartbeat_s)
+                yield b": waiting\n\n"
+                left_s -= heartbeat_s
+            call.pause(left_s)
+            yield b"data: " + dumps({"number": number}) + b"\n\n"
+        yield b"data: [DONE]\n\n"
+    except ClientLeft:
+        return
+    except ChatError:
+        pass
+    call.end()
 
 
-class _Body:
-    """The events; closed before their end, the caller has `left`."""
-
-    def __init__(self, call: Call, items: Iterator[bytes], connection: Any, left: Callable[[], None]) -> None:
-        self._call = call
-        self._items = items
-        self._connection = connection
-        self._left = left
-        self._whole = False
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        try:
-            return next(self._items)
-        except ClientLeft:
-            raise StopIteration from None
-        except (StopIteration, ChatError):  # its end, or the worker has to stop
-            self._whole = True
-            raise StopIteration from None
-
-    def close(self) -> None:
-        """The answer is over, or its caller is gone; may be called again."""
-        if self._connection is not None:
-            self._connection.unwatch()
-        if not self._whole:
-            self._whole = True
-            self._left()
-        self._call.end("completed" if not self._call.left else "client_left")
+def _close(call: Call, store: Store, note: str) -> None:
+    """The answer is over, or its caller is gone; may be called again."""
+    if call.connection is not None:
+        call.connection.unwatch()
+    if call.total_ms is None:
+        _note_left(store, note)
+    call.end()
 
 
 def _note_left(store: Store, note: str) -> None:

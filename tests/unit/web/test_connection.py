@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 
 from chatapi.errors import BadRequest, PayloadTooLarge
 from chatapi.web import bodies, wire
-from chatapi.web.connection import Connection, environ_of
-from chatapi.web.hang_ups import HangUps
+from chatapi.web.connection import Connection, HangUps, environ_of
 
 CFG = Config()
 CFG.set("forwarder_headers", "")
