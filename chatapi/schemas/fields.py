@@ -47,8 +47,7 @@ class Number(Strict):
         bounds = {"minimum": low, "maximum": high, "exclusiveMinimum": above}
         self.keywords = {keyword: bound for keyword, bound in bounds.items() if bound is not None}
 
-    def checked(self, value: float) -> float:
-        """It is within its bounds."""
+    def _checked(self, value: float) -> float:
         if (self.low is not None and value < self.low) or (self.high is not None and value > self.high):
             if self.high is None:
                 raise ValidationError(_("must be at least {low}", low=f"{self.low:g}"))
@@ -70,8 +69,7 @@ class Strings(Array):
     said = N_("an array of strings")
     keywords = {"items": {"type": "string"}}
 
-    def fault(self, item: Any) -> Any:
-        """It is no string."""
+    def _fault(self, item: Any) -> Any:
         return not isinstance(item, str) and [_("must be a string")]
 
 
@@ -81,15 +79,13 @@ class ModelIds(Array):
     said = N_("an array of model ids")
     keywords = {"items": {"type": "string", **ModelId.keywords}, "maxItems": MAX_FALLBACKS}
 
-    def fault(self, item: Any) -> Any:
-        """It is no model id."""
+    def _fault(self, item: Any) -> Any:
         return not (isinstance(item, str) and is_model_id(item)) and [_("must be a model id of the form org/name")]
 
-    def checked(self, value: list[Any]) -> tuple[str, ...]:
-        """Not too many."""
+    def _checked(self, value: list[Any]) -> tuple[str, ...]:
         if len(value) > MAX_FALLBACKS:
             raise ValidationError(_("must have at most {most} model ids", most=MAX_FALLBACKS))
-        return tuple(super().checked(value))
+        return tuple(super()._checked(value))
 
 
 class Stop(Strings):
@@ -98,9 +94,8 @@ class Stop(Strings):
     said = N_("a string or an array of strings")
     kinds = (str, list)
 
-    def checked(self, value: Any) -> list[str]:
-        """A list of those that are not empty."""
-        return [stop for stop in super().checked([value] if isinstance(value, str) else value) if stop]
+    def _checked(self, value: Any) -> list[str]:
+        return [stop for stop in super()._checked([value] if isinstance(value, str) else value) if stop]
 
 
 # --- within objects

@@ -110,9 +110,9 @@ class Strict(Field[Any]):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         if type(value) not in self.kinds:
             raise ValidationError(_("must be {kind}", kind=_(self.said)))
-        return self.checked(value)
+        return self._checked(value)
 
-    def checked(self, value: Any) -> Any:
+    def _checked(self, value: Any) -> Any:
         """What is taken of a value of the right type. Raises ValidationError."""
         return value
 
@@ -128,8 +128,7 @@ class Text(Strict):
         if not blank:
             self.keywords = {"pattern": r"\S"}
 
-    def checked(self, value: str) -> str:
-        """It has text."""
+    def _checked(self, value: str) -> str:
         if not self.blank and not value.strip():
             raise ValidationError(_("must have text"))
         return value
@@ -143,8 +142,7 @@ class Word(Text):
         self.words = words
         self.keywords = {"enum": [*words, None] if self.allow_none else list(words)}
 
-    def checked(self, value: str) -> str:
-        """It is one of them."""
+    def _checked(self, value: str) -> str:
         if value not in self.words:
             raise ValidationError(_("must be one of {words}", words=", ".join(self.words)))
         return value
@@ -155,8 +153,7 @@ class ModelId(Text):
 
     keywords = {"pattern": r"^[A-Za-z0-9._\-]+(/[A-Za-z0-9._\-]+)?(:[A-Za-z0-9._\-]+)?$"}
 
-    def checked(self, value: str) -> str:
-        """It is one."""
+    def _checked(self, value: str) -> str:
         if not is_model_id(value):
             raise ValidationError(
                 _("must be a model id of the form org/name or org/name:suffix, in letters, digits, '.', '_' and '-'")
@@ -165,17 +162,16 @@ class ModelId(Text):
 
 
 class Array(Strict):
-    """A JSON array, of whose items `fault` finds nothing to say."""
+    """A JSON array, of whose items `_fault` finds nothing to say."""
 
     kinds: tuple[type, ...] = (list,)
 
-    def fault(self, item: Any) -> Any:
+    def _fault(self, item: Any) -> Any:
         """What is wrong with `item`: texts, or texts by key; nothing where it is right."""
         raise NotImplementedError
 
-    def checked(self, value: list[Any]) -> Any:
-        """All its items are right."""
-        if errors := faults(value, self.fault):
+    def _checked(self, value: list[Any]) -> Any:
+        if errors := faults(value, self._fault):
             raise ValidationError(errors)
         return value
 
@@ -186,8 +182,7 @@ class Items(Array):
     said = N_("an array of objects")
     keywords = {"items": {"type": "object"}}
 
-    def fault(self, item: Any) -> Any:
-        """It is no object."""
+    def _fault(self, item: Any) -> Any:
         return not isinstance(item, dict) and [_("must be an object")]
 
 
@@ -208,8 +203,7 @@ class Messages(Strict):
         self.parts = parts
         self._fields = {"role": Word(*roles, required=True), "tool_calls": Items(allow_none=True)}
 
-    def checked(self, value: list[Any]) -> list[Json]:
-        """The messages as upstreams take them."""
+    def _checked(self, value: list[Any]) -> list[Json]:
         if not value:
             raise ValidationError(_("must have at least one message"))
         errors: dict[int, Any] = {}

@@ -22,8 +22,7 @@ class StreamOptions(Object):
 
     keywords = {"properties": {"include_usage": or_null("boolean")}}
 
-    def checked(self, value: Json) -> Json:
-        """Our own of them is right."""
+    def _checked(self, value: Json) -> Json:
         if not isinstance(value.get("include_usage"), bool | None):
             raise ValidationError({"include_usage": [_("must be true or false")]})
         return value

@@ -106,17 +106,15 @@ class Input(Array):
     said, kinds = N_("a string or an array of items"), (str, list)
     keywords = {"items": {"anyOf": _ITEMS}}
 
-    def fault(self, item: Any) -> Any:
-        """What is wrong with an item, whatever it is."""
+    def _fault(self, item: Any) -> Any:
         if not isinstance(item, dict):
             return [_("must be an object")]
         kind = _kind(item)
         fault = _FAULTS.get(kind) if isinstance(kind, str) else None
         return fault(item) if fault else {"type": [_("must be one of {words}", words=", ".join(ITEMS))]}
 
-    def checked(self, value: Any) -> str | list[Json]:
-        """All its items are right."""
-        return value if isinstance(value, str) else super().checked(value)
+    def _checked(self, value: Any) -> str | list[Json]:
+        return value if isinstance(value, str) else super()._checked(value)
 
 
 # --- checked items → messages

@@ -40,8 +40,7 @@ class Metadata(Object):
 
     keywords = {"additionalProperties": STRING}
 
-    def checked(self, value: Json) -> Json:
-        """All are strings."""
+    def _checked(self, value: Json) -> Json:
         names = list(value)
         if errors := faults(value.values(), lambda text: not isinstance(text, str) and [_("must be a string")]):
             raise ValidationError({names[place]: said for place, said in errors.items()})
@@ -56,8 +55,7 @@ class Texts(Object):
         self.names = names
         self.keywords = {"properties": {name: or_null("string") for name in names}}
 
-    def checked(self, value: Json) -> Json:
-        """They are."""
+    def _checked(self, value: Json) -> Json:
         if errors := ill_typed(value, dict.fromkeys(self.names, Text)):
             raise ValidationError(errors)
         return value
@@ -70,9 +68,8 @@ class TextSettings(Texts):
         super().__init__("verbosity")
         self.keywords["properties"]["format"] = {"anyOf": [_FORMAT, {"type": "null"}]}
 
-    def checked(self, value: Json) -> Json:
-        """The format, too, is right."""
-        super().checked(value)
+    def _checked(self, value: Json) -> Json:
+        super()._checked(value)
         if value.get("format") is not None and (errors := _format_fault(value["format"])):
             raise ValidationError({"format": errors})
         return value

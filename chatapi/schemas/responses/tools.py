@@ -28,8 +28,7 @@ class Tools(Strict):
         "anyOf": [{"type": "null"}, {"type": "array", "maxItems": 0}, {"type": "array", "contains": _FUNCTION}],
     }
 
-    def checked(self, value: list[Json]) -> list[Json]:
-        """Each is right, and one of them can be called."""
+    def _checked(self, value: list[Json]) -> list[Json]:
         alone = not any(map(is_function, value))
         if errors := faults(value, lambda tool: _tool_fault(tool, alone)):
             raise ValidationError(errors)
@@ -75,8 +74,7 @@ class ToolChoice(TextOrObject):
         ]
     }
 
-    def checked(self, value: str | Json) -> str | Json:
-        """It is one of these."""
+    def _checked(self, value: str | Json) -> str | Json:
         if isinstance(value, str):
             if value not in WORDS:
                 raise ValidationError(_("must be one of {words}", words=", ".join(WORDS)))
