@@ -13,21 +13,13 @@ from .failures import unreadable, unreadable_form
 from .finish import FINISH, FINISHED, ended, finish_of, is_cut
 from .logprobs import read_logprobs
 from .tool_calls import whole_calls, whole_function_call
-from .values import MAX_ITEMS, count
+from .values import MAX_ITEMS, count, terms
 
 MAX_DEPTH = 12  # of parts within parts
-_TEXT: tuple[str, ...] = (
-    "text",
-    "content",
-    "output_text",
-    "value",
-    "parts",
-    "generated_text",
-    "response",
-    "answer",
-    "completion",
+_TEXT = terms(
+    "text content output_text value parts generated_text response answer completion output translation_text "
+    "summary_text transcript"
 )
-_TEXT += ("output", "translation_text", "summary_text", "transcript")
 _THOUGHT = ("thinking", "reasoning", "reasoning_content", "thought", "summary")
 _CLASSIC = ("generated_text", "translation_text", "summary_text")
 # Places of a choice's text beside its message, in the order in which they count.
@@ -43,29 +35,15 @@ _OURS = {"index", "message", "delta", "logprobs", "error", "finish_reason"}
 _OF_A_BODY = {"id", "object", "created", "model", "usage", "system_fingerprint", "error", "choices"}
 # Strings of a message that are not its text; any other one may be, where no text was found.
 _FINISH_KEYS, _FLAGS = set(FINISH), set(FINISHED)
-_ABOUT = {"role", "id", "name", "type", "object", "model", "status", "phase", "channel", "tool_call_id", "provider"}
-_ABOUT |= {"refusal", *_THOUGHT}
+_ABOUT = {*terms("role id name type object model status phase channel tool_call_id provider refusal"), *_THOUGHT}
 # Nor are those of a choice's or a part's, of whatever depth: what a filter found, a token, an address, a signature.
-_NO_WORDS = _ABOUT | {
-    "content_filter_results",
-    "stop_reason",
-    "matched_stop",
-    "native_finish_reason",
-    "provider_specific_fields",
-}
-_NO_WORDS |= {"url", "uri", "data", "mime_type", "mimeType", "media_type", "format", "signature", "thoughtSignature"}
-_NO_WORDS |= {
-    "event",
-    "event_type",
-    "created_at",
-    "request_id",
-    "service_tier",
-    "finish_details",
-    "annotations",
-    "citations",
-    "token_ids",
-    "encrypted_content",
-    "file_id",
+_NO_WORDS = {
+    *_ABOUT,
+    *terms(
+        "content_filter_results stop_reason matched_stop native_finish_reason provider_specific_fields url uri data "
+        "mime_type mimeType media_type format signature thoughtSignature event event_type created_at request_id "
+        "service_tier finish_details annotations citations token_ids encrypted_content file_id "
+    ),
 }
 
 

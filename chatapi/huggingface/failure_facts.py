@@ -5,26 +5,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..chat import Json
-from .values import MAX_ITEMS, read_json
+from .values import MAX_ITEMS, read_json, terms
 
 MAX_WORDS = 500  # characters of the upstream's own words that a message repeats
 MAX_READ = 4000  # characters of each text that are looked at
 MAX_DEPTH = 6  # of wrappings
 MAX_LOOKS = 300  # at values of a failure, nested or side by side
 
-WORDS: tuple[str, ...] = (
-    "error",
-    "errors",
-    "message",
-    "msg",
-    "detail",
-    "details",
-    "error_message",
-    "errorMessage",
-    "error_msg",
+WORDS = terms(
+    "error errors message msg detail details error_message errorMessage error_msg error_description description "
+    "reason title faultstring status_msg Message text base_resp fault exception cause"
 )
-WORDS += ("error_description", "description", "reason", "title", "faultstring", "status_msg", "Message", "text")
-WORDS += ("base_resp", "fault", "exception", "cause")
 BESIDE = ("warnings", "metadata", "raw")  # further words, beside those
 WRAPPERS = ("data", "response", "result", "body")
 _STATUSES = ("http_status_code", "status_code", "statusCode", "http_status", "httpStatus", "code", "status")

@@ -23,22 +23,12 @@ from .failure_facts import (
     words_of,
 )
 from .tool_calls import UnreadableCalls
-from .values import MAX_ITEMS, read_json
+from .values import MAX_ITEMS, read_json, terms
 
 DEFAULT_STATUS = 502  # of a failure that names none
 
 _SUCCESS: tuple[Any, ...] = (None, "", 0, "0", 200, "200", "ok", "success", "none", "null", False, [], {})
-_NO_WRAPPERS = (
-    "usage",
-    "delta",
-    "tool_calls",
-    "function_call",
-    "arguments",
-    "input",
-    "logprobs",
-    "content",
-    "base_resp",
-)
+_NO_WRAPPERS = terms("usage delta tool_calls function_call arguments input logprobs content base_resp")
 _SPELLINGS = {"error": "error", "err": "error", "failure": "error", "exception": "error", "fault": "error"}
 _SPELLINGS |= {"errors": "errors", "message": "message", "errmsg": "message", "errormessage": "message"}
 _SPELLINGS |= {"code": "code", "errno": "code", "errcode": "code", "errorcode": "code", "type": "code"}
@@ -46,18 +36,10 @@ _FAILURE_CODES = ("code", "status_code", "statusCode", "error_code", "errorCode"
 _KINDS = ("object", "type", "status", "event")
 _FAILED = ("error", "failed", "failure", "fail", "exception", "response.failed")
 # What only an answer has: beside it code and message are no failure.
-_ANSWERS: tuple[str, ...] = (
-    "choices",
-    "candidates",
-    "message",
-    "delta",
-    "text",
-    "generated_text",
-    "token",
-    "content",
-    "response",
+_ANSWERS = terms(
+    "choices candidates message delta text generated_text token content response output output_text usage "
+    "translation_text summary_text answer completion"
 )
-_ANSWERS += ("output", "output_text", "usage", "translation_text", "summary_text", "answer", "completion")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,40 +6,34 @@ from typing import Any
 from ..chat import Json
 from ..languages import _
 from .failures import said_badly
+from .values import terms
 
-FINISH: tuple[str, ...] = ("finish_reason", "finishReason", "stop_reason", "stopReason", "done_reason", "doneReason")
-FINISH += ("stop_type", "incomplete_details")
+FINISH = terms("finish_reason finishReason stop_reason stopReason done_reason doneReason stop_type incomplete_details")
 FINISHED = ("done", "is_finished", "finished", "stop")  # true says no more than that it has ended
 # By meaning: the first group that has a word of a finish reason decides. Words are those of OpenAI, TGI, vLLM, SGLang,
 # llama.cpp, Ollama, LM Studio, Anthropic, Gemini, Cohere, Mistral, Bedrock, DeepSeek, Zhipu, MiniMax.
-_UNSAID = {"null", "none", "unspecified"}
-_NOT_YET = {"progress", "continue", "running", "generating", "unfinished", "not"}
-_FILTERED = {"filter", "filtered", "filters", "safety", "recitation", "blocklist", "blocked", "prohibited", "spii"}
-_FILTERED |= {"moderation", "moderated", "policy", "toxic", "sensitive", "refusal", "guardrail", "contentfilter"}
-_BROKEN = {"abort", "aborted", "error", "errors", "cancel", "canceled", "cancelled", "fail", "failed", "failure"}
-_BROKEN |= {"timeout", "timed", "time", "rate", "quota", "usage", "network", "interrupted", "disconnected", "killed"}
-_BROKEN |= {"insufficient", "incomplete", "unknown", "other", "malformed", "invalid", "exception", "unavailable"}
-_BROKEN |= {"overloaded", "evicted", "lost", "shutdown", "preempted", "unexpected", "user"}
-_TOOLS = {"tool", "tools", "toolcall", "toolcalls", "tooluse", "function", "functions", "functioncall"}
+_UNSAID = terms("null none unspecified")
+_NOT_YET = terms("progress continue running generating unfinished not")
+_FILTERED = terms(
+    "filter filtered filters safety recitation blocklist blocked prohibited spii moderation moderated policy toxic "
+    "sensitive refusal guardrail contentfilter"
+)
+_BROKEN = terms(
+    "abort aborted error errors cancel canceled cancelled fail failed failure timeout timed time rate quota usage "
+    "network interrupted disconnected killed insufficient incomplete unknown other malformed invalid exception "
+    "unavailable overloaded evicted lost shutdown preempted unexpected user"
+)
+_TOOLS = terms("tool tools toolcall toolcalls tooluse function functions functioncall")
 # These mean something only where nothing else is said: an "emergency_stop" is no end that we know.
-_LENGTH = {"length", "max", "limit", "truncated", "truncation", "window", "maxtokens", "maxlength", "budget", "out"}
-_ENDED = {"stop", "stops", "eos", "eot", "end", "ended", "endturn", "endoftext", "complete", "completed", "completion"}
-_ENDED |= {
-    "done",
-    "finish",
-    "finished",
-    "success",
-    "normal",
-    "normally",
-    "natural",
-    "stopsequence",
-    "stopped",
-    "word",
-    "s",
-}
-_FILLERS = {"token", "tokens", "sequence", "sequences", "string", "str", "word", "words", "text", "of", "turn", "id"}
-_FILLERS |= {"found", "reached", "hit", "exceeded", "message", "output", "new", "context", "model", "predicted", "im"}
-_FILLERS |= {"total", "content", "size", "out", "generation", "response", "the", "at", "by", "completion", "maximum"}
+_LENGTH = terms("length max limit truncated truncation window maxtokens maxlength budget out")
+_ENDED = terms(
+    "stop stops eos eot end ended endturn endoftext complete completed completion done finish finished success normal "
+    "normally natural stopsequence stopped word s"
+)
+_FILLERS = terms(
+    "token tokens sequence sequences string str word words text of turn id found reached hit exceeded message output "
+    "new context model predicted im total content size out generation response the at by completion maximum"
+)
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _OPENAI = ("stop", "length", "content_filter", "tool_calls", "function_call")
 
@@ -70,7 +64,7 @@ def finish_reason(model: str, given: Any, whole: bool = False) -> str | None:
         words = [word.lower() for word in _WORD.findall(given[:100])]
         if words[:2] in (["finish", "reason"], ["stop", "reason"]):
             words = words[2:]
-        if not given.strip() or set(words) & (_UNSAID if whole else _UNSAID | _NOT_YET):
+        if not given.strip() or set(words).intersection(_UNSAID if whole else _UNSAID + _NOT_YET):
             return None
         if (meaning := _meaning(set(words))) is not None:
             return "function_call" if given.lower() == "function_call" else meaning
@@ -85,15 +79,15 @@ def finish_reason(model: str, given: Any, whole: bool = False) -> str | None:
 
 
 def _meaning(words: set[str]) -> str | None:
-    if words & _FILTERED:
+    if words.intersection(_FILTERED):
         return "content_filter"
-    if words & _BROKEN:
+    if words.intersection(_BROKEN):
         return None
-    if words & _TOOLS:
+    if words.intersection(_TOOLS):
         return "tool_calls"
-    if words & _LENGTH and words <= _LENGTH | _FILLERS:
+    if words.intersection(_LENGTH) and words.issubset(_LENGTH + _FILLERS):
         return "length"
-    return "stop" if words & _ENDED and words <= _ENDED | _FILLERS else None
+    return "stop" if words.intersection(_ENDED) and words.issubset(_ENDED + _FILLERS) else None
 
 
 def ended(reason: str, calls: bool, called: bool) -> str:

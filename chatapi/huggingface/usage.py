@@ -9,35 +9,24 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..chat import ChatJob, Json, Usage, estimate_tokens, estimated
-from .values import MAX_NESTING, count
+from .values import MAX_NESTING, count, terms
 
 # Names without case, underscores and hyphens: OpenAI's, Anthropic's, Gemini's, Ollama's, llama.cpp's, TGI's.
-_PROMPT: tuple[str, ...] = (
-    "prompttokens",
-    "inputtokens",
-    "prompttokencount",
-    "inputtokencount",
-    "promptevalcount",
-    "tokensevaluated",
+_PROMPT = terms(
+    "prompttokens inputtokens prompttokencount inputtokencount promptevalcount tokensevaluated inputlength "
+    "ntokensprompt promptn"
 )
-_PROMPT += ("inputlength", "ntokensprompt", "promptn")
-_COMPLETION: tuple[str, ...] = (
-    "completiontokens",
-    "outputtokens",
-    "completiontokencount",
-    "outputtokencount",
-    "candidatestokencount",
+_COMPLETION = terms(
+    "completiontokens outputtokens completiontokencount outputtokencount candidatestokencount generatedtokens "
+    "evalcount tokenspredicted ntokenscompletion tokensgenerated predictedn"
 )
-_COMPLETION += ("generatedtokens", "evalcount", "tokenspredicted", "ntokenscompletion", "tokensgenerated", "predictedn")
 _TOTAL = ("totaltokens", "totaltokencount")
 _SHORT = {"prompt": "prompt", "input": "prompt", "completion": "completion", "output": "completion", "total": "total"}
 _LONG = dict.fromkeys(_PROMPT, "prompt") | dict.fromkeys(_COMPLETION, "completion") | dict.fromkeys(_TOTAL, "total")
 _IN_USAGE = _LONG | _SHORT
-_PLACES: tuple[str, ...] = ("usage", "usageMetadata", "usage_metadata", "token_usage", "tokenUsage", "x_groq", "meta")
-_PLACES += ("metrics", "timings")
+_PLACES = terms("usage usageMetadata usage_metadata token_usage tokenUsage x_groq meta metrics timings")
 # What nearly every event has, and nothing else: none of it counts tokens.
-_SILENT = {"id", "object", "created", "model", "system_fingerprint", "index", "delta", "logprobs"}
-_SILENT |= {"finish_reason", "choices"}
+_SILENT = set(terms("id object created model system_fingerprint index delta logprobs finish_reason choices"))
 _WITHIN = ("usage", "tokens", "billed_units")
 _AROUND = ("message", "data", "result", "response", "body", "output")
 UNSAID = -1  # of a count that tells only the other half

@@ -16,6 +16,11 @@ MAX_DIGITS = 15  # of a number in a text: beyond that no float is exact, and int
 BOM = b"\xef\xbb\xbf"
 
 
+def terms(text: str) -> tuple[str, ...]:
+    """The terms of a table that is written as text."""
+    return tuple(text.split())
+
+
 def _finite(digits: str) -> float | None:
     value = float(digits)
     return value if math.isfinite(value) else None
