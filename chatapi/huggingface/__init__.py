@@ -18,7 +18,7 @@ from .exchange import Exchange, silence
 from .failure_facts import words_of
 from .failures import UpstreamFailure, failure_in
 from .models import Listing
-from .relay import EventReader, Relay
+from .relay import Relay
 from .sse import are_events, listed_events
 from .text import Classic, Generate
 from .transport import Transport
@@ -82,7 +82,8 @@ class HuggingFace:
             reader = task.events(card, job) if events else None
             if reader is None:
                 return self._reply(task, card, job, exchange, begun, deadline)
-            relayed = self._relayed(card, call, exchange, reader, deadline)
+            relay = Relay(card, reader, self._count, self._transport.token)
+            relayed = _Relayed(call, exchange, relay, self._idle_timeout_s, deadline)
             relayed.await_words(begun, deadline)
             return reply_of(card.id, relayed)
         finally:
@@ -110,18 +111,13 @@ class HuggingFace:
                 reply = self._reply(task, card, job, exchange, begun, deadline)
                 exchange.close()
                 return chunks_of(reply)
-            relayed = self._relayed(card, call, exchange, reader, call.deadline)
+            relay = Relay(card, reader, self._count, self._transport.token)
+            relayed = _Relayed(call, exchange, relay, self._idle_timeout_s, call.deadline)
             relayed.await_words(begun, deadline)
             return relayed
         except BaseException:
             exchange.close()
             raise
-
-    def _relayed(
-        self, card: ModelCard, call: Call, exchange: Exchange, reader: EventReader, limit: float
-    ) -> "_Relayed":
-        relay = Relay(card, reader, self._count, self._transport.token)
-        return _Relayed(card, call, exchange, relay, self._idle_timeout_s, limit)
 
     def _open(self, task: Task, card: ModelCard, job: ChatJob, call: Call, deadline: float, stream: bool) -> Exchange:
         """An exchange whose answer is one. Raises the error that it is otherwise."""
@@ -194,14 +190,11 @@ class _Relayed:
     """
 
     __slots__ = (
-        *("_at", "_call", "_card", "_ended", "_exchange", "_finished"),
+        *("_at", "_call", "_ended", "_exchange", "_finished"),
         *("_heard", "_heard_at", "_idle_s", "_limit", "_ready", "_relay"),
     )
 
-    def __init__(
-        self, card: ModelCard, call: Call, exchange: Exchange, relay: Relay, idle_s: float, limit: float
-    ) -> None:
-        self._card = card
+    def __init__(self, call: Call, exchange: Exchange, relay: Relay, idle_s: float, limit: float) -> None:
         self._call = call
         self._exchange = exchange
         self._relay = relay

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..catalogue import ModelCard
-from ..chat import ChatJob, has_image, text_of
+from ..chat import ChatJob, text_of
 from ..errors import BadRequest
 from ..languages import _
 
@@ -121,13 +121,8 @@ MAX_NAMED = 10  # parts that an error names
 
 def _refuse_parts(card: ModelCard, job: ChatJob) -> None:
     """Raises BadRequest where a model that reads text only is sent sound, files or what nobody knows."""
-    paths = [
-        f"messages.{i}.content.{j}.type"
-        for i, message in enumerate(job.messages)
-        if isinstance(message.get("content"), list)
-        for j, part in enumerate(message["content"])
-        if part.get("type") not in ("text", "refusal", "image_url")
-    ][:MAX_NAMED]
+    known = ("text", "refusal", "image_url")
+    paths = [f"{path}.type" for path in _paths(job, lambda kind: kind not in known)][:MAX_NAMED]
     if paths:
         message = _(
             "{parts}: '{model}' reads text only. Remove these, or ask a model that reads them.",
@@ -139,15 +134,18 @@ def _refuse_parts(card: ModelCard, job: ChatJob) -> None:
 
 def _unread_images(card: ModelCard, job: ChatJob) -> tuple[str, ...]:
     """The paths of the images in a job for a model that reads text only."""
-    if card.is_chat and card.images is not False:
-        return ()
-    return tuple(
+    return () if card.is_chat and card.images is not False else tuple(_paths(job, lambda kind: kind == "image_url"))
+
+
+def _paths(job: ChatJob, wanted: Callable[[Any], bool]) -> list[str]:
+    """Where the parts of the types that are `wanted` stand in a job's messages."""
+    return [
         f"messages.{i}.content.{j}"
         for i, message in enumerate(job.messages)
-        if has_image(message)
-        for j, part in enumerate(message["content"])
-        if part.get("type") == "image_url"
-    )
+        if isinstance(parts := message.get("content"), list)
+        for j, part in enumerate(parts)
+        if wanted(part.get("type"))
+    ]
 
 
 def _refuse_images(card: ModelCard, job: ChatJob) -> None:

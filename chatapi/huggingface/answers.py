@@ -13,7 +13,7 @@ from .failures import unreadable, unreadable_form
 from .finish import FINISH, FINISHED, ended, finish_of, is_cut
 from .logprobs import read_logprobs
 from .tool_calls import whole_calls, whole_function_call
-from .values import MAX_ITEMS, count, terms
+from .values import MAX_ITEMS, count, terms, unlisted
 
 MAX_DEPTH = 12  # of parts within parts
 _TEXT = terms(
@@ -141,8 +141,7 @@ def _is_conversation(given: Any) -> bool:
 
 def choices_in(body: Any) -> list[Json]:
     """The choices of a whole answer or of an event, whatever they are called; empty where there are none."""
-    while isinstance(body, list) and len(body) == 1:
-        body = body[0]
+    body = unlisted(body)
     if not isinstance(body, dict):
         return []
     for key in _CHOICE_LISTS:

@@ -33,10 +33,7 @@ class Chat:
         if card.own_fields:
             payload |= job.extra
         if stream:
-            payload |= {
-                "stream": True,
-                "stream_options": {**job.stream_options, "include_usage": True},
-            }
+            payload |= {"stream": True, "stream_options": {**job.stream_options, "include_usage": True}}
         return Request(f"{card.url or base}/v1/chat/completions", payload)
 
     glance = staticmethod(ordinary.glance)

@@ -60,16 +60,13 @@ class ChatEvents(OrdinaryEvents):
     def end(self) -> Chunk:
         """The finish chunk. Raises UpstreamError where the stream ended, but not with the answer asked for."""
         if not self.ended:
-            if not any(choice.answers or choice.thought for choice in self._choices) and self._spoke_strangely:
+            said = any(choice.answers or choice.thought for choice in self._choices)
+            if not said and (self._strange or any(choice.mute for choice in self._choices)):
                 raise unreadable(self._model, _("an answer in a form that cannot be read"))
             raise cut(self._model)
         if (given := len(self._active)) < self._wanted:
             raise fewer(self._model, given, self._wanted)
         return self._chunk([self._finished(number, choice) for number, choice in enumerate(self._choices)])
-
-    @property
-    def _spoke_strangely(self) -> bool:
-        return self._strange or any(choice.mute for choice in self._choices)
 
     def _finished(self, number: int, choice: StreamedChoice) -> Choice:
         if not (choice.answers or choice.thought) and (choice.mute or self._strange):

@@ -57,12 +57,7 @@ _RULES: tuple[tuple[set[int], str, type[UpstreamError], str], ...] = (
         UpstreamAuth,
         N_("Check HUGGINGFACE_API_KEY: Hugging Face says the token is not valid."),
     ),
-    (
-        {400, 403},
-        r"requires a pro subscription|hf\.co/pricing",
-        UpstreamQuota,
-        N_("The account needs a paid plan."),
-    ),
+    ({400, 403}, r"requires a pro subscription|hf\.co/pricing", UpstreamQuota, N_("The account needs a paid plan.")),
     ({403}, r"too large to be loaded", ModelNotFound, _NOT_SERVED),
     (
         {400, 422},
@@ -96,12 +91,7 @@ _RULES: tuple[tuple[set[int], str, type[UpstreamError], str], ...] = (
         UpstreamAuth,
         N_("Check HUGGINGFACE_API_KEY: it is missing, wrong or expired (https://huggingface.co/settings/tokens)."),
     ),
-    (
-        {403},
-        r"gated|access to model .{1,200} is restricted",
-        UpstreamAuth,
-        _GATED,
-    ),
+    ({403}, r"gated|access to model .{1,200} is restricted", UpstreamAuth, _GATED),
     (
         {403},
         r"",

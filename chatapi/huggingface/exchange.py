@@ -60,16 +60,18 @@ class Exchange:
         data: bytes = self._guarded(response.read)
         return data
 
-    def rest(self, deadline: float, begun: bytes = b"", most: int = MAX_REPLY) -> bytes:
-        """The whole body, of which `begun` was read. Raises UpstreamUnavailable where it has more than `most` bytes."""
+    def rest(self, deadline: float, begun: bytes = b"") -> bytes:
+        """The whole body, of which `begun` was read. Raises UpstreamUnavailable beyond MAX_REPLY."""
         body = bytearray(begun)
         response = self.response
-        while len(body) <= most and (response.is_compressed or not response.ended) and (data := self.read(deadline)):
+        while (
+            len(body) <= MAX_REPLY and (response.is_compressed or not response.ended) and (data := self.read(deadline))
+        ):
             body += data
             if time.monotonic() >= deadline:
                 raise silence()
-        if len(body) > most:
-            raise said_badly(_("The upstream's answer is larger than {bytes} bytes.", bytes=most))
+        if len(body) > MAX_REPLY:
+            raise said_badly(_("The upstream's answer is larger than {bytes} bytes.", bytes=MAX_REPLY))
         return bytes(body)
 
     def beginning(self, deadline: float) -> bytes:

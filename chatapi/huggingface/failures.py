@@ -23,7 +23,7 @@ from .failure_facts import (
     words_of,
 )
 from .tool_calls import UnreadableCalls
-from .values import MAX_ITEMS, read_json, terms
+from .values import MAX_ITEMS, read_json, terms, unlisted
 
 DEFAULT_STATUS = 502  # of a failure that names none
 
@@ -116,8 +116,7 @@ def unreadable_form(model: str, error: ValueError) -> UpstreamUnavailable:
 
 def failure_in(body: Any, secret: str | None = None, depth: int = 0) -> UpstreamFailure | None:
     """The failure inside of a 200, in a body or an event, on whatever level; None where it holds none."""
-    while isinstance(body, list) and len(body) == 1:
-        body = body[0]
+    body = unlisted(body)
     if not isinstance(body, dict) or depth > MAX_DEPTH:
         return None
     if _is_error(body.get("error")) or _is_error(body.get("errors")):

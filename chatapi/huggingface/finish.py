@@ -6,7 +6,7 @@ from typing import Any
 from ..chat import Json
 from ..languages import _
 from .failures import said_badly
-from .values import terms
+from .values import terms, unlisted
 
 FINISH = terms("finish_reason finishReason stop_reason stopReason done_reason doneReason stop_type incomplete_details")
 FINISHED = ("done", "is_finished", "finished", "stop")  # true says no more than that it has ended
@@ -56,8 +56,7 @@ def finish_reason(model: str, given: Any, whole: bool = False) -> str | None:
         return None
     if given in _OPENAI:
         return str(given)
-    if isinstance(given, list) and len(given) == 1:
-        [given] = given
+    given = unlisted(given)
     if isinstance(given, dict):  # SGLang's own: {"type": "length", "length": 16}
         given = next((v for key in ("type", "reason", "name", "value") if isinstance(v := given.get(key), str)), given)
     if isinstance(given, str):

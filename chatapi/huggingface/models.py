@@ -65,10 +65,7 @@ class Listing:
         if entry is None:
             return
         providers = _providers(entry, card.id.partition(":")[2])
-        for field, ability in (
-            ("tools", "supports_tools"),
-            ("response_format", "supports_structured_output"),
-        ):
+        for field, ability in (("tools", "supports_tools"), ("response_format", "supports_structured_output")):
             if _asks(job, field) and providers and all(p.get(ability) is False for p in providers):
                 names = ", ".join(p["provider"] for p in providers)
                 raise BadRequest(

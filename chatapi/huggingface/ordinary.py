@@ -279,11 +279,7 @@ class OrdinaryEvents:
     def _chunk(self, choices: list[Choice]) -> Chunk:
         extra, self._extra = self._extra, {}
         return Chunk(
-            model=self._model,
-            choices=choices,
-            system_fingerprint=self._fingerprint,
-            ignored=self._ignored,
-            extra=extra,
+            model=self._model, choices=choices, system_fingerprint=self._fingerprint, ignored=self._ignored, extra=extra
         )
 
 

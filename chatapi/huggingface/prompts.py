@@ -1,7 +1,7 @@
 """Messages → the one text a text model reads. Pure; the renderings are those of HF§7."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..catalogue import ModelCard
@@ -24,8 +24,10 @@ def prompt_for(card: ModelCard, messages: Sequence[Message], answer_tokens: int 
     them as the model's family writes a conversation, the oldest turns dropped until prompt and answer fit.
     """
     if card.context == "first-user":
-        return Prompt(_first_user(messages))
-    render = _family(card)
+        texts = (text_of(m) for m in messages if m["role"] == "user")
+        return Prompt(next((text for text in texts if text.strip()), ""))
+    by_task = _completion if card.task == "text-generation" else _instruction
+    render = next((render for pattern, render in _FAMILIES if pattern.search(card.id)), by_task)
     turns = _fitting(messages, card.context_tokens, answer_tokens) if card.context_tokens else messages
     return render(turns)
 
@@ -45,15 +47,8 @@ def _fitting(messages: Sequence[Message], context_tokens: int, answer_tokens: in
     return head + kept[::-1]
 
 
-def _first_user(messages: Sequence[Message]) -> str:
-    return next((text for m in messages if m["role"] == "user" and (text := text_of(m)).strip()), "")
-
-
-def _concatenated(eos: str) -> Callable[[Sequence[Message]], Prompt]:
-    def render(messages: Sequence[Message]) -> Prompt:
-        return Prompt("".join(text_of(m) + eos for m in messages))
-
-    return render
+def _dialogpt(messages: Sequence[Message]) -> Prompt:
+    return Prompt("".join(text_of(m) + "<|endoftext|>" for m in messages))
 
 
 def _blenderbot(messages: Sequence[Message]) -> Prompt:
@@ -75,14 +70,7 @@ def _instruction(messages: Sequence[Message]) -> Prompt:
 
 
 _FAMILIES = (
-    (re.compile(r"dialogpt|(?:^|/)gpt-?2|gpt-neox", re.IGNORECASE), _concatenated("<|endoftext|>")),
+    (re.compile(r"dialogpt|(?:^|/)gpt-?2|gpt-neox", re.IGNORECASE), _dialogpt),
     (re.compile(r"blenderbot", re.IGNORECASE), _blenderbot),
     (re.compile(r"(?<![a-z0-9])(?:m?t5|flan)", re.IGNORECASE), _instruction),
 )
-
-
-def _family(card: ModelCard) -> Callable[[Sequence[Message]], Prompt]:
-    for pattern, render in _FAMILIES:
-        if pattern.search(card.id):
-            return render
-    return _completion if card.task == "text-generation" else _instruction

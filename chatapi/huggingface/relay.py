@@ -21,7 +21,7 @@ from .failure_facts import words_of
 from .failures import UpstreamFailure, event_failure, failure_in, said_badly
 from .sse import MAX_EVENT, ErrorEvent, Events, EventTooLarge
 from .text import GenerateEvents
-from .values import read_json
+from .values import read_json, unlisted
 
 EventReader = ChatEvents | GenerateEvents
 
@@ -248,8 +248,7 @@ class Relay:
             event: Any = read_json(data)
         except ValueError:
             event = None
-        while isinstance(event, list) and len(event) == 1:
-            event = event[0]
+        event = unlisted(event)
         if isinstance(data, ErrorEvent):
             raise self._failed(event_failure(event, data.decode("utf-8", "replace"), self._secret))
         if isinstance(event, dict):

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from ..catalogue import ModelCard
-from ..chat import ChatJob, Choice, Chunk, Json, Reply, Usage
+from ..chat import ChatJob, Chunk, Json, Reply, Usage
 from ..languages import _
 from .abilities import GENERATE_CAN, left_out
 from .answers import answer_text, choices_in, extra_of
@@ -45,9 +45,11 @@ class Classic:
         reason = finish_reason(card.id, _details(body).get("finish_reason"), whole=True)
         if reason is None and (choices := choices_in(body)):
             reason = finish_of(card.id, choices[0], whole=True)
+        reason = "stop" if cut else reason
+        message = {"role": "assistant", "content": text, "refusal": None}
         return Reply(
             model=card.id,
-            choices=[_text_choice(text, "stop" if cut else reason or "stop")],
+            choices=[{"index": 0, "message": message, "logprobs": None, "finish_reason": reason or "stop"}],
             usage=_usage(body, headers, prompt.text, text, job),
             extra={k: v for k, v in extra_of(body).items() if k not in (*_TEXTS, "details")},
             ignored=left_out(card, job),
@@ -205,11 +207,6 @@ def sampling(job: ChatJob) -> Json:
     if given.get("top_p", 1) < 1:  # 1 means no limit, and TGI refuses it
         parameters["top_p"] = given["top_p"]
     return parameters
-
-
-def _text_choice(text: str, finish_reason: str) -> Choice:
-    message = {"role": "assistant", "content": text, "refusal": None}
-    return {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
 
 
 def _prompt(card: ModelCard, job: ChatJob) -> Prompt:

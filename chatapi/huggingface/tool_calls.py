@@ -68,21 +68,21 @@ def _whole(call: Json, seen: set[str], cut: bool) -> Json:
     if isinstance(call.get("custom"), dict):  # a custom tool's call has its own shape
         return {**call, "id": id}
     rest = {k: v for k, v in call.items() if k not in _OURS}
+    # Other servers' words for a function ("tool_use", "tool_call") make SDKs drop the call; a custom tool is another.
+    kind = "custom" if call.get("type") == "custom" else "function"
+    return {"id": id, "type": kind, "function": _whole_function(function, cut), **rest}
+
+
+def _whole_function(function: Json, cut: bool) -> Json:
     more = {k: v for k, v in function.items() if k not in _OURS}
     arguments = _arguments_in(function)
-    told = {"name": _name_in(function) or "", "arguments": _text(arguments) if cut else _whole_text(arguments), **more}
-    return {"id": id, "type": _type_of(call), "function": told, **rest}
+    return {"name": _name_in(function) or "", "arguments": _text(arguments) if cut else _whole_text(arguments), **more}
 
 
 def whole_function_call(given: Any, cut: bool = False) -> Json | None:
     """The deprecated single call of a message, or None where it says nothing."""
-    if not (calls := listed(given)):
-        return None
-    call = calls[0]
-    function = _function_of(call)
-    more = {k: v for k, v in function.items() if k not in _OURS}
-    arguments = _arguments_in(function)
-    return {"name": _name_in(function) or "", "arguments": _text(arguments) if cut else _whole_text(arguments), **more}
+    calls = listed(given)
+    return _whole_function(_function_of(calls[0]), cut) if calls else None
 
 
 def _function_of(call: Json) -> Json:
@@ -90,12 +90,6 @@ def _function_of(call: Json) -> Json:
     if isinstance(function, dict):
         return function
     return {**call, "name": function} if isinstance(function, str) else call
-
-
-def _type_of(call: Json) -> str:
-    given = call.get("type")
-    # Other servers' words for the same ("tool_use", "tool_call") make SDKs drop the call; a custom tool is another.
-    return "custom" if given == "custom" else "function"
 
 
 def _name_in(function: Json) -> str | None:

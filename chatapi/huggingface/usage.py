@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..chat import ChatJob, Json, Usage, estimate_tokens, estimated
-from .values import MAX_NESTING, count, terms
+from .values import MAX_NESTING, count, terms, unlisted
 
 # Names without case, underscores and hyphens: OpenAI's, Anthropic's, Gemini's, Ollama's, llama.cpp's, TGI's.
 _PROMPT = terms(
@@ -49,9 +49,7 @@ def usage_in(body: Json, known: Usage | None = None) -> Usage | None:
 def _found_in(body: Json, depth: int) -> Usage | None:
     silent = body.keys() <= _SILENT
     for place in () if silent else _PLACES:
-        given = body.get(place)
-        if isinstance(given, list) and len(given) == 1:
-            [given] = given
+        given = unlisted(body.get(place))
         if isinstance(given, dict) and (found := _usage_of(given)):
             return found
     choices = body.get("choices")

@@ -4,7 +4,7 @@ import codecs
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -46,6 +46,13 @@ def read_json(raw: bytes) -> Any:
         return decode(raw.removeprefix(BOM).decode("utf-8", "replace"))
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def unlisted(value: Any) -> Any:
+    """A value without the lists around it of which it is the only item."""
+    while isinstance(value, list) and len(value) == 1:
+        [value] = value
+    return value
 
 
 def read_text(raw: bytes) -> Any:
@@ -116,27 +123,24 @@ _WAIT_SAID = re.compile(
     r"((?:\d{1,9}(?:\.\d{0,9})?\s*(?:ms|s|m|h)(?:ec(?:ond)?s?|in(?:ute)?s?|ou?rs?)?(?![a-z])[ ,]{0,2}){1,4})",
     re.IGNORECASE,
 )
-_WAIT_HEADERS = ("Retry-After", "X-Retry-After", "RateLimit-Reset", "X-RateLimit-Reset")
 
 
 def retry_after(headers: Mapping[str, str], body: Any = None, words: str = "") -> float | None:
     """Seconds until an upstream wants to be asked again, wherever it says so; the finest statement wins."""
-    if (milliseconds := seconds(headers.get("retry-after-ms"))) is not None:
-        return milliseconds / 1000
-    for name in _WAIT_HEADERS[:2]:
-        if (given := seconds(headers.get(name))) is not None:
-            return given
-    if reset := re.search(r"\bt=(\d{1,9})\b", headers.get("RateLimit", "")[:200]):
-        return min(float(reset[1]) + 1, LONGEST_WAIT_S)
-    for name in _WAIT_HEADERS[2:]:
-        if (given := seconds(headers.get(name))) is not None:
-            return given
-    if (wait := _wait_in(body)) is not None:
-        return wait
-    if (wait := _reset_of_used_up(headers)) is not None:
-        return wait
+    return next((wait for wait in _waits(headers, body, words) if wait is not None), None)
+
+
+def _waits(headers: Mapping[str, str], body: Any, words: str) -> Iterator[float | None]:
+    milliseconds = seconds(headers.get("retry-after-ms"))
+    yield None if milliseconds is None else milliseconds / 1000
+    yield from (seconds(headers.get(name)) for name in ("Retry-After", "X-Retry-After"))
+    reset = re.search(r"\bt=(\d{1,9})\b", headers.get("RateLimit", "")[:200])
+    yield min(float(reset[1]) + 1, LONGEST_WAIT_S) if reset else None
+    yield from (seconds(headers.get(name)) for name in ("RateLimit-Reset", "X-RateLimit-Reset"))
+    yield _wait_in(body)
+    yield _reset_of_used_up(headers)
     said = _WAIT_SAID.search(words)
-    return seconds(said[1].strip(" ,")) if said else None
+    yield seconds(said[1].strip(" ,")) if said else None
 
 
 def _reset_of_used_up(headers: Mapping[str, str]) -> float | None:
