@@ -108,13 +108,9 @@ class Circuit:
         if not self.board.used:
             return Attempt(self, name, subject)
         digest, caller = _digest(name), _digest(subject, 8)
-        slot = self.board.look_up(digest)
-        if slot is None or not slot.shuts_out(caller):
-            return Attempt(self, name, subject)
         with self.board.locked():
-            slots = self.board.read()
+            slots, now = self.board.read(), time.monotonic()
             slot = slots.get(digest)
-            now = time.monotonic()
             if slot is None or not slot.shuts_out(caller):
                 return Attempt(self, name, subject)
             if slot.probe_at > now:
@@ -128,13 +124,13 @@ class Circuit:
         now = time.monotonic()
         with self.board.locked():
             slots = [slot for slot in self.board.read().values() if slot.failures >= FAILURES]
-        names = [slot.name.rstrip(b"\0").decode("utf-8", "replace") for slot in slots]
-        # Names too long for their slot may look alike: the digest tells them apart.
-        shown = [
-            f"{name}… ({slot.digest.hex()[:8]})" if len(slot.name.rstrip(b"\0")) == NAME_SIZE else name
-            for name, slot in zip(names, slots, strict=True)
-        ]
-        return {name: now - slot.failed_at for name, slot in zip(shown, slots, strict=True)}
+        shown: dict[str, float] = {}
+        for slot in slots:
+            name = slot.name.rstrip(b"\0")
+            # Names too long for their slot may look alike: the digest tells them apart.
+            told = f"… ({slot.digest.hex()[:8]})" if len(name) == NAME_SIZE else ""
+            shown[name.decode("utf-8", "replace") + told] = now - slot.failed_at
+        return shown
 
 
 class Attempt:

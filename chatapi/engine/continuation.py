@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
 
 from ..catalogue import ModelCard
 from ..chat import ChatJob, Choice, Chunk, StreamItem, Usage, estimate_tokens, text_of
@@ -31,8 +30,7 @@ class Continuation:
     @property
     def text(self) -> str:
         """What has gone out."""
-        text: str = json.loads(b'"' + b"".join(self._pieces) + b'"')
-        return text
+        return _text(self._pieces)
 
     def ways(self, card: ModelCard) -> list[Callable[[ChatJob], ChatJob]]:
         """How to ask `card`: as the caller did; once text is out, where it can, from that text on first."""
@@ -114,8 +112,9 @@ class Continuation:
         return Usage(prompt, usage.completion_tokens + self._before, source="estimate")
 
 
-def _text(pieces: list[bytes]) -> Any:
-    return json.loads(b'"' + b"".join(pieces) + b'"')
+def _text(pieces: list[bytes]) -> str:
+    text: str = json.loads(b'"' + b"".join(pieces) + b'"')
+    return text
 
 
 def _piece(text: str) -> bytes:

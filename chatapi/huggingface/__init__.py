@@ -76,9 +76,7 @@ class HuggingFace:
         task = task_for(card)
         exchange = self._open(task, card, job, call, deadline, stream=False)
         try:
-            begun, events = exchange.read(deadline), False
-            if begun[:1] != b"{":
-                begun, events = self._sniffed(exchange, begun, deadline)
+            begun, events = self._sniffed(exchange, exchange.read(deadline), deadline)
             reader = task.events(card, job) if events else None
             if reader is None:
                 return self._reply(task, card, job, exchange, begun, deadline)
@@ -144,6 +142,8 @@ class HuggingFace:
 
     def _sniffed(self, exchange: Exchange, begun: bytes, deadline: float) -> tuple[bytes, bool]:
         """The beginning of a body, and whether it is events: its first bytes say so, not its label."""
+        if begun.startswith((b"{", b"data:")):  # nearly always
+            return begun, begun[:1] == b"d"
         data = begun
         labelled = "text/event-stream" in exchange.response.headers.get("Content-Type").lower()
         while True:

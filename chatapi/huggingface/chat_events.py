@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from ..catalogue import ModelCard
-from ..chat import ChatJob, Choice, Chunk, Json
+from ..chat import Choice, Chunk, Json
 from ..languages import _
 from .answers import choices_in, extra_of, extra_of_choice, has_words, is_mute, read_message, said_empty
 from .failures import cut, fewer, unreadable, unreadable_form
@@ -23,11 +22,7 @@ class ChatEvents(OrdinaryEvents):
     The finish goes out only when the stream has ended well: an error event may still follow it (TGI).
     """
 
-    __slots__ = ("_strange",)
-
-    def __init__(self, card: ModelCard, job: ChatJob, ignored: tuple[str, ...]) -> None:
-        super().__init__(card, job, ignored)
-        self._strange = False  # an event said something in no form that is known
+    __slots__ = ()
 
     def feed(self, event: Json) -> Chunk | None:
         """The chunk that `event` makes, or None. Raises UpstreamUnavailable for what cannot be read or broke off."""
@@ -48,12 +43,10 @@ class ChatEvents(OrdinaryEvents):
             return False
         choice, told = given[0], made[0]["delta"]
         delta = choice.get("delta") if isinstance(choice, dict) else None
-        if not isinstance(delta, dict) or not isinstance(text := delta.get("content"), str):
+        if not isinstance(delta, dict) or not isinstance(text := delta.get("content"), str) or not text:
             return False
         adds = {key for key, value in (*delta.items(), *choice.items()) if value}
-        if not (
-            text and adds <= {"role", "content", "delta", "index"} and {"content"} <= told.keys() <= {"role", "content"}
-        ):
+        if not adds <= {"role", "content", "delta", "index"} or not {"content"} <= told.keys() <= {"role", "content"}:
             return False
         return chunk.extra == extra_of(event)  # what other events had added would go out with each piece
 

@@ -90,7 +90,7 @@ class Exchange:
         """Nothing more is expected: let the body end, so that the connection can be used again. Nobody waits for it."""
         connection = self._connection
         # The end is in the packet of the last event as a rule.
-        if connection is None or self.response.ends_here():
+        if connection is None or self.response.ended or self.response.ends_here():
             self.close()
             return
         self._connection = None

@@ -168,7 +168,7 @@ class OrdinaryEvents:
 
     __slots__ = (
         *("plain", "_choices", "_extra", "_fingerprint", "_ignored", "_job", "_model"),
-        *("_numbers", "_others_finished", "_usage", "_wanted"),
+        *("_numbers", "_others_finished", "_strange", "_usage", "_wanted"),
     )
 
     def __init__(self, card: ModelCard, job: ChatJob, ignored: tuple[str, ...]) -> None:
@@ -180,6 +180,7 @@ class OrdinaryEvents:
         self._choices: list[StreamedChoice] = []
         self._numbers: dict[int, int] = {}  # an upstream's index → ours
         self._others_finished = False  # choices that nobody asked for
+        self._strange = False  # an event said something in no form that is known
         self._fingerprint: str | None = None
         self._extra: Json = {}  # of events that made no chunk yet
         self._usage: Usage | None = None
