@@ -81,9 +81,9 @@ class HuggingFace:
             if reader is None:
                 return self._reply(task, card, job, exchange, begun, deadline)
             relay = Relay(card, reader, self._count, self._transport.token)
-            relayed = _Relayed(call, exchange, relay, self._idle_timeout_s, deadline)
-            relayed.await_words(begun, deadline)
-            return reply_of(card.id, relayed)
+            stream = _AnswerStream(call, exchange, relay, self._idle_timeout_s, deadline)
+            stream.await_words(begun, deadline)
+            return reply_of(card.id, stream)
         finally:
             exchange.close()
 
@@ -110,9 +110,9 @@ class HuggingFace:
                 exchange.close()
                 return chunks_of(reply)
             relay = Relay(card, reader, self._count, self._transport.token)
-            relayed = _Relayed(call, exchange, relay, self._idle_timeout_s, call.deadline)
-            relayed.await_words(begun, deadline)
-            return relayed
+            stream = _AnswerStream(call, exchange, relay, self._idle_timeout_s, call.deadline)
+            stream.await_words(begun, deadline)
+            return stream
         except BaseException:
             exchange.close()
             raise
@@ -183,7 +183,7 @@ class HuggingFace:
         return task.reply(card, job, body, exchange.response.headers)
 
 
-class _Relayed:
+class _AnswerStream:
     """A stream that has begun to answer: its items, the first of which says something.
 
     An object rather than a generator: one that was never started would not close its exchange.

@@ -63,10 +63,7 @@ class Exchange:
     def rest(self, deadline: float, begun: bytes = b"") -> bytes:
         """The whole body, of which `begun` was read. Raises UpstreamUnavailable beyond MAX_REPLY."""
         body = bytearray(begun)
-        response = self.response
-        while (
-            len(body) <= MAX_REPLY and (response.is_compressed or not response.ended) and (data := self.read(deadline))
-        ):
+        while len(body) <= MAX_REPLY and (data := self.read(deadline)):
             body += data
             if time.monotonic() >= deadline:
                 raise silence()

@@ -214,7 +214,7 @@ class OrdinaryEvents:
         length = sum(len(choice.text) + sum(map(len, choice.thought)) for choice in self._choices)
         return believed(self._usage, self._job, length, lambda: self.said)
 
-    def relayed(self, pieces: list[bytes]) -> None:
+    def passed_on(self, pieces: list[bytes]) -> None:
         """The texts (JSON-escaped) of further events, that differ from a plain one in their text alone."""
         choice = self._choices[0]
         choice.text += pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -175,7 +175,7 @@ class Relay:
         return True
 
     def _pass_on(self, pieces: list[bytes], items: list[StreamItem]) -> None:
-        self._reader.relayed(pieces)
+        self._reader.passed_on(pieces)
         self._templates = self._mute = 0
         self._heard += 1
         items.append(pieces)

@@ -116,7 +116,7 @@ class GenerateEvents:
         """The upstream's count where it can be true, else an estimate."""
         return self._usage or generate_usage({}, {}, self._prompt.text, "".join(self._sent))
 
-    def relayed(self, pieces: list[bytes]) -> None:
+    def passed_on(self, pieces: list[bytes]) -> None:
         """Nothing is."""
 
     def glance(self, data: bytes) -> Literal[False]:
