@@ -10,8 +10,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-import servers
-from load import Measured, calls, paced_streams
+from load import Measured, calls, paced_streams, warm_pair
 from rounds import in_turns, medians
 
 FIGURES = Path(__file__).with_name("figures.json")
@@ -49,10 +48,7 @@ def worse(found: Measured, committed: Measured) -> list[str]:
 def measure() -> Measured:
     """CPU µs of a `call`, of a `token`, and of a call of `hello`."""
     with contextlib.ExitStack() as stack:
-        up = stack.enter_context(servers.upstream())
-        gateway, hello = stack.enter_context(servers.gateway(up)), stack.enter_context(servers.hello())
-        for server in (gateway, hello):
-            calls(server, 32, 1)  # warm
+        gateway, hello = warm_pair(stack)
         subjects = {server.name: partial(calls, server, 32, 2) for server in (gateway, hello)}
         rounds = [in_turns(subjects, 1) for _ in range(3)]
         while sum(each["gateway"]["calls"][0] for each in rounds) < CALLS:

@@ -49,14 +49,8 @@ def make(path: Path, rows: int, days: float) -> None:
         if old.is_file():
             old.unlink()
     servers.create_key({"DATABASE_URL": f"sqlite:///{path}", "PYTHONPATH": str(ROOT)})
-    given = {
-        "now": time.time(),
-        "span": days * 86_400,
-        "rows": rows,
-        "keys": KEYS,
-        "models": MODELS,
-        "epoch": FIRST_DAY,
-    }
+    given = {"now": time.time(), "span": days * 86_400, "epoch": FIRST_DAY}
+    given |= {"rows": rows, "keys": KEYS, "models": MODELS}
     with closing(sqlite3.connect(path, isolation_level=None)) as database:
         database.create_function("sin", 1, math.sin, deterministic=True)
         database.execute("PRAGMA synchronous = OFF")

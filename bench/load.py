@@ -7,12 +7,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
-from servers import LOAD_CORE, PATH, ROOT, Server, environment, pinned
+from servers import LOAD_CORE, PATH, ROOT, Server, environment, gateway, hello, pinned, upstream
 from upstream import EVENTS_BESIDE_TOKENS
 
 Measured = dict[str, float]
@@ -121,7 +121,7 @@ def paced_streams(server: Server, count: int, tokens: int, model: str = "bench/p
     }
     before, core_before = server.cpu_us(), core_ticks()
     command = pinned(LOAD_CORE, sys.executable, str(ROOT / "bench/streams.py"))
-    with _Memory(server) as memory:
+    with watch_memory(server) as memory:
         ran = run(command, json.dumps(given))
     if ran.returncode:
         raise LoadError(ran.stderr)
@@ -133,7 +133,7 @@ def paced_streams(server: Server, count: int, tokens: int, model: str = "bench/p
     busy, idle = (after - before for after, before in zip(core_ticks(), core_before, strict=True))
     cpu_us_stream = (server.cpu_us() - before) / count
     found |= {"cpu_us": cpu_us_stream / (tokens + EVENTS_BESIDE_TOKENS), "cpu_us_stream": cpu_us_stream}
-    return {**found, "rss_mb": memory.most_mb, "load_core": busy / (busy + idle)}
+    return {**found, "rss_mb": max(memory, default=0.0), "load_core": busy / (busy + idle)}
 
 
 def core_ticks() -> tuple[int, int]:
@@ -163,23 +163,29 @@ def connect(server: Server) -> HTTPConnection:
     return HTTPConnection("127.0.0.1", server.port, timeout=30)
 
 
-class _Memory:
-    """The most memory that a server has had while this was open."""
+@contextlib.contextmanager
+def watch_memory(server: Server) -> Iterator[list[float]]:
+    """The resident memory of the process that answers, in MB, twice a second while this is open."""
+    samples: list[float] = []
+    ended = threading.Event()
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-        self.most_mb = 0.0
+    def watch() -> None:
+        while not ended.wait(0.5):
+            samples.append(server.rss_mb())
 
-    def _watch(self) -> None:
-        while not self._ended.wait(0.5):
-            self.most_mb = max(self.most_mb, self._server.rss_mb())
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        ended.set()
+        thread.join()
 
-    def __enter__(self) -> "_Memory":
-        self._thread.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
+def warm_pair(stack: contextlib.ExitStack) -> tuple[Server, Server]:
+    """The gateway and hello, warm."""
+    up = stack.enter_context(upstream())
+    pair = stack.enter_context(gateway(up)), stack.enter_context(hello())
+    for server in pair:
+        calls(server, 32, 1)
+    return pair

@@ -54,27 +54,13 @@ def proxy_pass(up: Upstream) -> Iterator[Server]:
 def litellm(up: Upstream) -> Iterator[Server]:
     """LiteLLM's proxy with one worker, and its one key that needs no database."""
     port = free_port()
-    listed = [
-        {
-            "model_name": model,
-            "litellm_params": {"model": f"openai/{model}", "api_base": f"{up.url(model)}/v1", "api_key": "none"},
-        }
-        for model in MODELS
-    ]
+    parameters = {m: {"model": f"openai/{m}", "api_base": f"{up.url(m)}/v1", "api_key": "none"} for m in MODELS}
+    listed = [{"model_name": model, "litellm_params": found} for model, found in parameters.items()]
     # JSON is YAML.
     config = json.dumps({"model_list": listed, "general_settings": {"master_key": MASTER_KEY}})
     env = environment(LITELLM_LOCAL_MODEL_COST_MAP="True", LITELLM_TELEMETRY="False", LITELLM_MODE="PRODUCTION")
-    command = [
-        str(LITELLM),
-        "--config",
-        "config.yaml",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--num_workers",
-        "1",
-    ]
+    options = ["--config", "config.yaml", "--host", "127.0.0.1", "--num_workers", "1"]
+    command = [str(LITELLM), *options, "--port", str(port)]
     headers = {"Authorization": f"Bearer {MASTER_KEY}"}
     with running("litellm", command, port, SERVER_CORE, env, headers=headers, files={"config.yaml": config}) as server:
         yield server

@@ -5,7 +5,7 @@ from functools import partial
 
 import profiler
 import servers
-from load import Measured, calls, fast_streams, paced_streams
+from load import Measured, calls, fast_streams, paced_streams, warm_pair
 from report import ratio
 from rounds import Subjects, Values, in_turns, medians
 from servers import Server
@@ -14,10 +14,7 @@ from servers import Server
 def run(rounds: int, profile: bool) -> None:
     """Measure and print; with `profile`, also where the worker's time goes, in rounds of their own."""
     with contextlib.ExitStack() as stack:
-        up = stack.enter_context(servers.upstream())
-        gateway, hello = stack.enter_context(servers.gateway(up)), stack.enter_context(servers.hello())
-        for server in (gateway, hello):
-            calls(server, 32, 1)  # warm
+        gateway, hello = warm_pair(stack)
         many = {server.name: partial(calls, server, 32, 2) for server in (gateway, hello)}
         one = {server.name: partial(calls, server, 1, 1) for server in (gateway, hello)}
         fast = {"gateway": partial(fast_streams, gateway, 32, 2)}

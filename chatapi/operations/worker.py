@@ -114,7 +114,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._connections: set[Connection] = set()
-        self._names: dict[Any, Any] = {}  # of listening sockets, which may be closed before their connections
+        self._addresses: dict[Any, Any] = {}  # of listening sockets, which may be closed before their connections
         self.environ: dict[str, Any] = {}
         self._settings: Any = None
         self._ends_at = 0.0  # by when the last calls have to, once we are told to stop
@@ -124,7 +124,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         """Serve one connection."""
         from ..web.connection import Connection, environ_of
 
-        connection = Connection(client, environ_of(self._names[listener], addr), self)
+        connection = Connection(client, environ_of(self._addresses[listener], addr), self)
         self._connections.add(connection)
         try:
             self._serve(connection, addr)
@@ -206,7 +206,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         # Before the application is loaded nobody is served. A failure here would then be one to boot, and gunicorn
         # ends as a whole when a worker fails to.
         if getattr(self, "wsgi", None) is not None:
-            self._parts.health.stopping = True
+            self._components.health.stopping = True
             self._stop_serving()
 
     def _stop_serving(self) -> None:
@@ -218,8 +218,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
         """Load the application; not onto a database whose schema is not ours."""
         try:
             super().load_wsgi()
-            self._parts.store.check()
-            self._parts.accounts.sweep()
+            self._components.store.check()
+            self._components.accounts.sweep()
         except (SettingsError, SchemaError) as error:
             print(f"chatapi: {error}", file=sys.stderr, flush=True)
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
@@ -238,7 +238,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         strict_json.apart = ThreadPool(1).apply  # one large body at a time: memory is bounded, too
         self.hang_ups = HangUps()
         self.sockets: list[Any] = [_Listening(sock, self._take_late) for sock in self.sockets]
-        self._names = {sock: sock.getsockname() for sock in self.sockets}
+        self._addresses = {sock: sock.getsockname() for sock in self.sockets}
         self.environ = base_environ(self.cfg) | {"wsgi.multithread": True, "SCRIPT_NAME": ""}
         # As plain attributes: a request's parser reads dozens.
         beside = {name: getattr(self.cfg, name) for name in _BESIDE_SETTINGS}
@@ -250,19 +250,19 @@ class Worker(GeventWorker):  # type: ignore[misc]
         gc.set_threshold(GARBAGE, 20, 20)
         super().run()
         self._late.join(max(0.0, self._ends_at - time.monotonic()))
-        self._parts.engine.stop()
+        self._components.engine.stop()
         gevent.sleep(0.1)
-        self._parts.legacy.callers.flush()
+        self._components.legacy.callers.flush()
         batch.flush()
-        self._parts.accounts.close()
+        self._components.accounts.close()
 
     def _take_late(self, listener: Any, client: Any, addr: Any) -> None:
         self._late.spawn(self.handle, listener, client, addr)
 
     @property
-    def _parts(self) -> "Components":
-        parts: Components = self.wsgi.extensions["chatapi"]
-        return parts
+    def _components(self) -> "Components":
+        found: Components = self.wsgi.extensions["chatapi"]
+        return found
 
     def _drain(self, ends_at: float) -> None:
         """Close what is idle; shortly before gunicorn would cut them without a word, end the calls and all the rest."""
@@ -272,7 +272,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         while True:
             now = time.monotonic()
             if now >= calls_end_at:
-                self._parts.engine.stop()
+                self._components.engine.stop()
             patience_s = IDLE_S if now < all_close_at else 0
             for connection in list(self._connections):
                 if connection.idle_since is not None and now - connection.idle_since >= patience_s:
