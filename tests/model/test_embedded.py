@@ -15,7 +15,7 @@ from support.gateways import ROOT, clean_environment, python, ran
 from support.heard import wait_until
 
 from chatapi.embedded import MODEL_ID, EngineError, model_id
-from chatapi.embedded.weights import weights
+from chatapi.embedded.weights import find_weights
 from chatapi.settings import HubModel, Settings
 
 ASK = {"model": "microsoft/DialoGPT-medium", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8}
@@ -155,10 +155,10 @@ def test_the_models_id(path, name):
 
 def test_weights_of_another_file(tmp_path):
     (tmp_path / "a.gguf").write_bytes(b"GGUF....")
-    assert weights(Settings(embedded_model=tmp_path / "a.gguf")) == [tmp_path / "a.gguf"]
+    assert find_weights(Settings(embedded_model=tmp_path / "a.gguf")) == [tmp_path / "a.gguf"]
     (tmp_path / "b.gguf").write_bytes(b"....")
     with pytest.raises(EngineError, match="not a GGUF"):
-        weights(Settings(embedded_model=tmp_path / "b.gguf"))
+        find_weights(Settings(embedded_model=tmp_path / "b.gguf"))
 
 
 def test_make_run_knows_when_it_needs_the_engine(tmp_path):

@@ -7,7 +7,7 @@ from support.embedded_gateway import require_engine, serve_embedded
 from support.gguf import with_chat_template
 from support.hub import Hub
 
-from chatapi.embedded.weights import weights
+from chatapi.embedded.weights import find_weights
 from chatapi.settings import Settings
 
 REPO = "acme/tiny-GGUF"
@@ -43,7 +43,7 @@ WITH_TOOLS = r"""
 @pytest.fixture(scope="module")
 def smollm2():
     require_engine()
-    return weights(Settings())[0].read_bytes()
+    return find_weights(Settings())[0].read_bytes()
 
 
 @pytest.fixture(scope="module")
