@@ -4,8 +4,8 @@ import logging
 import re
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -120,41 +120,43 @@ class Callers:
 
 # --- what is told of them
 
+Client = tuple[str, str]  # its key's id, and its name
+
 
 def report(
     rows: Iterable[tuple[Place, Count]], now: float, names: Mapping[str, str], default_model: str, since: str = ""
 ) -> list[Json]:
     """Each key's clients, the busiest first: how often from the day `since` on, how lately, and what will change."""
     week, fortnight = day_of(now - 6 * DAY_S), day_of(now - TREND_S)
-    trend: Counter[tuple[str, str, str]] = Counter()
-
-    def counted() -> Iterator[tuple[Place, Count]]:
-        for place, count in rows:
-            if place.day >= fortnight:
-                trend[place.key_id, place.client, "this" if place.day >= week else "last"] += count.calls
-            if place.day >= since:
-                yield place, count
-
+    this_week, last_week = Counter[Client](), Counter[Client]()
+    totals: defaultdict[Client, Count] = defaultdict(Count)
+    for place, count in rows:
+        if place.day >= fortnight:
+            (this_week if place.day >= week else last_week)[place[1:]] += count.calls
+        if place.day >= since:
+            totals[place[1:]].add(count)
     return [
-        _describe_caller(key_id, client, total, names)
-        | {
-            "this_week": trend[key_id, client, "this"],
-            "last_week": trend[key_id, client, "last"],
-            "uses": dict(total.uses.most_common()),
-            "changes": _describe_changes(total, default_model),
-            "compared": total.compared,
-            "differ": total.differ,
-        }
-        for key_id, client, total in _total_by_client(counted())
+        _describe_client(client, total, names)
+        | {"this_week": this_week[client], "last_week": last_week[client], "uses": dict(total.uses.most_common())}
+        | {"changes": _describe_changes(total, default_model), "compared": total.compared, "differ": total.differ}
+        for client, total in sorted(totals.items(), key=_busiest_first)
     ]
 
 
-def _total_by_client(rows: Iterable[tuple[Place, Count]]) -> list[tuple[str, str, Count]]:
-    """Each key's clients, and what is counted of them in all."""
-    totals: dict[tuple[str, str], Count] = {}
-    for (_day, key_id, client), count in rows:
-        totals.setdefault((key_id, client), Count()).add(count)
-    return [(*of, total) for of, total in sorted(totals.items(), key=lambda one: (-one[1].calls, one[0]))]
+def find_refused(
+    rows: Iterable[tuple[Place, Count]], names: Mapping[str, str], served: Callable[[str], bool]
+) -> list[Json]:
+    """Each key's clients that would be refused: those whose key is not `served`."""
+    totals: defaultdict[Client, Count] = defaultdict(Count)
+    for place, count in rows:
+        totals[place[1:]].add(count)
+    refused = [(client, total) for client, total in totals.items() if not served(client[0])]
+    found = [_describe_client(client, total, names) for client, total in sorted(refused, key=_busiest_first)]
+    return [{name: value for name, value in row.items() if name != "refused"} for row in found]
+
+
+def _busiest_first(item: tuple[Client, Count]) -> tuple[int, Client]:
+    return -item[1].calls, item[0]
 
 
 def _describe_changes(total: Count, default_model: str) -> list[Json]:
@@ -164,22 +166,12 @@ def _describe_changes(total: Count, default_model: str) -> list[Json]:
     return [one for one in found if one]
 
 
-def find_refused(
-    rows: Iterable[tuple[Place, Count]], names: Mapping[str, str], served: Callable[[str], bool]
-) -> list[Json]:
-    """Each key's clients that would be refused: those whose key is not `served`."""
-    return [
-        {name: value for name, value in _describe_caller(key_id, client, total, names).items() if name != "refused"}
-        for key_id, client, total in _total_by_client(rows)
-        if not served(key_id)
-    ]
-
-
-def _describe_caller(key_id: str, client: str, total: Count, names: Mapping[str, str]) -> dict[str, Any]:
+def _describe_client(client: Client, total: Count, names: Mapping[str, str]) -> dict[str, Any]:
+    key_id, name = client
     return {
         "key_id": key_id or None,
         "key_name": names.get(key_id),
-        "client": client,
+        "client": name,
         "calls": total.calls,
         "refused": total.refused,
         "last_seen": datetime.fromtimestamp(total.last_seen, UTC).isoformat(timespec="seconds"),

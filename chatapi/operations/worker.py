@@ -52,7 +52,6 @@ _STATUS = {
     "LimitRequestHeaders": 431,
     "UnsupportedTransferCoding": 501,
 }
-
 _BESIDE_SETTINGS = ("is_ssl", "forwarded_allow_networks", "proxy_allow_networks")  # what the parser reads as well
 
 
@@ -193,10 +192,12 @@ class Worker(GeventWorker):  # type: ignore[misc]
             super().notify()  # which ends us when the master has gone
         else:
             self.tmp.notify()  # not so amid the last calls: with systemd's socket it goes first
-        longest_s = self.cfg.keepalive or IDLE_S
+        self._close_idle(self.cfg.keepalive or IDLE_S)
+
+    def _close_idle(self, longest_s: float) -> None:
         now = time.monotonic()
         for connection in list(self._connections):
-            if connection.idle_since is not None and now - connection.idle_since > longest_s:
+            if connection.idle_since is not None and now - connection.idle_since >= longest_s:
                 connection.wire.stop_reading()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
@@ -273,8 +274,5 @@ class Worker(GeventWorker):  # type: ignore[misc]
             now = time.monotonic()
             if now >= calls_end_at:
                 self._components.engine.stop()
-            patience_s = IDLE_S if now < all_close_at else 0
-            for connection in list(self._connections):
-                if connection.idle_since is not None and now - connection.idle_since >= patience_s:
-                    connection.wire.stop_reading()
+            self._close_idle(IDLE_S if now < all_close_at else 0)
             gevent.sleep(0.1)
