@@ -7,14 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.tables import rows
 
-from chatapi.accounting import (
-    DEFAULT_COMPLETION,
-    MAX_COMPLETION,
-    MAX_TOKENS,
-    TEMPLATE_TOKENS,
-    prompt_bound,
-    token_bounds,
-)
+from chatapi import accounting
+from chatapi.accounting import MAX_COMPLETION, MAX_TOKENS, TEMPLATE_TOKENS, prompt_bound, token_bounds
 from chatapi.accounting.extra_fields import bounded
 from chatapi.caller import NO_LIMITS, Limits
 from chatapi.chat import ChatJob
@@ -62,7 +56,7 @@ def test_the_longest_answers_that_any_spelling_allows_are_held_back(options, ans
 def test_without_a_length_no_more_is_held_back_than_the_limits_allow_at_all():
     for limits, held in [
         (Limits(tpm=500), 500),
-        (Limits(tpm=5000), PROMPT + DEFAULT_COMPLETION),
+        (Limits(tpm=5000), PROMPT + accounting.DEFAULT_COMPLETION),
         (Limits(tpd=9, tpm=500), 9),
     ]:
         assert tokens_to_hold(job(), limits) == held

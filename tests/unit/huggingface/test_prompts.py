@@ -98,6 +98,10 @@ def test_other_models_are_rendered_by_their_task(model, task, stop):
 # --- trimming
 
 
+def many(count, system=None):
+    return turns(*(f"turn number {i} of them" for i in range(count)), system=system)
+
+
 def fits(card, messages, answer_tokens=0):
     prompt = prompt_for(card, messages, answer_tokens)
     return estimate_tokens(prompt.text) + min(answer_tokens, card.context_tokens // 2) <= card.context_tokens
@@ -106,7 +110,7 @@ def fits(card, messages, answer_tokens=0):
 @pytest.mark.parametrize("model", TASKS)
 def test_the_oldest_turns_are_dropped_until_it_fits(model):
     card = card_for(model, context_tokens=128)
-    messages = turns(*(f"turn number {i} of them" for i in range(41)), system="Always be brief.")
+    messages = many(41, system="Always be brief.")
     text = prompt_for(card, messages, 40).text
     assert all(words in text for words in ("Always be brief.", "turn number 40 of", "turn number 39 of"))
     assert "turn number 0 of" not in text
@@ -117,36 +121,26 @@ def test_the_oldest_turns_are_dropped_until_it_fits(model):
 
 @pytest.mark.parametrize("model", TASKS)
 def test_what_fits_is_whole(model):
-    card = card_for(model, context_tokens=1024)
     messages = turns("One", "Two", "Three", system="Brief.")
-    assert prompt_for(card, messages, 50) == prompt_for(card_for(model), messages)
+    assert prompt_for(card_for(model, context_tokens=1024), messages, 50) == prompt_for(card_for(model), messages)
 
 
 @pytest.mark.parametrize("role", ["system", "developer"])
 @pytest.mark.parametrize("model", TASKS)
 def test_the_system_turn_and_the_last_turn_stay_whatever_happens(model, role):
-    card = card_for(model, context_tokens=16)
     messages = [{"role": role, "content": "Always be brief. " * 20}, *turns("first", "second", "last " * 50)]
-    text = prompt_for(card, messages, 4096).text
+    text = prompt_for(card_for(model, context_tokens=16), messages, 4096).text
     assert [words in text for words in ("Always be brief.", "last last", "first")] == [True, True, False]
 
 
 def test_the_system_turn_takes_its_part_of_the_room():
-    messages = turns(*(f"turn number {i} of them" for i in range(41)), system="Always be brief. " * 25)
-    assert fits(card_for(NEO, context_tokens=200), messages)
+    assert fits(card_for(NEO, context_tokens=200), many(41, system="Always be brief. " * 25))
 
 
-def test_a_generous_max_tokens_does_not_push_out_the_conversation():
-    card = card_for(NEO, context_tokens=128)
-    assert "second" in prompt_for(card, turns("first", "second", "third"), 4096).text
-
-
-def test_the_longer_the_answer_may_be_the_shorter_the_prompt():
-    card = card_for(NEO, context_tokens=256)
-    messages = turns(*(f"turn number {i} of them" for i in range(101)))
-    lengths = [len(prompt_for(card, messages, answer).text) for answer in (0, 64, 128)]
-    assert lengths == sorted(lengths, reverse=True)
-    assert len(set(lengths)) == 3
+def test_the_longer_the_answer_may_be_the_shorter_the_prompt_but_it_does_not_push_out_the_conversation():
+    lengths = [len(prompt_for(card_for(NEO, context_tokens=256), many(101), answer).text) for answer in (0, 64, 128)]
+    assert lengths == sorted(set(lengths), reverse=True)
+    assert "second" in prompt_for(card_for(NEO, context_tokens=128), turns("first", "second", "third"), 4096).text
 
 
 @pytest.mark.parametrize("model", TASKS)

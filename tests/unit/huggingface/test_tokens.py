@@ -78,15 +78,10 @@ def test_answer_header_and_ledger_agree(settings, upstream, tmp_path, model, str
     client, body = app.test_client(), {"model": model, "messages": MESSAGES, "stream": stream}
     assert client.post("/v1/chat/completions", json=body).get_data()  # loads the tokenizer
     time.sleep(0.3)
-    answer = client.post(
-        "/v1/chat/completions", json={**body, "stream_options": {"include_usage": True}} if stream else body
-    )
-    text = answer.get_data(as_text=True)
-    rows = app.extensions["chatapi"].store.read(
-        lambda tx: tx.exec_driver_sql("SELECT * FROM calls ORDER BY id").mappings().all()
-    )
-    assert rows[-1]["usage_source"] == "tokenizer"
-    assert rows[-1]["prompt_tokens"] == len("one two three") + overhead
-    assert f'"prompt_tokens":{rows[-1]["prompt_tokens"]},"completion_tokens":{rows[-1]["completion_tokens"]}' in text
-    if not stream:
-        assert answer.headers["X-Usage-Source"] == "tokenizer"
+    asked = {**body, "stream_options": {"include_usage": True}} if stream else body
+    answer = client.post("/v1/chat/completions", json=asked)
+    text, query = answer.get_data(as_text=True), "SELECT * FROM calls ORDER BY id"
+    row = app.extensions["chatapi"].store.read(lambda tx: tx.exec_driver_sql(query).mappings().all())[-1]
+    assert (row["usage_source"], row["prompt_tokens"]) == ("tokenizer", len("one two three") + overhead)
+    assert f'"prompt_tokens":{row["prompt_tokens"]},"completion_tokens":{row["completion_tokens"]}' in text
+    assert stream or answer.headers["X-Usage-Source"] == "tokenizer"
