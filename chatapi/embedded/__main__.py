@@ -16,7 +16,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from typing import NoReturn
 from urllib.request import ProxyHandler, build_opener
 
@@ -93,7 +92,7 @@ def start(settings: Settings) -> dict[str, str]:
         start_new_session=True,  # Ctrl-C is for the gateway, which then finishes what it has begun
     )
     os.close(read_end)
-    if not _await_ready(keeper, port, _show_wait):
+    if not _await_ready(keeper, port, shows_wait=True):
         text = _("the embedded engine did not start with {path}; what it said last stands above", path=path)
         raise EngineError(text)
     again = "\r" if sys.stdout.isatty() else ""
@@ -178,20 +177,15 @@ def _await_end() -> None:
     os._exit(0)  # at once: nobody is left to be answered
 
 
-def _await_ready(
-    process: subprocess.Popen[bytes], port: int, tell: Callable[[int], None] = lambda waited_s: None
-) -> bool:
-    """Whether the engine answers at last, or False when `process` ended before (or after LOAD_S).
-
-    `tell` hears of each second that passes.
-    """
-    began, told_s = time.monotonic(), 0
+def _await_ready(process: subprocess.Popen[bytes], port: int, shows_wait: bool = False) -> bool:
+    """Whether the engine answers at last, or False when `process` ended before (or after LOAD_S)."""
+    began, shown_s = time.monotonic(), 0
     while process.poll() is None and (waited_s := int(time.monotonic() - began)) < LOAD_S:
         if is_healthy(port):
             return True
-        if waited_s > told_s:
-            tell(waited_s)
-            told_s = waited_s
+        if shows_wait and waited_s > shown_s:
+            _show_wait(waited_s)
+            shown_s = waited_s
         time.sleep(0.05)
     return False
 

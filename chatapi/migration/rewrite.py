@@ -50,17 +50,8 @@ def _paths(body: Json) -> list[str]:
 
 def _upstream_request(job: ChatJob) -> tuple[Any, ...]:
     """What of a job reaches an upstream, or decides which one is asked, and for how long."""
-    reported = job.stream and job.include_usage
-    return (
-        job.model,
-        list(job.messages),
-        dict(job.options),
-        dict(job.extra),
-        job.stream,
-        reported,
-        job.max_time_s,
-        job.fallbacks,
-    )
+    sent = (job.model, list(job.messages), dict(job.options), dict(job.extra))
+    return *sent, job.stream, job.stream and job.include_usage, job.max_time_s, job.fallbacks
 
 
 def preview(body: Json, default_model: str, base_url: str) -> Json:
