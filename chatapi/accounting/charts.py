@@ -49,14 +49,7 @@ _range = CompiledStatement(
     .where(calls.c.id >= sa.bindparam("low"), calls.c.id < sa.bindparam("high"))
     .order_by(calls.c.id)
     .limit(sa.bindparam("most"))
-    .offset(sa.literal_column("0"))  # else a parameter of SQLAlchemy's own
-)
-_beyond = CompiledStatement(
-    sa.select(calls.c.id)
-    .where(calls.c.id >= sa.bindparam("low"), calls.c.id < sa.bindparam("high"))
-    .order_by(calls.c.id)
-    .offset(sa.bindparam("most"))
-    .limit(sa.literal_column("1"))
+    .offset(sa.bindparam("skip"))
 )
 
 
@@ -92,7 +85,7 @@ def span(tx: Tx, since: float, until: float, key_id: str | None = None, model: s
     first = math.floor(since / step_s) * step_s
     at = [first + step_s * n for n in range(max(1, math.ceil((until - first) / step_s)))]
     whole = _ids(since, until)
-    sampled = _beyond.value(tx, {**whole, "most": MAX_ROWS}) is not None
+    sampled = _range.value(tx, **whole, skip=MAX_ROWS, most=1) is not None
     slices = max(1, SLICES // len(at)) if sampled else 1
     found: list[list[Weighed]] = [[] for _ in at]
     for place, begin in enumerate(at):
@@ -106,7 +99,7 @@ def span(tx: Tx, since: float, until: float, key_id: str | None = None, model: s
     steps = [_step(rows) for rows in weighed]
     if step_s >= DAY_S:
         for begin, step in zip(at, steps, strict=True):
-            _tell(step, known.get((begin, True), _NOTHING), known.get((begin, False), _NOTHING))
+            _set_known(step, known.get((begin, True), _NOTHING), known.get((begin, False), _NOTHING))
     return Span(step_s, at, steps, _errors(weighed), sampled)
 
 
@@ -149,7 +142,7 @@ def _calibrated(steps: list[list[Weighed]], at: list[float], known: Known, perio
     ]
 
 
-def _tell(step: Step, completed: Amount, others: Amount) -> None:
+def _set_known(step: Step, completed: Amount, others: Amount) -> None:
     """What is known of a step, rather than reckoned."""
     step.completed, step.others = round(completed.calls), round(others.calls)
     step.prompt_tokens = round(completed.prompt_tokens + others.prompt_tokens)
@@ -167,7 +160,7 @@ def _slices(since: float, until: float, count: int) -> Iterator[tuple[float, flo
 
 def _weighed(tx: Tx, since: float, until: float, most: int) -> list[Weighed]:
     """Up to `most` rows, each of the same weight: where there may be more, they stand for those behind them too."""
-    rows = [Row._make(values) for values in _range(tx, {**_ids(since, until), "most": most}).fetchall()]
+    rows = [Row._make(values) for values in _range(tx, **_ids(since, until), skip=0, most=most).fetchall()]
     weight = 1.0
     if len(rows) == most:
         seen_s, whole_s = rows[-1].started_at - since, min(until, time.time()) - since
@@ -218,7 +211,7 @@ def _errors(steps: list[list[Weighed]]) -> Counter[str]:
     return Counter({code: round(count) for code, count in found.items()})
 
 
-def open_calls(tx: Tx) -> int:
+def count_open(tx: Tx) -> int:
     """How many calls have begun and not ended."""
     return int(tx.execute(sa.select(sa.func.count()).where(calls.c.ending.is_(None))).scalar_one())
 

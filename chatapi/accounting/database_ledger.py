@@ -73,7 +73,7 @@ class DatabaseLedger:
                     now = time.time()
                     state = LimitState.load(text, now)
                     state.settle(row["id"], 0, now, now)
-                    statements.put_limits(tx, subject, state.dump(), expires_at)
+                    statements.put_limits(tx, subject=subject, state=state.dump(), expires_at=expires_at)
 
         if lost:
             self._store.write(do)
@@ -144,16 +144,18 @@ class _Batch:
 
     def state(self, reservation: Reservation, now: float) -> LimitState:
         """A caller's state, which is about to be changed."""
-        found = self._states.get(reservation.subject)
-        state = found[0] if found else LimitState.load(statements.get_limits(self._tx, reservation.subject), now)
-        self._states[reservation.subject] = state, max(quotas.expires_at(reservation, now), found[1] if found else 0.0)
-        return state
+        subject, expires_at = reservation.subject, quotas.expires_at(reservation, now)
+        if (found := self._states.get(subject)) is None:
+            found = LimitState.load(statements.get_limits.value(self._tx, subject=subject), now), 0.0
+        self._states[subject] = found[0], max(expires_at, found[1])
+        return found[0]
 
     def write(self) -> None:
         """Write it all."""
         for subject, (state, expires_at) in sorted(self._states.items()):
             lease_ends_at = max((ends_at for ends_at, _held in state.open.values()), default=0.0)
-            statements.put_limits(self._tx, subject, state.dump(), max(expires_at, lease_ends_at))
+            expires_at = max(expires_at, lease_ends_at)
+            statements.put_limits(self._tx, subject=subject, state=state.dump(), expires_at=expires_at)
         statements.insert_begun(self._tx, self.begun)
         statements.update_ended(self._tx, self.ended)
 

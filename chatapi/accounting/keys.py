@@ -187,8 +187,7 @@ def _random(length: int) -> str:
 
 def put_key(tx: Tx, row: Row) -> None:
     """Add a key, or replace the one of the same id; every process hears of it."""
-    new = upsert(keys, tx).values(**row)
-    tx.execute(new.on_conflict_do_update(index_elements=["id"], set_={c.name: c for c in new.excluded}))
+    upsert(tx, keys, row)
     put_meta(tx, "keys_version", str(int(get_meta(tx, "keys_version") or 0) + 1))
 
 

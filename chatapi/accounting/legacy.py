@@ -25,8 +25,7 @@ def put_switch(tx: Tx, off: bool) -> None:
 
 def put_extension(tx: Tx, key_id: str, until: float) -> None:
     """Serve a key until then; a new date replaces the old one."""
-    new = upsert(legacy_extensions, tx).values(key_id=key_id, until=until)
-    tx.execute(new.on_conflict_do_update(index_elements=["key_id"], set_={"until": new.excluded.until}))
+    upsert(tx, legacy_extensions, {"key_id": key_id, "until": until})
 
 
 # --- who calls
@@ -48,8 +47,7 @@ def add_callers(tx: Tx, rows: Iterable[Row], most: int, other: str, unnamed: fro
         uses = dict(old["uses"]) if old else {}
         for field, count in row["uses"].items():
             uses[field] = uses.get(field, 0) + count
-        put = upsert(legacy_callers, tx).values(**place, **new, uses=uses)
-        tx.execute(put.on_conflict_do_update(index_elements=_PLACE, set_={**new, "uses": uses}))
+        upsert(tx, legacy_callers, {**place, **new, "uses": uses})
 
 
 def _clients(tx: Tx, day: str, key_id: str) -> set[str]:

@@ -169,7 +169,7 @@ class Journal:
                 sizes.clear()
                 statements.insert_folded(tx, *self._calls(tx, names, sizes))
                 for name, size in sizes.items():
-                    statements.put_folded(tx, name, size)
+                    statements.put_folded(tx, name=name, folded=size)
 
             self._write_to_database(take)
             self._folded.update(sizes)
@@ -193,7 +193,7 @@ class Journal:
         began: dict[bytes, bytes] = {}
         ended: dict[bytes, bytes] = {}
         for name in names:
-            begin = statements.get_folded(tx, name)
+            begin = statements.get_folded.value(tx, name=name) or 0
             self._folded[name] = max(begin, self._folded.get(name, 0))
             new = _read(self._path(name), begin)
             for line in new.splitlines():

@@ -38,19 +38,19 @@ class CompiledStatement:
         self._statement = statement
         self._text: dict[str, str] = {}
 
-    def __call__(self, tx: Tx, values: Row) -> Any:
+    def __call__(self, tx: Tx, **values: Any) -> Any:
         return execute(tx, self.text(tx), values)
 
-    def value(self, tx: Tx, values: Row) -> Any:
+    def value(self, tx: Tx, **values: Any) -> Any:
         """The first column of the first row; None where there is no row."""
-        return next((row[0] for row in self(tx, values)), None)
+        return next((row[0] for row in self(tx, **values)), None)
 
     def text(self, tx: Tx) -> str:
         """In the dialect of `tx`."""
         name = tx.dialect.name
         if name not in self._text:
-            dialect, made = sqlite if name == "sqlite" else postgresql, self._statement
-            statement = made if isinstance(made, sa.ClauseElement) else made(dialect.insert)
+            made = self._statement
+            statement = made if isinstance(made, sa.ClauseElement) else made(_dialect(tx).insert)
             self._text[name] = str(statement.compile(dialect=tx.dialect))
         return self._text[name]
 
@@ -60,24 +60,34 @@ def rows_of(found: sa.CursorResult[Any]) -> list[Row]:
     return [dict(row) for row in found.mappings()]
 
 
-def upsert(table: sa.Table, tx: Tx) -> Any:
-    """An insert into `table` that may say what to do where the row is there already."""
-    return (sqlite if tx.dialect.name == "sqlite" else postgresql).insert(table)
+def upsert(tx: Tx, table: sa.Table, row: Row) -> None:
+    """Add a row, or replace the one with the same primary key."""
+    tx.execute(_upsert(_dialect(tx).insert, table).values(**row))
+
+
+def _dialect(tx: Tx) -> Any:
+    return sqlite if tx.dialect.name == "sqlite" else postgresql
+
+
+def _upsert(insert: Any, table: sa.Table, replace: Callable[[str, Any], Any] = lambda name, new: new) -> Any:
+    new = insert(table)
+    primary = [column.name for column in table.primary_key]
+    others = {c.name: replace(c.name, new.excluded[c.name]) for c in table.columns if c.name not in primary}
+    return new.on_conflict_do_update(index_elements=primary, set_=others)
 
 
 def get_meta(tx: Tx, name: str) -> str | None:
     """A value that the gateway keeps for itself."""
-    found: str | None = _meta.value(tx, {"of": name})
+    found: str | None = _meta.value(tx, name=name)
     return found
 
 
-_meta = CompiledStatement(sa.select(meta.c.value).where(meta.c.name == sa.bindparam("of")))
+_meta = CompiledStatement(sa.select(meta.c.value).where(meta.c.name == sa.bindparam("name")))
 
 
 def put_meta(tx: Tx, name: str, value: str) -> None:
     """Set a value that the gateway keeps for itself."""
-    new = upsert(meta, tx).values(name=name, value=value)
-    tx.execute(new.on_conflict_do_update(index_elements=["name"], set_={"value": new.excluded.value}))
+    upsert(tx, meta, {"name": name, "value": value})
 
 
 def drop_meta(tx: Tx, prefix: str, before: str | None = None) -> None:
@@ -95,7 +105,7 @@ def clock(tx: Tx) -> float | None:
 
 def use_key(tx: Tx, id: str, at: float) -> None:
     """A key was used at `at` (Unix seconds)."""
-    _use_key(tx, {"of": id, "at": at, "before": at - USED_S})
+    _use_key(tx, of=id, at=at, before=at - USED_S)
 
 
 _use_key = CompiledStatement(
@@ -106,27 +116,9 @@ _use_key = CompiledStatement(
 )
 
 
-def get_limits(tx: Tx, subject: str) -> str | None:
-    """The state of a caller's limits."""
-    found: str | None = _limits.value(tx, {"of": subject})
-    return found
-
-
-_limits = CompiledStatement(sa.select(limits.c.state).where(limits.c.subject == sa.bindparam("of")))
-
-
-def put_limits(tx: Tx, subject: str, state: str, expires_at: float) -> None:
-    """Set the state of a caller's limits."""
-    _put_limits(tx, {"subject": subject, "state": state, "expires_at": expires_at})
-
-
-def _put(insert: Any, table: sa.Table, primary: Sequence[str], replace: Callable[[str, Any], Any]) -> Any:
-    new = insert(table)
-    others = {c.name: replace(c.name, new.excluded[c.name]) for c in table.columns if c.name not in primary}
-    return new.on_conflict_do_update(index_elements=primary, set_=others)
-
-
-_put_limits = CompiledStatement(lambda insert: _put(insert, limits, ["subject"], lambda name, new: new))
+# The state of a caller's limits, and the same set anew.
+get_limits = CompiledStatement(sa.select(limits.c.state).where(limits.c.subject == sa.bindparam("subject")))
+put_limits = CompiledStatement(lambda insert: _upsert(insert, limits))
 
 
 def limits_with(tx: Tx, key_id: str | None, call: str) -> list[tuple[str, str, float]]:
@@ -150,8 +142,8 @@ def record(tx: Tx, rows: Iterable[Row]) -> list[Row]:
     """
     ended = []
     for row in rows:
-        new = _insert_if_new(tx, row).rowcount == 1
-        if row["ending"] is not None and (new or _end_call(tx, _at_its_end(row)).rowcount == 1):
+        new = _insert_if_new(tx, **row).rowcount == 1
+        if row["ending"] is not None and (new or _end_call(tx, **_at_its_end(row)).rowcount == 1):
             ended.append(row)
     _count(tx, map(_BY_NAME, ended))
     return ended
@@ -223,7 +215,7 @@ def _cursor(tx: Tx) -> Any:
 
 def close_call(tx: Tx, row: Row) -> bool:
     """The end of the call `row["id"]`; False where it was closed before, and nothing is counted again."""
-    if _end_call(tx, _at_its_end(row)).rowcount == 0:
+    if _end_call(tx, **_at_its_end(row)).rowcount == 0:
         return False
     _count(tx, [_BY_NAME(row)])
     return True
@@ -283,29 +275,15 @@ def _count(tx: Tx, ended: Iterable[tuple[Any, ...]]) -> None:
         if key_id:
             last_used[key_id] = started_at
     for (key_id, day, *names), amounts in sorted(sums.items()):  # in one order, for others wait for the same rows
-        _sum_up(tx, dict(zip(usage.columns.keys(), (key_id, day_of(day * 86_400), *names, *amounts), strict=True)))
+        _add_usage(tx, **dict(zip(usage.columns.keys(), (key_id, day_of(day * 86_400), *names, *amounts), strict=True)))
     for key_id, at in sorted(last_used.items()):
         use_key(tx, key_id, at)
 
 
-_PRIMARY = ["day", "key_id", "model", "ending"]
-_sum_up = CompiledStatement(lambda insert: _put(insert, usage, _PRIMARY, lambda name, new: usage.c[name] + new))
-
-
-def get_folded(tx: Tx, journal: str) -> int:
-    """How many bytes of a journal are in the ledger."""
-    return _folded.value(tx, {"of": journal}) or 0
-
-
-_folded = CompiledStatement(sa.select(journals.c.folded).where(journals.c.name == sa.bindparam("of")))
-
-
-def put_folded(tx: Tx, journal: str, size: int) -> None:
-    """So many bytes of a journal are in the ledger now."""
-    _put_folded(tx, {"name": journal, "folded": size})
-
-
-_put_folded = CompiledStatement(lambda insert: _put(insert, journals, ["name"], lambda name, new: new))
+_add_usage = CompiledStatement(lambda insert: _upsert(insert, usage, lambda name, new: usage.c[name] + new))
+# How many bytes of a journal are in the ledger, and the same set anew.
+get_folded = CompiledStatement(sa.select(journals.c.folded).where(journals.c.name == sa.bindparam("name")))
+put_folded = CompiledStatement(lambda insert: _upsert(insert, journals))
 
 
 def drop_journals(tx: Tx, exists: Callable[[str], bool]) -> None:

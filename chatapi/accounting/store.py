@@ -76,19 +76,14 @@ class Store:
         if fresh and self.journal is not None:
             with suppress(StoreUnavailable):
                 self.journal.fold()
-        with self._reader.held(), self._explained(), self._reader.connection() as connection:
+        with self._explained(), self._reader.use() as connection:
             return do(connection)
 
     def _write_all(self, batch: list[Future[Callable[[Tx], Any]]]) -> None:
         results: list[Any] = []
         begun = False
         try:
-            with (
-                self._writer.held(),
-                self._explained(),
-                self._writer.connection() as connection,
-                self._transaction(connection),
-            ):
+            with self._explained(), self._writer.use() as connection, self._transaction(connection):
                 begun = True
                 results.extend(future.work(connection) for future in batch)
         except Exception as error:
@@ -228,9 +223,8 @@ class Store:
 
     def close(self) -> None:
         """Close both connections; the next use opens them again."""
-        for connection in (self._writer, self._reader):
-            with connection.held():  # what is under way ends first
-                connection.close()
+        self._writer.close()
+        self._reader.close()
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
@@ -276,8 +270,24 @@ class ExclusiveConnection:
         self._connection: Connection | None = None
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def use(self) -> Iterator[Connection]:
         """Nobody else has it meanwhile. Raises StoreUnavailable."""
+        with self._locked():
+            try:
+                if self._connection is None:
+                    self._connection = self._connect()
+                yield self._connection
+            except BaseException:
+                self._drop()
+                raise
+
+    def close(self) -> None:
+        """What is under way ends first; the next use opens it again."""
+        with self._locked():
+            self._drop()
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
         # Whoever has it gives up by himself after LOCK_WAIT_S: this is for a network that swallows everything.
         if not self._lock.acquire(timeout=5 * LOCK_WAIT_S):
             raise StoreUnavailable("it does not answer", self._database)
@@ -286,17 +296,7 @@ class ExclusiveConnection:
         finally:
             self._lock.release()
 
-    @contextmanager
-    def connection(self) -> Iterator[Connection]:
-        if self._connection is None:
-            self._connection = self._connect()
-        try:
-            yield self._connection
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
+    def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(Exception):  # it may be broken

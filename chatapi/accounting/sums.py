@@ -57,13 +57,13 @@ def _ints(found: sa.CursorResult[Any]) -> list[Row]:
 
 def tokens_used(tx: Tx, key_id: str, since: str) -> int:
     """Tokens of the calls of a key that began on day `since` or later, and have ended."""
-    return int(_tokens_used.value(tx, {"of": key_id, "since": since}))
+    return int(_tokens_used.value(tx, key_id=key_id, since=since))
 
 
 _tokens_used = CompiledStatement(
     sa.select(
         sa.func.coalesce(sa.func.sum(usage.c.prompt_tokens + usage.c.completion_tokens), sa.literal_column("0"))
-    ).where(usage.c.key_id == sa.bindparam("of"), usage.c.day >= sa.bindparam("since"))
+    ).where(usage.c.key_id == sa.bindparam("key_id"), usage.c.day >= sa.bindparam("since"))
 )
 
 

@@ -122,7 +122,7 @@ def _state(asked: Asked) -> Json:
     parts = components()
     opened = parts.engine.circuit.opened()
     return {
-        "open_calls": parts.store.read(charts.open_calls),
+        "open_calls": parts.store.read(charts.count_open),
         "circuits": [{"model": name, "failed_s_ago": round(ago, 1)} for name, ago in sorted(opened.items())],
         "limits": _near_their_limits(),
         "legacy": parts.legacy.report(parts.settings.default_model),

@@ -271,10 +271,12 @@ def test_keys_are_kept_and_every_change_is_heard_of(store, other):
 
 def test_states_of_limits_are_kept_until_they_expire(store):
     for subject, until in [("key:a", DAY + 1), ("key:b", DAY + 2), ("key:b", DAY + 3)]:
-        store.write(lambda tx, s=subject, u=until: statements.put_limits(tx, s, f"until {u:.0f}", u))
+        store.write(
+            lambda tx, s=subject, u=until: statements.put_limits(tx, subject=s, state=f"until {u:.0f}", expires_at=u)
+        )
     store.write(lambda tx: statements.forget_limits(tx, DAY + 2))
-    assert store.read(lambda tx: statements.get_limits(tx, "key:a")) is None
-    assert store.read(lambda tx: statements.get_limits(tx, "key:b")) == f"until {DAY + 3:.0f}"
+    assert store.read(lambda tx: statements.get_limits.value(tx, subject="key:a")) is None
+    assert store.read(lambda tx: statements.get_limits.value(tx, subject="key:b")) == f"until {DAY + 3:.0f}"
 
 
 # ---------------------------------------------------------------- the ledger

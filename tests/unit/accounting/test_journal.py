@@ -190,7 +190,7 @@ for values in rows:
 journal = store.journal
 for values in rows:
     journal.append(values, BEGUN)
-def die(*_):
+def die(*_, **also):
     os.kill(os.getpid(), 9)
 def journal_and_die(tx):
     statements.insert_folded(tx, *journal._calls(tx, [journal._name], dict()))
@@ -203,7 +203,7 @@ MOMENTS = {
     "as it writes an end": "os.write(journal._file, b'E[12')",
     "after one end": "rows[0][12] = 'completed'; journal.append(rows[0], ENDED)",
     "in the transaction": "statements.put_folded = die; journal.fold()",
-    "before the commit": "statements.put_folded = lambda tx, name, size: None; store.write(journal_and_die)",
+    "before the commit": "statements.put_folded = lambda tx, **values: None; store.write(journal_and_die)",
     "after it was taken in": "journal.fold()",
     "as it leaves a file": "journal.fold(); os.unlink(journal.numbers.folder / journal._name)",
 }
