@@ -90,24 +90,10 @@ def _bearer(field: str) -> str:
 # Who adds one of these, or any X-Forwarded-…, is a proxy: the connection's own address is not the caller's. Not
 # X-Amzn-Trace-Id: huggingface_hub sends one of its own.
 FORWARDING = (
-    "Forwarded",
-    "Via",
-    "X-Real-IP",
-    "X-Client-IP",
-    "X-Cluster-Client-IP",
-    "True-Client-IP",
-    "CF-Connecting-IP",
-    "Fastly-Client-IP",
-    "Fly-Client-IP",
-    "X-Azure-ClientIP",
-    "X-Azure-SocketIP",
-    "X-Envoy-External-Address",
-    "X-ProxyUser-IP",
-    "X-Appengine-User-IP",
-    "CDN-Loop",
-    "X-Original-For",
-    "X-Original-Host",
-    "X-Original-Forwarded-For",
+    *("Forwarded", "Via", "CDN-Loop", "X-Real-IP", "X-Client-IP", "X-Cluster-Client-IP", "True-Client-IP"),
+    *("CF-Connecting-IP", "Fastly-Client-IP", "Fly-Client-IP", "X-Azure-ClientIP", "X-Azure-SocketIP"),
+    *("X-Envoy-External-Address", "X-ProxyUser-IP", "X-Appengine-User-IP"),
+    *("X-Original-For", "X-Original-Host", "X-Original-Forwarded-For"),
 )
 _FORWARDING = tuple("HTTP_" + name.upper().replace("-", "_") for name in FORWARDING)
 _WITH_PORT = re.compile(r"\[(.+)\](?::\d+)?|([0-9.]+):\d+")

@@ -53,8 +53,8 @@ class Keys:
         if found is None or not hmac.compare_digest(self._tag(found[1], found[2]), found[3]):
             return None
         row = self._store.read(lambda tx: get_key(tx, found[1]), fresh=False)
-        until = _opens_until(row, self._digest(found[1], found[2])) if row else 0.0
-        return (_caller(row), until) if row and time.time() < until else (None, math.inf)
+        expires_at = _expires_at(row, self._digest(found[1], found[2])) if row else 0.0
+        return (_caller(row), expires_at) if row and time.time() < expires_at else (None, math.inf)
 
     def generation(self) -> int:
         """Another number than before, once any key has been changed, here or elsewhere."""
@@ -111,8 +111,8 @@ class Keys:
     def rotate(self, id: str, grace_s: float) -> tuple[Row, str]:
         """A new secret for a key; the old one opens for `grace_s` more. Raises LookupError."""
         text, digest = self._new_text(id)
-        until = time.time() + grace_s
-        return self._change(id, lambda row: {"digest": digest, "old_digest": row["digest"], "old_until": until}), text
+        new = {"digest": digest, "old_until": time.time() + grace_s}
+        return self._change(id, lambda row: {**new, "old_digest": row["digest"]}), text
 
     def update(
         self, id: str, name: str | None, limits: Mapping[str, Any], models: Sequence[str], expires_at: float | None
@@ -161,7 +161,7 @@ def _existing(tx: Tx, id: str) -> Row:
     return row
 
 
-def _opens_until(row: Row, digest: str) -> float:
+def _expires_at(row: Row, digest: str) -> float:
     """Until when (Unix seconds) the secret with this digest opens the key; 0.0 when it does not."""
     if row["revoked_at"]:
         return 0.0

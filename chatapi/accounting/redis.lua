@@ -7,7 +7,7 @@ local caller, cells, changed, now, call  -- of the step
 local function get(place) return cells[place] or 0 end
 local function set(place, number) cells[place] = number; changed[place] = true end
 
-local function come(subject)
+local function select_caller(subject)
   if not callers[subject] then
     local numbers = 'chatapi:limits:' .. subject
     callers[subject] = {
@@ -75,15 +75,15 @@ local function open_until(at)
 end
 
 -- What a decision is made from, as it was before this call changed it.
-local function told(answer)
+local function with_numbers(answer)
   local numbers = {}
-  for i, place in ipairs(TOLD) do numbers[i] = get(place) end
+  for i, place in ipairs(ANSWERED) do numbers[i] = get(place) end
   return answer .. string.format(TEXT, unpack(numbers))
 end
 
--- All of it, for a wait must be told.
+-- All of it, for a wait is reckoned from it.
 local function refused()
-  local found = {told('0')}
+  local found = {with_numbers('0')}
   for place, number in pairs(cells) do
     if place >= REQUESTS then found[#found + 1] = string.format('%.0f %.0f', place, number) end
   end
@@ -91,13 +91,13 @@ local function refused()
 end
 
 local function admit(at, lasts, rpm, concurrency)
-  if redis.call('ZSCORE', caller.open, call) then return told('1') end
+  if redis.call('ZSCORE', caller.open, call) then return with_numbers('1') end
   forget_expired()
   roll(REQUESTS)
   if (rpm >= 0 and get(REQUESTS + 1) + 1 > rpm) or (concurrency >= 0 and get(COUNT) + 1 > concurrency) then
     return refused()
   end
-  local found = told('1')
+  local found = with_numbers('1')
   add(REQUESTS, 1)
   open_until(at)
   if not caller.has_key then redis.call('SET', 'chatapi:call:' .. call, caller.subject, 'PX', lasts) end
@@ -120,7 +120,7 @@ local function hold(at, tokens, tpm, tpd, tpmonth, day, next_day, in_day, month,
   roll(TOKENS)
   local function over(limit, used) return limit >= 0 and used + get(HELD) + tokens > limit end
   if over(tpm, get(TOKENS + 1)) or over(tpd, get(DAY + 1)) or over(tpmonth, get(MONTH + 1)) then return refused() end
-  local found = told('1')
+  local found = with_numbers('1')
   set(HELD, get(HELD) + tokens)
   open_until(at)
   redis.call('HSET', caller.held, call, tokens)
@@ -166,7 +166,7 @@ local function step(line, number)
   local subject = given[4]
   now, call = tonumber(given[2]), given[3]
   if subject == ANY_SUBJECT then subject = redis.call('GET', 'chatapi:call:' .. call) or subject end
-  come(subject)
+  select_caller(subject)
   caller.steps[#caller.steps + 1] = number
   if not caller.is_read then read() end
   return does[given[1]](unpack(numbers))
@@ -184,7 +184,7 @@ for line in string.gmatch(ARGV[1], '[^\n]+') do
   if not done and caller then caller.failure = answers[number] end
 end
 for subject in pairs(callers) do
-  come(subject)
+  select_caller(subject)
   local done, found = pcall(caller.failure and error or write, caller.failure)
   for _, number in ipairs(done and {} or caller.steps) do answers[number] = caller.failure or failed(found) end
 end

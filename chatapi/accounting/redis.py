@@ -166,14 +166,14 @@ def _hard_limit(reservation: Reservation, name: str) -> int:
 
 # What an admitted call's decision is made from; where a limit refuses, the seconds of both minutes are told behind it.
 _DAY, _MONTH, _RPM, _TPM = (window.at for window in (*PERIODS.values(), REQUESTS, TOKENS["tpm"]))
-_TOLD = (COUNT, HELD, _DAY, _DAY + 1, _MONTH, _MONTH + 1, *range(_RPM, _RPM + 3), *range(_TPM, _TPM + 3))
+_ANSWERED = (COUNT, HELD, _DAY, _DAY + 1, _MONTH, _MONTH + 1, *range(_RPM, _RPM + 3), *range(_TPM, _TPM + 3))
 
 
 def _cells(found: list[int]) -> list[int]:
-    """The numbers that the script has told behind its answer: those of _TOLD, then pairs of place and number."""
+    """The numbers that the script has told behind its answer: those of _ANSWERED, then pairs of place and number."""
     cells = [0] * CELLS
-    pairs = 1 + len(_TOLD)
-    for place, number in zip(_TOLD, found[1:pairs], strict=True):
+    pairs = 1 + len(_ANSWERED)
+    for place, number in zip(_ANSWERED, found[1:pairs], strict=True):
         cells[place] = number
     for place, number in zip(found[pairs::2], found[pairs + 1 :: 2], strict=True):
         cells[place] = number
@@ -183,6 +183,6 @@ def _cells(found: list[int]) -> list[int]:
 _SCRIPT = f"""
 local MINUTE, SKEW, RING, COUNT, HELD = {MINUTE_S}, {SKEW_S}, {REQUESTS.RING}, {COUNT}, {HELD}
 local DAY, MONTH, REQUESTS, TOKENS = {_DAY}, {_MONTH}, {_RPM}, {_TPM}
-local TOLD, TEXT, FAILED = {{{", ".join(map(str, _TOLD))}}}, '{" %.0f" * len(_TOLD)}', '{_FAILED}'
+local ANSWERED, TEXT, FAILED = {{{", ".join(map(str, _ANSWERED))}}}, '{" %.0f" * len(_ANSWERED)}', '{_FAILED}'
 local ANY_SUBJECT = '{_ANY_SUBJECT}'
 {Path(__file__).with_suffix(".lua").read_text()}"""

@@ -231,26 +231,17 @@ _insert_if_new = CompiledStatement(lambda insert: insert(calls).on_conflict_do_n
 
 
 def _at_its_end(row: Row) -> Row:
-    return {"of": row["id"], **{f"new_{name}": row[name] for name in ENDED}}
+    return {"of": row["id"], **{f"new_{name}": row[name] for name in _ENDED}}
 
 
-ENDED = (  # what is known of a call at its end
-    "model",
-    "served",
-    "attempts",
-    "status",
-    "code",
-    "ending",
-    "prompt_tokens",
-    "completion_tokens",
-    "usage_source",
-    "first_token_ms",
-    "total_ms",
+_ENDED = (  # what is known of a call at its end
+    *("model", "served", "attempts", "status", "code", "ending"),
+    *("prompt_tokens", "completion_tokens", "usage_source", "first_token_ms", "total_ms"),
 )
 _end_call = CompiledStatement(
     calls.update()
     .where(calls.c.id == sa.bindparam("of"), calls.c.ending.is_(None))
-    .values({name: sa.bindparam(f"new_{name}") for name in ENDED})
+    .values({name: sa.bindparam(f"new_{name}") for name in _ENDED})
 )
 
 

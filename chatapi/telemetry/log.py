@@ -13,30 +13,10 @@ calls = logging.getLogger("chatapi.calls")  # only its level counts: a record fo
 
 ATOMIC = 4096  # bytes: what several workers write to one pipe is not mixed up to here (PIPE_BUF)
 _SHOWN = (
-    "request_id",
-    "route",
-    "dialect",
-    "trace_id",
-    "address",
-    "key_id",
-    "model",
-    "served",
-    "stream",
-    "status",
-    "code",
-    "attempts",
-    "fallbacks",
-    "prompt_tokens",
-    "completion_tokens",
-    "usage_source",
-    "malformed_events",
-    "shadowed",
-    "auth_ms",
-    "limit_ms",
-    "gateway_ms",
-    "first_token_ms",
-    "total_ms",
-    "ending",
+    *("request_id", "route", "dialect", "trace_id", "address", "key_id"),
+    *("model", "served", "stream", "status", "code", "attempts", "fallbacks"),
+    *("prompt_tokens", "completion_tokens", "usage_source", "malformed_events", "shadowed"),
+    *("auth_ms", "limit_ms", "gateway_ms", "first_token_ms", "total_ms", "ending"),
 )
 
 

@@ -7,7 +7,7 @@ import platform
 import time
 from bisect import bisect_left
 from collections import Counter as Counted
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -201,32 +201,22 @@ def stream_opened(change: int) -> None:
 # --- for whoever asks
 
 
-class _Circuits:
-    """The open circuits, which all workers share, as they are when somebody asks."""
+class _Snapshot:
+    """Gauges as they are when somebody asks."""
 
-    def __init__(self, opened: Mapping[str, float]) -> None:
-        self._opened = opened
+    def __init__(self, *gauges: GaugeMetricFamily) -> None:
+        self._gauges = gauges
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        """One gauge a model: seconds since its last failure."""
-        gauge = GaugeMetricFamily("chatapi_circuit_open_seconds", "Models whose circuit is open", labels=["model"])
-        for model, seconds in self._opened.items():
-            gauge.add_metric([model], seconds)
-        yield gauge
-
-
-class _Build:
-    """Which version answers."""
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Always 1; the labels say it."""
-        gauge = GaugeMetricFamily("chatapi_build_info", "The version that runs", labels=["version", "python"])
-        gauge.add_metric([VERSION, platform.python_version()], 1)
-        yield gauge
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Prometheus'."""
+        return self._gauges
 
 
 def metrics(opened: Mapping[str, float]) -> bytes:
-    """Prometheus' text format: this process's numbers, or under gunicorn those of all workers together."""
+    """Prometheus' text format: this process's numbers, or under gunicorn those of all workers together.
+
+    `opened` are the models whose circuit is open, in all workers, and the seconds since their last failure.
+    """
     batch.flush()
     registry = CollectorRegistry()
     several = True
@@ -236,6 +226,10 @@ def metrics(opened: Mapping[str, float]) -> bytes:
         registry.register(_registry)
         several = False
     registry.register(Processes(with_parent=several))
-    registry.register(_Build())
-    registry.register(_Circuits(opened))
+    build = GaugeMetricFamily("chatapi_build_info", "The version that runs", labels=["version", "python"])
+    build.add_metric([VERSION, platform.python_version()], 1)
+    circuits = GaugeMetricFamily("chatapi_circuit_open_seconds", "Models whose circuit is open", labels=["model"])
+    for model, seconds in opened.items():
+        circuits.add_metric([model], seconds)
+    registry.register(_Snapshot(build, circuits))
     return generate_latest(registry)

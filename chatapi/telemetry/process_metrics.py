@@ -22,9 +22,9 @@ class Processes:
         try:
             first = os.getppid() if self._with_parent else os.getpid()
             children = (PROC / f"{first}/task/{first}/children").read_text().split() if self._with_parent else []
-            boot_s = next(float(line.split()[1]) for line in _lines(PROC / "stat") if line.startswith("btime"))
+            boot_s = float((PROC / "stat").read_text().partition("\nbtime ")[2].split()[0])
             master = _stat(first)
-        except OSError:
+        except (OSError, IndexError):
             return
         stats = [master, *(stat for pid in children if (stat := _stat_or_none(pid)))]
         # Of workers that have ended the master holds the time: so the sum never falls.
@@ -35,10 +35,6 @@ class Processes:
         files = sum(_open_files(pid) for pid in (str(first), *children))
         yield GaugeMetricFamily("process_open_fds", "Open files and connections", files)
         yield GaugeMetricFamily("process_start_time_seconds", "Start of the master", boot_s + int(master[19]) / _TICKS)
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines()
 
 
 def _stat(pid: int | str) -> list[str]:
