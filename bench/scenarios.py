@@ -98,7 +98,7 @@ def starts(bench: Bench, stack: contextlib.ExitStack) -> Subjects:
     return {name: partial(measure_start, partial(start, bench.up)) for name, start in found.items()}
 
 
-def large_books(bench: Bench, stack: contextlib.ExitStack) -> Subjects:
+def large_ledger(bench: Bench, stack: contextlib.ExitStack) -> Subjects:
     """The same calls on a small database and on a large one."""
     sizes = {"10 keys, empty ledger": (10, 0), "1,000,000 keys, 10,000,000 calls": (1_000_000, 10_000_000)}
     found: Subjects = {}
@@ -195,6 +195,6 @@ SCENARIOS = {
     ),
     "burst": Scenario("1,000 clients of one key at once", CALLS, partial(stores, clients=1000), 3, by_default=False),
     "scale": Scenario(
-        "Keys and calls in the database, 32 clients", (*CALLS, "usage_ms"), large_books, 5, by_default=False
+        "Keys and calls in the database, 32 clients", (*CALLS, "usage_ms"), large_ledger, 5, by_default=False
     ),
 }

@@ -251,7 +251,7 @@ def upstream() -> Iterator[Upstream]:
 def gateway(up: Upstream, *options: str, **env: str) -> Iterator[Server]:
     """The gateway as shipped with one worker and these `options` of gunicorn's and settings, and a key whose limits are
     counted but never reached."""
-    with tempfile.TemporaryDirectory(prefix="bench-books-") as folder:
+    with tempfile.TemporaryDirectory(prefix="bench-ledger-") as folder:
         catalogue = Path(folder, "catalogue.toml")
         catalogue.write_text(up.catalogue())
         settings = {

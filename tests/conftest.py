@@ -99,7 +99,7 @@ def base_settings(upstream_server, tmp_path_factory) -> Settings:
     return Settings(
         huggingface_api_key=TOKEN,
         huggingface_base_url=upstream_server.url,
-        database_url=f"sqlite:///{tmp_path_factory.mktemp('books')}/chatapi.db",
+        database_url=f"sqlite:///{tmp_path_factory.mktemp('ledger')}/chatapi.db",
         # Most tests make an app of their own: one that starts fast, so with few models.
         catalogue=catalogue_for(upstream_server.url, tmp_path_factory.mktemp("few"), ["ok", "silent"]),
         max_time_s=5,

@@ -229,7 +229,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             self.log.error("%s: %s; calls are refused until it answers", error.database, error.cause)
 
     def run(self) -> None:
-        """Serve until told to stop; what is still read for the books then is closed, and recorded."""
+        """Serve until told to stop; what is still read for the ledger then is closed, and recorded."""
         from ..huggingface import tokenizers as tokens  # here, for the master loads this file
         from ..schemas import strict_json
         from ..telemetry.batch import batch

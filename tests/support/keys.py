@@ -135,6 +135,6 @@ def bearer(text, request_id="-"):
 
 
 def asked(store):
-    """(process, request id) of every call in the books."""
+    """(process, request id) of every call in the ledger."""
     rows = store.read(lambda tx: tx.execute(sa.select(tables.calls.c.owner, tables.calls.c.request_id)).all())
     return [(owner.split(" ")[3], name) for owner, name in rows]

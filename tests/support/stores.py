@@ -47,7 +47,7 @@ def redis_url(redis_server):
 
 @pytest.fixture
 def sqlite_url(tmp_path):
-    return f"sqlite:///{tmp_path}/books/chatapi.db"  # its folder is not there yet
+    return f"sqlite:///{tmp_path}/ledger/chatapi.db"  # its folder is not there yet
 
 
 @pytest.fixture

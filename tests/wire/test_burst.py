@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 import pytest
 from support.accounts import PROMPT, begun, caller_of, end, job_of
-from support.books import check_usage, kept
 from support.heard import wait_until
+from support.ledger import check_usage, kept
 from support.servers import postgres
 from support.servers import redis as own_redis
 from support.upstream import PIECES, say
@@ -73,17 +73,17 @@ def restarted_amid(port, headers, number, server):
         return found.result(PATIENCE_S)
 
 
-def left(books, key_id, redis_url=None):
+def left(ledger, key_id, redis_url=None):
     """What one call more finds left of each limit."""
-    accounts = Accounts(books.store, redis_url)
+    accounts = Accounts(ledger.store, redis_url)
     call = begun(accounts, caller_of(WORDS, key_id), job_of(0))
     end(call, 0, 0)
     accounts.close()
     return {status.name: status.remaining for status in call.decision.statuses}
 
 
-def all_places_are_free(books, key_id, redis_url=None):
-    return left(books, key_id, redis_url)["concurrency"] == LIMITS["concurrency"] - 1
+def all_places_are_free(ledger, key_id, redis_url=None):
+    return left(ledger, key_id, redis_url)["concurrency"] == LIMITS["concurrency"] - 1
 
 
 @pytest.mark.parametrize("place", ["sqlite", "postgres", "sqlite+redis", "postgres+redis"])
@@ -93,44 +93,44 @@ def test_a_thousand_calls_of_one_key_at_once_are_all_answered_and_each_counts_on
     database, _, shared_limits = place.partition("+")
     redis_url = request.getfixturevalue("redis_url") if shared_limits else None
     upstream.behave("test/burst", "ok")
-    with running(gateway_env, request.getfixturevalue(f"{database}_url"), redis_url) as books:
-        key_id, headers = books.new_key(WORDS)
-        assert asyncio.run(answered(books.gateway.port, headers, CALLS)) == {200: CALLS}
-        assert wait_until(lambda: len(books.rows(key_id=key_id, ending="completed")) == CALLS, PATIENCE_S)
-        check_usage(books, key_id)
-        tokens = sum(row["prompt_tokens"] + row["completion_tokens"] for row in books.rows(key_id=key_id))
+    with running(gateway_env, request.getfixturevalue(f"{database}_url"), redis_url) as ledger:
+        key_id, headers = ledger.new_key(WORDS)
+        assert asyncio.run(answered(ledger.gateway.port, headers, CALLS)) == {200: CALLS}
+        assert wait_until(lambda: len(ledger.rows(key_id=key_id, ending="completed")) == CALLS, PATIENCE_S)
+        check_usage(ledger, key_id)
+        tokens = sum(row["prompt_tokens"] + row["completion_tokens"] for row in ledger.rows(key_id=key_id))
         assert tokens >= CALLS * len(PIECES)
-        assert left(books, key_id, redis_url) == {
+        assert left(ledger, key_id, redis_url) == {
             "rpm": LIMITS["rpm"] - CALLS - 1,
             "tpm": LIMITS["tpm"] - tokens - PROMPT,
             "concurrency": LIMITS["concurrency"] - 1,
         }
-        assert books.metric("chatapi_limit_store_errors_total") == books.metric("chatapi_ledger_errors_total") == 0
+        assert ledger.metric("chatapi_limit_store_errors_total") == ledger.metric("chatapi_ledger_errors_total") == 0
 
 
 def test_a_redis_that_is_restarted_amid_a_burst_costs_no_call_and_keeps_no_place(upstream, gateway_env, postgres_url):
     upstream.behave("test/burst", lambda x: x.sleep(0.5) and say(x))
-    with own_redis() as server, running(gateway_env, postgres_url, server.url) as books:
-        key_id, headers = books.new_key(WORDS)
-        assert restarted_amid(books.gateway.port, headers, 400, server) == {200: 400}
-        assert wait_until(lambda: len(books.rows(key_id=key_id, ending="completed")) == 400, PATIENCE_S)
-        check_usage(books, key_id)
-        assert wait_until(lambda: all_places_are_free(books, key_id, server.url), PATIENCE_S)
-        assert wait_until(lambda: all_places_are_free(books, key_id), PATIENCE_S)  # where limits were held meanwhile
+    with own_redis() as server, running(gateway_env, postgres_url, server.url) as ledger:
+        key_id, headers = ledger.new_key(WORDS)
+        assert restarted_amid(ledger.gateway.port, headers, 400, server) == {200: 400}
+        assert wait_until(lambda: len(ledger.rows(key_id=key_id, ending="completed")) == 400, PATIENCE_S)
+        check_usage(ledger, key_id)
+        assert wait_until(lambda: all_places_are_free(ledger, key_id, server.url), PATIENCE_S)
+        assert wait_until(lambda: all_places_are_free(ledger, key_id), PATIENCE_S)  # where limits were held meanwhile
 
 
 def test_a_postgresql_that_is_restarted_amid_a_burst_keeps_no_place_and_its_outage_ends_with_it(upstream, gateway_env):
     upstream.behave("test/burst", lambda x: x.sleep(0.5) and say(x))
-    with postgres() as server, running(gateway_env, server.url) as books:
-        key_id, headers = books.new_key(WORDS)
-        assert asyncio.run(answered(books.gateway.port, headers, 1)) == {200: 1}  # the key is known now
-        found = restarted_amid(books.gateway.port, headers, 400, server)
-        books.store.close()  # the test's own connection is broken too
+    with postgres() as server, running(gateway_env, server.url) as ledger:
+        key_id, headers = ledger.new_key(WORDS)
+        assert asyncio.run(answered(ledger.gateway.port, headers, 1)) == {200: 1}  # the key is known now
+        found = restarted_amid(ledger.gateway.port, headers, 400, server)
+        ledger.store.close()  # the test's own connection is broken too
         assert set(found) <= {200, 503}
         assert found[200] >= 200
-        assert wait_until(lambda: asyncio.run(answered(books.gateway.port, headers, 1)) == {200: 1}, PATIENCE_S)
+        assert wait_until(lambda: asyncio.run(answered(ledger.gateway.port, headers, 1)) == {200: 1}, PATIENCE_S)
         # Who was answered is a row, whenever it could be written.
-        assert wait_until(lambda: len(books.rows(key_id=key_id, ending="completed")) == found[200] + 2, PATIENCE_S)
-        assert not books.rows(key_id=key_id, ending=None)
-        check_usage(books, key_id)
-        assert wait_until(lambda: all_places_are_free(books, key_id), PATIENCE_S)
+        assert wait_until(lambda: len(ledger.rows(key_id=key_id, ending="completed")) == found[200] + 2, PATIENCE_S)
+        assert not ledger.rows(key_id=key_id, ending=None)
+        check_usage(ledger, key_id)
+        assert wait_until(lambda: all_places_are_free(ledger, key_id), PATIENCE_S)

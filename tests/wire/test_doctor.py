@@ -762,12 +762,12 @@ def test_a_probe_wants_a_key_where_calls_do(settings):
 
 
 def test_notes_are_forgotten_when_the_next_is_made(app, client):
-    books = app.extensions["chatapi"].store
-    books.write(lambda tx: statements.put_meta(tx, "probe:old", str(int(time.time()) - 600)))
+    ledger = app.extensions["chatapi"].store
+    ledger.write(lambda tx: statements.put_meta(tx, "probe:old", str(int(time.time()) - 600)))
     with client.get("/v1/probe?events=9&every_s=0.1&note=new", buffered=False) as answer:
         next(answer.iter_encoded())
-    assert books.read(lambda tx: statements.get_meta(tx, "probe:new"))
-    assert books.read(lambda tx: statements.get_meta(tx, "probe:old")) is None
+    assert ledger.read(lambda tx: statements.get_meta(tx, "probe:new"))
+    assert ledger.read(lambda tx: statements.get_meta(tx, "probe:old")) is None
 
 
 # ---------------------------------------------------------------- the command

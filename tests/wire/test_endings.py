@@ -7,12 +7,12 @@ from contextlib import ExitStack, closing, contextmanager
 
 import psutil
 import pytest
-from support.books import check_row, kept
 from support.callers import Caller, body_of, endless, take_apart
 from support.dialects import NEW, V1
 from support.gateways import entry, over, serve
 from support.heard import DIALECTS, ON_V1, all_at_once, check_one_answer, hear, records, wait_until
 from support.heard import told as told_of
+from support.ledger import check_row, kept
 from support.upstream import PIECES, TEXT, loading, say, script
 
 PROMPTLY_S = 1.0  # the contract says 250 ms; a machine shared with other tests is given more
@@ -38,14 +38,14 @@ def env(upstream_server, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def books(env, tmp_path_factory):
-    with kept(env, f"sqlite:///{tmp_path_factory.mktemp('books')}/chatapi.db") as running:
+def ledger(env, tmp_path_factory):
+    with kept(env, f"sqlite:///{tmp_path_factory.mktemp('ledger')}/chatapi.db") as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def gateway(books):
-    return books.gateway
+def gateway(ledger):
+    return ledger.gateway
 
 
 # ---------------------------------------------------------------- what is looked at
@@ -137,10 +137,10 @@ def left(gateway, upstream_server):
 
 
 @pytest.mark.parametrize("phase, dialect, how", LEAVING)
-def test_the_caller_leaves(books, left, phase, dialect, how):
+def test_the_caller_leaves(ledger, left, phase, dialect, how):
     left_at, calls = left[phase, dialect, how]
     model = model_of(phase, dialect, how)
-    record, row = the_record(books.gateway, model), books.row(model=model)
+    record, row = the_record(ledger.gateway, model), ledger.row(model=model)
     assert (row["ending"], row["key_id"], row["attempts"]) == ("client_left", None, 1)
     assert row["served"] == (model if phase in AMID_TOKENS else None)
     if phase in AMID_TOKENS or calls[0].status in (None, 200):  # what was sent is owed
@@ -265,10 +265,10 @@ def others(gateway, upstream_server):
 
 @pytest.mark.parametrize("dialect", ASKED)
 @pytest.mark.parametrize("name, row, stream", OTHERS, ids=[f"{n}-{'stream' if s else 'whole'}" for n, _, s in OTHERS])
-def test_every_ending_is_told_once_and_is_one_row(books, others, name, row, stream, dialect):
+def test_every_ending_is_told_once_and_is_one_row(ledger, others, name, row, stream, dialect):
     model, heard, ended_at, calls = others[name, dialect, stream]
     _, _, ending, code = row
-    record, row = the_record(books.gateway, model), books.row(model=model)
+    record, row = the_record(ledger.gateway, model), ledger.row(model=model)
     check_row(row, heard, dialect, model, ending, code)
     assert (row["stream"], row["attempts"]) == (stream, len(calls))
     used = (row["served"], row["prompt_tokens"], row["completion_tokens"], row["usage_source"])
@@ -368,7 +368,7 @@ def drained(gateway, upstream_server):
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_drain_reads_on_for_the_books(drained, dialect):
+def test_drain_reads_on_for_the_ledger(drained, dialect):
     call, record = drained[dialect]
     assert call.finished
     assert (record["prompt_tokens"], record["completion_tokens"]) == (2, 40)

@@ -201,7 +201,7 @@ def test_the_list_shows_what_the_key_may_use(limited):
 
 
 def test_a_revocation_reaches_every_worker_within_five_seconds(gateway_env, url, tmp_path):
-    """Connections stay open, each at its worker: whose is whose is in the books."""
+    """Connections stay open, each at its worker: whose is whose is in the ledger."""
     env = {**gateway_env, "CHATAPI_AUTH": "required", "DATABASE_URL": url, "CHATAPI_KEYS": DIGEST}
     with closing(url) as of, serve(env, "-w", "2") as gateway:
         id, text = made(Keys(of))

@@ -31,15 +31,15 @@ def seen(text: str, *words: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def books(tmp_path_factory):
+def ledger(tmp_path_factory):
     """The folder of the gateway's database."""
-    return tmp_path_factory.mktemp("books")
+    return tmp_path_factory.mktemp("ledger")
 
 
 @pytest.fixture(scope="module")
-def dark(gateway_env, books):
+def dark(gateway_env, ledger):
     """A gateway that tells all it ever tells, and wants a key."""
-    own = {"CHATAPI_LOG_LEVEL": "debug", "DATABASE_URL": f"sqlite:///{books}/chatapi.db"}
+    own = {"CHATAPI_LOG_LEVEL": "debug", "DATABASE_URL": f"sqlite:///{ledger}/chatapi.db"}
     with serve({**gateway_env, **own, **keyed(KEY)}) as running:
         yield running
 
@@ -139,7 +139,7 @@ BODIES = {
 
 
 @pytest.fixture(scope="module")
-def told(dark, books, upstream_server):
+def told(dark, ledger, upstream_server):
     """After every outcome on every route: the answers, and all that the gateway has told anybody else."""
     upstream_server.reset()
     for name, behaviour in UPSTREAMS.items():
@@ -170,7 +170,7 @@ def told(dark, books, upstream_server):
     dark.post(CHAT, data=b"{}", headers={**known, "Content-Type": f"text/{CANARY}"})
     dark.post(CHAT, data=b"{}", headers={**known, "Content-Encoding": CANARY})
     numbers = dark.request("GET", "/metrics", headers=known).text
-    with closing(sqlite3.connect(books / "chatapi.db")) as connection:
+    with closing(sqlite3.connect(ledger / "chatapi.db")) as connection:
         rows = connection.execute("SELECT request_id, model, ending, code FROM calls").fetchall()
     yield answers, dark.log_text(), numbers, rows
     assert upstream_server.failures == []
@@ -194,8 +194,8 @@ def test_the_numbers_hold_no_canary(told):
     assert MODEL in numbers
 
 
-def test_the_books_hold_no_canary(told, books):
-    held = files_of(books)
+def test_the_ledger_holds_no_canary(told, ledger):
+    held = files_of(ledger)
     assert MODEL.encode() in held and REQUEST_ID.encode() in held
     assert CANARY.encode() not in held
     assert TOKEN.encode() not in held
@@ -329,24 +329,24 @@ AUTHORIZATIONS = {
 
 
 @pytest.fixture(scope="module")
-def key_in_the_books(dark, books):
+def key_in_the_ledger(dark, ledger):
     """A key of the database's, to see afterwards that it is still there."""
     dark.request("GET", "/v1/usage", headers={"Authorization": f"Bearer {KEY}"})
-    with closing(Store(f"sqlite:///{books}/chatapi.db")) as of:
+    with closing(Store(f"sqlite:///{ledger}/chatapi.db")) as of:
         return Keys(of).create("still here", NO_LIMITS, (), None)[1]
 
 
 @pytest.mark.parametrize("value, allowed", AUTHORIZATIONS.values(), ids=AUTHORIZATIONS)
-def test_no_authorization_harms_the_database(dark, books, key_in_the_books, value, allowed):
+def test_no_authorization_harms_the_database(dark, ledger, key_in_the_ledger, value, allowed):
     before = len(dark.log_text())
     for method, path in (("GET", "/v1/usage"), ("POST", V1), ("GET", "/metrics")):
         length = [b"Content-Length: 0"] if method == "POST" else []
         answered = raw(dark, request(method, path, b"Authorization: Bearer " + value, *length, key=""))
         assert set(statuses(answered)) <= allowed and len(statuses(answered)) == 1
         assert b"set-cookie" not in head_of(answered)
-    answered = raw(dark, request("GET", "/v1/usage", key=key_in_the_books))
+    answered = raw(dark, request("GET", "/v1/usage", key=key_in_the_ledger))
     assert statuses(answered) == [200]
-    with closing(sqlite3.connect(books / "chatapi.db")) as connection:
+    with closing(sqlite3.connect(ledger / "chatapi.db")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert connection.execute("SELECT name FROM keys").fetchall() == [("still here",)]
     assert "Traceback" not in dark.log_text()[before:]

@@ -151,11 +151,11 @@ def check_accounts(told, counts):
 def check_ledger(gateway, told):
     """The ledger has the very calls that the log has, each with the same end, and the sums are theirs."""
     time.sleep(1)  # what has ended is in the database a moment later
-    with closing(sqlite3.connect(gateway.log.parent / "cwd/instance/chatapi.db")) as books:
+    with closing(sqlite3.connect(gateway.log.parent / "cwd/instance/chatapi.db")) as ledger:
         columns = ", ".join(NOTED)
-        rows = {row[0]: row for row in books.execute(f"SELECT {columns} FROM calls WHERE model IS NOT NULL")}
-        sums = books.execute("SELECT sum(calls), sum(prompt_tokens), sum(completion_tokens) FROM usage").fetchone()
-        calls = books.execute("SELECT count(*), sum(prompt_tokens), sum(completion_tokens) FROM calls").fetchone()
+        rows = {row[0]: row for row in ledger.execute(f"SELECT {columns} FROM calls WHERE model IS NOT NULL")}
+        sums = ledger.execute("SELECT sum(calls), sum(prompt_tokens), sum(completion_tokens) FROM usage").fetchone()
+        calls = ledger.execute("SELECT count(*), sum(prompt_tokens), sum(completion_tokens) FROM calls").fetchone()
     assert rows == {record["request_id"]: tuple(record.get(name) for name in NOTED) for record in told}
     assert sums == calls
 

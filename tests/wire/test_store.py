@@ -14,9 +14,9 @@ import hypothesis
 import pytest
 import sqlalchemy as sa
 from hypothesis import strategies as st
-from support.books import added_up
 from support.gateways import python
 from support.heard import wait_until
+from support.ledger import added_up
 from support.servers import postgres
 from support.stores import locked, path_of, side_by_side_processes, sql
 

@@ -74,7 +74,7 @@ def test_counting_runs_apart(tmp_path, monkeypatch):
 def test_answer_header_and_ledger_agree(settings, upstream, tmp_path, model, stream, overhead):
     upstream.behave("classic/any", "ok")
     put_tokenizer(tmp_path, model)
-    app = create_app(replace(settings, hf_home=tmp_path, database_url=f"sqlite:///{tmp_path}/books.db"))
+    app = create_app(replace(settings, hf_home=tmp_path, database_url=f"sqlite:///{tmp_path}/ledger.db"))
     client, body = app.test_client(), {"model": model, "messages": MESSAGES, "stream": stream}
     assert client.post("/v1/chat/completions", json=body).get_data()  # loads the tokenizer
     time.sleep(0.3)

@@ -1,4 +1,4 @@
-"""The books: limits hold for all processes together, and every call is one row, however it and its process end."""
+"""The ledger: limits hold for all processes together, and every call is one row, however it and its process end."""
 
 import json
 import os
@@ -11,11 +11,11 @@ from contextlib import contextmanager
 
 import psutil
 import pytest
-from support.books import check_row, check_usage, kept
 from support.callers import Caller
 from support.dialects import NEW, V1
 from support.gateways import serve
 from support.heard import DIALECTS, all_at_once, hear, wait_until
+from support.ledger import check_row, check_usage, kept
 from support.servers import postgres
 from support.stores import locked
 from support.upstream import PIECES, TEXT, say, script
