@@ -9,7 +9,7 @@ slice is a range of the primary key.
 import calendar
 import math
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -29,7 +29,7 @@ NICE_S = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600, 7 * 24 * 3600, 30 *
 SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
-class Row(NamedTuple):
+class ChartedCall(NamedTuple):
     """A call, as far as charts tell of it."""
 
     started_at: float
@@ -45,7 +45,7 @@ class Row(NamedTuple):
 
 
 _range = CompiledStatement(
-    sa.select(*(calls.c[name] for name in Row._fields))
+    sa.select(*(calls.c[name] for name in ChartedCall._fields))
     .where(calls.c.id >= sa.bindparam("low"), calls.c.id < sa.bindparam("high"))
     .order_by(calls.c.id)
     .limit(sa.bindparam("most"))
@@ -54,7 +54,7 @@ _range = CompiledStatement(
 
 
 @dataclass(slots=True)
-class Step:
+class TimeStep:
     """The calls that began in one step, in figures; of tokens the sums, of times the percentiles by SHARES' names."""
 
     completed: int = 0
@@ -71,12 +71,12 @@ class Span:
 
     step_s: float
     at: list[float]
-    steps: list[Step]
+    steps: list[TimeStep]
     errors: Counter[str]
     sampled: bool
 
 
-Weighed = tuple[Row, float]  # a call, and for how many it stands
+Weighed = tuple[ChartedCall, float]  # a call, and for how many it stands
 
 
 def span(tx: Tx, since: float, until: float, key_id: str | None = None, model: str | None = None) -> Span:
@@ -130,11 +130,11 @@ def _known(tx: Tx, since: float, until: float, key_id: str | None, model: str | 
 
 def _calibrated(steps: list[list[Weighed]], at: list[float], known: Known, period_s: float) -> list[list[Weighed]]:
     """The calls of each period weighed so that they are as many as are known."""
-    sums: Counter[tuple[float, bool]] = Counter()
+    sums: defaultdict[tuple[float, bool], float] = defaultdict(float)
     places = [math.floor(begin / period_s) * period_s for begin in at]
     for place, rows in zip(places, steps, strict=True):
         for row, weight in rows:
-            sums[place, row.ending == "completed"] += weight  # type: ignore[assignment]
+            sums[place, row.ending == "completed"] += weight
     factors = {of: known[of].calls / total if of in known else 1.0 for of, total in sums.items()}
     return [
         [(row, weight * factors[place, row.ending == "completed"]) for row, weight in rows]
@@ -142,7 +142,7 @@ def _calibrated(steps: list[list[Weighed]], at: list[float], known: Known, perio
     ]
 
 
-def _set_known(step: Step, completed: Amount, others: Amount) -> None:
+def _set_known(step: TimeStep, completed: Amount, others: Amount) -> None:
     """What is known of a step, rather than reckoned."""
     step.completed, step.others = round(completed.calls), round(others.calls)
     step.prompt_tokens = round(completed.prompt_tokens + others.prompt_tokens)
@@ -160,7 +160,7 @@ def _slices(since: float, until: float, count: int) -> Iterator[tuple[float, flo
 
 def _weighed(tx: Tx, since: float, until: float, most: int) -> list[Weighed]:
     """Up to `most` rows, each of the same weight: where there may be more, they stand for those behind them too."""
-    rows = [Row._make(values) for values in _range(tx, **_ids(since, until), skip=0, most=most).fetchall()]
+    rows = [ChartedCall._make(values) for values in _range(tx, **_ids(since, until), skip=0, most=most).fetchall()]
     weight = 1.0
     if len(rows) == most:
         seen_s, whole_s = rows[-1].started_at - since, min(until, time.time()) - since
@@ -168,15 +168,15 @@ def _weighed(tx: Tx, since: float, until: float, most: int) -> list[Weighed]:
     return [(row, weight) for row in rows]
 
 
-def _is_wanted(row: Row, key_id: str | None, model: str | None) -> bool:
+def _is_wanted(row: ChartedCall, key_id: str | None, model: str | None) -> bool:
     if key_id is not None and (row.key_id or "") != key_id:
         return False
     return model is None or (row.served or row.model) == model
 
 
-def _step(rows: list[Weighed]) -> Step:
+def _step(rows: list[Weighed]) -> TimeStep:
     completed = sum(weight for row, weight in rows if row.ending == "completed")
-    return Step(
+    return TimeStep(
         round(completed),
         round(sum(weight for _row, weight in rows) - completed),
         round(sum((row.prompt_tokens or 0) * weight for row, weight in rows)),
@@ -204,10 +204,10 @@ def _percentiles(values: list[tuple[float, float]]) -> dict[str, float | None]:
 
 
 def _errors(steps: list[list[Weighed]]) -> Counter[str]:
-    found: Counter[str] = Counter()
+    found: defaultdict[str, float] = defaultdict(float)
     for row, weight in (one for rows in steps for one in rows):
         if row.code:
-            found[row.code] += weight  # type: ignore[assignment]
+            found[row.code] += weight
     return Counter({code: round(count) for code, count in found.items()})
 
 

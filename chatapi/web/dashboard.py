@@ -12,7 +12,7 @@ from flask import Blueprint, Response, g, request
 
 from ..accounting import charts, sums
 from ..accounting.access import is_local
-from ..accounting.charts import Span, Step
+from ..accounting.charts import Span, TimeStep
 from ..accounting.store import Store
 from ..accounting.tables import day_of
 from ..chat import Json
@@ -99,7 +99,7 @@ def _span(asked: Asked) -> Span:
     return kept[2]
 
 
-def _series(lines: dict[str, Callable[[Step], Any]], asked: Asked) -> Json:
+def _series(lines: dict[str, Callable[[TimeStep], Any]], asked: Asked) -> Json:
     span = _span(asked)
     values = {name: [of(step) for step in span.steps] for name, of in lines.items()}
     return {"step_s": span.step_s, "sampled": span.sampled, "at": span.at, "lines": values}
@@ -153,12 +153,12 @@ def _near_their_limits() -> list[Json]:
     return sorted(found, key=lambda one: -one["used"] / one["of"])
 
 
-def _share(times: str, share: str) -> Callable[[Step], Any]:
+def _share(times: str, share: str) -> Callable[[TimeStep], Any]:
     return lambda step: getattr(step, times)[share]
 
 
 # Chart → its lines, and what each has of a step.
-_LINES: dict[str, dict[str, Callable[[Step], Any]]] = {
+_LINES: dict[str, dict[str, Callable[[TimeStep], Any]]] = {
     "calls": {"completed": attrgetter("completed"), "others": attrgetter("others")},
     "tokens": {"prompt": attrgetter("prompt_tokens"), "completion": attrgetter("completion_tokens")},
     "first-token": {share: _share("first_token_ms", share) for share in charts.SHARES},
