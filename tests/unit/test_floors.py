@@ -1,10 +1,9 @@
 """What import-linter (see pyproject.toml) cannot say: who reads the environment, what gunicorn's master loads."""
 
 import ast
-import subprocess
-import sys
 
 import pytest
+from support.gateways import python
 from support.house import HOUSE, trees
 
 
@@ -26,8 +25,5 @@ MASTER = "runpy.run_path('gunicorn.conf.py')"
 def test_gunicorns_master_loads_no_library_that_gevent_has_to_patch(what):
     """The master reads settings, and makes what workers share, before a worker has patched the standard library."""
     patched = {"flask", "requests", "urllib3", "marshmallow", "ssl", "gevent"}
-    script = f"import runpy, sys; {what}; print(*{patched} & set(sys.modules))"
-    loaded = subprocess.run(
-        [sys.executable, "-c", script], cwd=HOUSE.parent, capture_output=True, text=True, check=True
-    )
-    assert loaded.stdout.split() == []
+    loaded = python(f"import runpy, sys; {what}; print(*{patched} & set(sys.modules))", folder=HOUSE.parent)
+    assert (loaded.stdout.split(), loaded.returncode) == ([], 0), loaded.stderr

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -13,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.gateways import clean_environment
+from support.gateways import python
 from support.heard import wait_until
 from support.stores import full_disk, locked, sql
 from support.tables import raised
@@ -212,10 +210,7 @@ MOMENTS = {
 @pytest.mark.parametrize("code", MOMENTS.values(), ids=MOMENTS)
 def test_a_process_killed_at_any_moment_loses_nothing_and_nothing_counts_twice(store, url, code):
     rows = json.dumps([row(number) for number in range(3)])
-    command = [sys.executable, "-c", KILLED.format(code=code), url, rows]
-    killed = subprocess.run(
-        command, check=False, env=clean_environment("/nonexistent"), capture_output=True, text=True, timeout=30
-    )
+    killed = python(KILLED.format(code=code), url, rows)
     assert killed.returncode == -9, killed.stderr
     done = int("journal.append(rows[0]" in code)
     assert endings(store) == ["completed"] * done + [None] * (3 - done)

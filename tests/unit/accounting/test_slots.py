@@ -1,8 +1,6 @@
 """Limits in memory that the processes of a machine share: exact, through kills in the middle of a change."""
 
 import os
-import subprocess
-import sys
 import time
 from contextlib import ExitStack
 from itertools import count
@@ -10,7 +8,7 @@ from itertools import count
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.gateways import clean_environment
+from support.gateways import python
 from support.stores import full_disk
 from support.tables import raised
 
@@ -159,10 +157,7 @@ mine.settle(of, 50, now)
 @pytest.mark.parametrize("step, was", [("admit", 99), ("hold", 98), ("settle", 98)])
 def test_a_process_killed_in_the_middle_of_a_change_leaves_what_was_before_it(slots, folder, step, was):
     assert left(slots) == {"rpm": 99, "concurrency": 9, "tpm": 1000}
-    command = [sys.executable, "-c", KILLED, str(folder), step, str(NOW)]
-    killed = subprocess.run(
-        command, check=False, env=clean_environment("/nonexistent"), capture_output=True, timeout=30
-    )
+    killed = python(KILLED, str(folder), step, str(NOW))
     assert killed.returncode == -9, killed.stderr
     slots.sweep(NOW)
     assert left(slots) == {"rpm": was - 1, "concurrency": 9, "tpm": 1000}

@@ -1,11 +1,10 @@
 """`make audit` never says that all is well where it could not look, and `docs/licences` names all that is installed."""
 
 import json
-import subprocess
 import sys
 
 import pytest
-from support.gateways import ROOT
+from support.gateways import ROOT, ran
 
 from tools import licences
 
@@ -19,8 +18,7 @@ def audited(tmp_path, says, errors=""):
     program = tmp_path / "pip-audit"
     program.write_text(f"#!{sys.executable}\nimport sys\nsys.stdout.write({says!r})\nsys.stderr.write({errors!r})\n")
     program.chmod(0o755)
-    command = [sys.executable, ROOT / "tools" / "audit.py", program, tmp_path]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return ran(sys.executable, str(ROOT / "tools" / "audit.py"), str(program), str(tmp_path))
 
 
 AUDITS = [
