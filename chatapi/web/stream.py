@@ -106,15 +106,15 @@ class EventStream:
             return self._failed(InternalError(_("An internal error occurred; the answer is not complete.")))
 
     def _chunk(self, chunk: Chunk) -> bytes:
+        for choice in chunk.choices:
+            if said := _said(choice["delta"]):
+                self._tokens += 1
+                self._size += len(said.encode("utf-8", "surrogatepass"))
         call = self._call
         if call.first_token_ms is None or call.served != chunk.model:
             call.answered(chunk.model)
         if chunk.usage:
             call.count(chunk.usage)
-        for choice in chunk.choices:
-            if said := _said(choice["delta"]):
-                self._tokens += 1
-                self._size += len(said.encode("utf-8", "surrogatepass"))
         return self._writer.chunk(chunk)
 
     def _failed(self, error: ChatError) -> bytes:
@@ -150,8 +150,8 @@ class EventStream:
         if self._done:
             return
         self._done = True
-        metrics.stream_opened(-1)
         self._release()
+        metrics.stream_opened(-1)
         call = self._call
         if call.usage_source is None and (self._tokens or call.prompt_owed):
             call.count(self._delivered())
