@@ -101,7 +101,9 @@ def causes(error: BaseException) -> list[BaseException]:
 class StoreError(Exception):
     """The database cannot be used; `cause` is its own word for why, for the log and for operators."""
 
-    cause: str
+    def __init__(self, cause: str) -> None:
+        super().__init__(cause)
+        self.cause = cause
 
 
 class StoreUnavailable(InternalError, StoreError):
@@ -123,10 +125,6 @@ class StoreUnavailable(InternalError, StoreError):
 
 class SchemaError(StoreError):
     """The database has another schema than this version; the text says what to run. Never rendered: nothing starts."""
-
-    def __init__(self, cause: str) -> None:
-        super().__init__(cause)
-        self.cause = cause
 
 
 class BadRequest(ChatError):
