@@ -12,5 +12,5 @@ def test_a_database_that_everybody_here_may_open_is_told(tmp_path, mode, ok):
     file = tmp_path / "chatapi.db"
     file.touch()
     os.chmod(file, mode)
-    ok, message, _fix = check_permissions(file)
-    assert (ok, f"{mode:o}" in message) == (ok, True)
+    fine, message, _fix = check_permissions(file)
+    assert (fine, f"{mode:o}" in message) == (ok, True)
