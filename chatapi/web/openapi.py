@@ -18,33 +18,20 @@ from .response import json_response
 blueprint = Blueprint("openapi", __name__)
 
 PREVIEW = "/api/migrate/preview"
+# Route → the name of its answer's schema, what it does, in a line, and what else is to be said.
 READ = {
-    "/v1/models": "ModelList",
-    "/v1/models/{model}": "Model",
-    "/v1/usage": "UsageList",
-    "/healthz": "Health",
-    "/readyz": "Readiness",
-    "/metrics": None,
-}
-OPEN = ("/healthz", "/readyz")  # answer without a key
-
-# Route → what it does, in a line, and what else is to be said; the dialects say it of their own.
-SUMMARIES = {
-    **{dialect.path: (dialect.summary, dialect.details) for dialect in DIALECTS},
-    PREVIEW: (
-        N_("Translate a request of the legacy route for the routes that take its place."),
-        N_("No model is asked. The answer has both requests as JSON, curl, Python and JavaScript, and what changes."),
-    ),
-    "/v1/models": (N_("List the models."), N_("The catalogue's, and those that the upstream lists.")),
-    "/v1/models/{model}": (N_("One model, by its id."), ""),
+    "/v1/models": ("ModelList", N_("List the models."), N_("The catalogue's, and those that the upstream lists.")),
+    "/v1/models/{model}": ("Model", N_("One model, by its id."), ""),
     "/v1/usage": (
+        "UsageList",
         N_("What your own key has used, by model and day."),
         N_("`since` and `until` take days like 2026-11-30 (UTC)."),
     ),
-    "/healthz": (N_("Whether the process is alive."), ""),
-    "/readyz": (N_("Whether it takes calls, with a reason for each part."), ""),
-    "/metrics": (N_("Counters and times for Prometheus."), ""),
+    "/healthz": ("Health", N_("Whether the process is alive."), ""),
+    "/readyz": ("Readiness", N_("Whether it takes calls, with a reason for each part."), ""),
+    "/metrics": (None, N_("Counters and times for Prometheus."), ""),
 }
+OPEN = ("/healthz", "/readyz")  # answer without a key
 
 HEADERS = {
     "X-Request-Id": N_("The call's id: the caller's own, if it sent a sane one."),
@@ -96,11 +83,14 @@ def document(language: str) -> Json:
     for dialect in DIALECTS:
         answer = _response(N_("The answer, or a stream of events where `stream` is true."), dialect.reply[0])
         answer["content"]["text/event-stream"] = {}
-        paths[dialect.path] = {"post": _operation(dialect.path, answer, _body(dialect))}
+        operation = _operation(dialect.path, dialect.summary, dialect.details, answer) | _body(dialect)
+        paths[dialect.path] = {"post": operation | ({"deprecated": True} if dialect.deprecated else {})}
+    summary = N_("Translate a request of the legacy route for the routes that take its place.")
+    text = N_("No model is asked. The answer has both requests as JSON, curl, Python and JavaScript, and what changes.")
     preview = _response(N_("The request for both new routes."), "Preview")
-    paths[PREVIEW] = {"post": _operation(PREVIEW, preview, _body(LEGACY))}
-    for path, answered_by in READ.items():
-        paths[path] = {"get": _operation(path, _read_response(answered_by))}
+    paths[PREVIEW] = {"post": _operation(PREVIEW, summary, text, preview) | _body(LEGACY)}
+    for path, (answered_by, summary, text) in READ.items():
+        paths[path] = {"get": _operation(path, summary, text, _read_response(answered_by))}
     bodies = dict(body for dialect in DIALECTS for body in (dialect.reply, dialect.failure))
     schemas = {**request_schemas(), **bodies, **_answers()}
     security = {"bearer": {"type": "http", "scheme": "bearer"}}
@@ -123,21 +113,16 @@ def _view_name(path: str) -> str:
     return endpoint.rpartition(".")[2]
 
 
-def _operation(path: str, answer: Json, body: Json | None = None) -> Json:
-    summary, text = SUMMARIES[path]
+def _operation(path: str, summary: str, text: str, answer: Json) -> Json:
     unready = {"503": _response(N_("It takes no calls now."), "Readiness")} if path == "/readyz" else {}
     responses = {"200": answer, **unready, **_errors(path)}
     operation: Json = {"operationId": _view_name(path), "summary": _(summary), "responses": responses}
     if text:
         operation["description"] = _(text)
-    if any(dialect.path == path and dialect.deprecated for dialect in DIALECTS):
-        operation["deprecated"] = True
     if path in OPEN:
         operation["security"] = []
     if parameters := _parameters(path):
         operation["parameters"] = parameters
-    if body:
-        operation["requestBody"] = body
     return operation
 
 
@@ -152,7 +137,7 @@ def _parameters(path: str) -> list[Json]:
 
 def _body(dialect: Dialect) -> Json:
     content = {"schema": {"$ref": f"#/components/schemas/{dialect.request[0]}"}, "example": dialect.example}
-    return {"required": True, "content": {"application/json": content}}
+    return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
 
 def _read_response(answered: str | None) -> Json:
