@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -202,6 +203,13 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         for member in family:
             member.kill()
         process.wait()
+
+
+def printed(app: Any, *words: str) -> str:
+    """What a command that succeeds prints: this process's gateway may be writing the lines of calls meanwhile."""
+    result = app.test_cli_runner().invoke(args=words)
+    assert (result.exit_code, result.stderr) == (0, ""), result.output
+    return re.sub(r'^{"time": ?.*\n', "", result.stdout, flags=re.MULTILINE)
 
 
 def side_by_side(function: Callable[..., T], cases: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], T]:

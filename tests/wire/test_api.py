@@ -224,14 +224,10 @@ def test_a_sane_request_id_is_kept(client, given, model):
 def test_an_insane_request_id_is_replaced(client, given):
     answer = client.post(NEW, json={}, headers={"X-Request-Id": given})
     made = answer.headers["X-Request-Id"]
+    assert made != client.post(NEW, json={}, headers={"X-Request-Id": given}).headers["X-Request-Id"]
     assert re.fullmatch(r"[A-Za-z0-9._:/+=-]{8,128}", made)
     assert made != given
     assert answer.json["error"]["request_id"] == made
-
-
-def test_request_ids_are_unique(client):
-    made = {client.get("/healthz").headers["X-Request-Id"] for _ in range(20)}
-    assert len(made) == 20
 
 
 # ---------------------------------------------------------------- errors of the caller
@@ -321,16 +317,14 @@ def test_a_doubled_or_trailing_slash_is_no_other_place(client, path):
 
 
 @pytest.mark.parametrize("path", ROUTES)
-@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH"])
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "HEAD"])
 def test_no_such_method(client, method, path):
     answer = client.open(path, method=method)
-    check_error(answer, 405, "method_not_allowed")
     assert "POST" in answer.headers["Allow"]
-
-
-def test_head_has_no_body(client):
-    answer = client.head(NEW)
-    assert (answer.status_code, answer.data) == (405, b"")
+    if method == "HEAD":
+        assert (answer.status_code, answer.data) == (405, b"")
+    else:
+        check_error(answer, 405, "method_not_allowed")
 
 
 def test_every_fault_of_a_body_is_named(upstream, client):

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
-from support.gateways import flask, free_port
+from support.gateways import flask, free_port, printed
 
 from chatapi import create_app
 from chatapi.accounting import statements, tables
@@ -58,16 +58,9 @@ def run(app):
 
 
 @pytest.fixture
-def say(run):
+def say(app):
     """What a command that succeeds prints."""
-
-    def say(*words):
-        result = run(*words)
-        assert (result.exit_code, result.stderr) == (0, ""), result.output
-        # This process's gateway may be writing the lines of calls meanwhile.
-        return re.sub(r'^{"time": ?.*\n', "", result.stdout, flags=re.MULTILINE)
-
-    return say
+    return partial(printed, app)
 
 
 @pytest.fixture
@@ -122,7 +115,9 @@ def test_a_key_of_an_administrator(tell, parts):
     assert made["admin"] is True
     assert tell("keys", "show", made["id"])["admin"] is True
     assert parts.keys.show(made["id"])["admin"]
-    assert "admin" not in tell("keys", "create", "--name", "billing")
+    other = tell("keys", "create", "--name", "billing")
+    assert "admin" not in other
+    assert (other["limits"], other["models"], other["expires_at"]) == ({}, [], None)
 
 
 def test_create_for_people(say, tell):
@@ -150,11 +145,6 @@ def test_dates_are_utc_unless_they_say_otherwise(tell, given, shown):
     assert tell("keys", "create", "--name", "a", "--expires", given)["expires_at"] == shown
 
 
-def test_a_key_without_anything_else(tell):
-    made = tell("keys", "create", "--name", "a")
-    assert (made["limits"], made["models"], made["expires_at"]) == ({}, [], None)
-
-
 def test_list_for_people(say, tell):
     made = [tell("keys", "create", "--name", name) for name in ("first", "second")]
     tell("keys", "revoke", made[1]["id"])
@@ -165,11 +155,6 @@ def test_list_for_people(say, tell):
         [made[1]["id"], "second", "revoked", "-", "-", "-"],
     ]
     assert len({line.index("-") for line in lines}) == 1, "columns are straight"
-
-
-def test_an_empty_list(say, tell):
-    assert say("keys", "list").split() == ["id", "name", "state", "limits", "models", "last_used_at"]
-    assert tell("keys", "list") == []
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a\rb", "a\x1b[2Jb", "a\x00b", "a\x85b", "a\u2028b", "\udcff"], ids=ascii)
@@ -200,6 +185,8 @@ def test_an_expired_key_says_so(tell):
     assert tell("keys", "show", id)["state"] == "active"
     time.sleep(0.45)
     assert tell("keys", "show", id)["state"] == "expired"
+    other = tell("keys", "create", "--name", "a")["id"]
+    assert tell("keys", "update", other, "--expires", "2020-01-01")["state"] == "expired", "in the past"
 
 
 @pytest.mark.parametrize("grace, seconds", [((), 86400), (("--grace", "90s"), 90), (("--grace", "7d"), 604800)])
@@ -231,20 +218,10 @@ def test_update_changes_what_is_given_and_leaves_the_rest(app, tell):
     assert app.test_client().post("/v1/chat/completions", json=body, headers=headers).headers["RateLimit-Limit"] == "7"
 
 
-def test_an_expiry_in_the_past_ends_a_key(app, tell):
-    made = tell("keys", "create", "--name", "a")
-    assert tell("keys", "update", made["id"], "--expires", "2020-01-01")["state"] == "expired"
-
-
-def test_rotate_for_people_without_grace(say, tell):
-    made = tell("keys", "create", "--name", "a")
-    told = say("keys", "rotate", made["id"], "--grace", "0s")
-    assert "cannot be shown again" in told
-    assert "old_key_until" not in told
-
-
-def test_revoke(say, tell):
+def test_rotate_for_people_and_revoke(say, tell):
     ids = [tell("keys", "create", "--name", "a")["id"] for _ in range(2)]
+    told = say("keys", "rotate", ids[0], "--grace", "0s")
+    assert "cannot be shown again" in told and "old_key_until" not in told
     gone = tell("keys", "revoke", ids[0])
     assert list(gone) == SHOWN
     assert gone["state"] == "revoked"
@@ -331,38 +308,27 @@ def test_the_report(spent, tell):
     assert first["endings"] == {"completed": 2, "client_left": 1}
 
 
-def test_an_empty_report(say, tell):
-    assert tell("usage", "report") == []
+def test_where_there_is_nothing_a_table_is_its_head(say, tell):
+    assert say("keys", "list").split() == ["id", "name", "state", "limits", "models", "last_used_at"]
+    assert tell("keys", "list") == tell("usage", "report") == []
     assert len(say("usage", "report").splitlines()) == 1
     assert len(say("usage", "report", "--csv").splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    "by, wanted",
-    [
-        (["key"], {(None, ANA, None, 4, 135), (None, BIA, None, 2, 1000), (None, None, None, 1, 3)}),
-        (["model"], {(None, None, "test/ok", 5, 1038), (None, None, None, 1, 0), (None, None, "own/ok", 1, 100)}),
-        (
-            ["day"],
-            {
-                ("2026-10-30", None, None, 3, 35),
-                ("2026-10-31", None, None, 2, 100),
-                ("2026-11-01", None, None, 2, 1003),
-            },
-        ),
-        (
-            ["key", "model"],
-            {
-                (None, ANA, "test/ok", 3, 35),
-                (None, ANA, "own/ok", 1, 100),
-                (None, BIA, "test/ok", 1, 1000),
-                (None, BIA, None, 1, 0),
-                (None, None, "test/ok", 1, 3),
-            },
-        ),
-    ],
-    ids=["key", "model", "day", "key-model"],
-)
+ADDED_UP = {
+    ("key",): {(None, ANA, None, 4, 135), (None, BIA, None, 2, 1000), (None, None, None, 1, 3)},
+    ("model",): {(None, None, "test/ok", 5, 1038), (None, None, None, 1, 0), (None, None, "own/ok", 1, 100)},
+    ("day",): {(f"2026-{day}", None, None, *counts) for day, *counts in (
+        ("10-30", 3, 35), ("10-31", 2, 100), ("11-01", 2, 1003)
+    )},
+    ("key", "model"): {(None, *row) for row in (
+        (ANA, "test/ok", 3, 35), (ANA, "own/ok", 1, 100), (BIA, "test/ok", 1, 1000), (BIA, None, 1, 0),
+        (None, "test/ok", 1, 3),
+    )},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("by, wanted", ADDED_UP.items(), ids=map("-".join, ADDED_UP))
 def test_by_adds_up_over_all_others(spent, tell, by, wanted):
     rows = tell("usage", "report", *(word for name in by for word in ("--by", name)))
     assert set(briefly(rows)) == wanted
@@ -433,15 +399,12 @@ def test_the_report_equals_what_the_key_itself_is_told(app, spent, tell):
         assert today[datetime.now(UTC).date().isoformat()]["completion_tokens"] > 0
 
 
-def test_a_key_is_told_of_its_own_usage_only(app, spent):
+def test_a_key_and_a_caller_without_one_are_told_of_their_own_usage_only(app, settings, database, spent):
     client = app.test_client()
     for key in spent:
         for more in ({}, {"key": spent[0]["id"]}, {"key_id": spent[0]["id"]}):
             told = client.get("/v1/usage", query_string=more, headers={"Authorization": f"Bearer {key['key']}"}).json
             assert {row["key_id"] for row in told["data"]} == {key["id"]}
-
-
-def test_callers_without_a_key_are_not_told_of_anyones(settings, database, spent):
     app = create_app(replace(settings, auth="off", database_url=f"sqlite:///{database}"))
     told = app.test_client().get("/v1/usage").json["data"]
     assert [(row["key_id"], row["calls"]) for row in told] == [(None, 1)]
@@ -503,6 +466,8 @@ def test_status_and_upgrade(say, tell, database):
     assert tell("db", "upgrade") == {"schema": needed, "steps": 0}
     assert say("db", "upgrade") == f"sqlite:///{database}: schema {needed} (steps taken: 0)\n"
     assert tell("db", "status")["schema"] == needed
+    is_newer(database)
+    assert tell("db", "status")["schema"] == 99
 
 
 # --- failures
@@ -662,12 +627,6 @@ def test_who_only_reads_needs_no_lock(tell, parts, database):
         assert tell("keys", "show", id)["id"] == id
         assert tell("usage", "report") == []
         assert tell("db", "status")["schema"] == len(tables.STEPS)
-
-
-def test_status_tells_of_a_newer_schema(tell, database):
-    tell("db", "upgrade")
-    is_newer(database)
-    assert tell("db", "status")["schema"] == 99
 
 
 @pytest.mark.parametrize("url", ["postgresql+psycopg://u:{}@{}/x", "postgresql+psycopg://u@{1}/x?password={0}"])

@@ -145,41 +145,24 @@ def test_a_gated_model_says_where_to_accept_its_conditions(tmp_path):
         assert f"{hub.url}/{REPO}" in said and "HF_TOKEN" in said
 
 
-def test_a_token_that_is_refused_is_not_shown(hub, tmp_path):
-    said = told(fetch(tmp_path, hub.url, HF_TOKEN="hf_nonsense"))
-    assert "HF_TOKEN" in said and "nonsense" not in said
-
-
 @pytest.mark.parametrize(
-    "model, said",
+    "model, status, env, said",
     [
-        ("acme/nope", "acme/nope, or it is private"),
-        (f"{REPO}:Q5_K_M", "small-Q8_0.gguf"),
-        (f"{REPO}:x.gguf", "no x.gguf"),
+        ("acme/nope", None, {}, "acme/nope, or it is private"),
+        (f"{REPO}:Q5_K_M", None, {}, "small-Q8_0.gguf"),
+        (f"{REPO}:x.gguf", None, {}, "no x.gguf"),
+        *((REPO, status, {}, str(status)) for status in (429, 500, 503)),
+        (REPO, 200, {}, "HF_ENDPOINT"),  # a website in the Hub's place
+        (REPO, None, {"HF_TOKEN": "hf_nonsense"}, "HF_TOKEN"),
+        (REPO, None, {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE"),
+        (REPO, None, {"HF_ENDPOINT": "http://127.0.0.1:9"}, "is not reached"),
+        (REPO, None, {"HF_ENDPOINT": "http://127.0.0.1:9"}, "network"),
     ],
 )
-def test_a_repository_or_file_that_is_not_there_is_named(hub, tmp_path, model, said):
-    assert said in told(fetch(tmp_path, hub.url, model))
-
-
-@pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_hub_in_trouble_is_told_by_its_status(hub, tmp_path, status):
+def test_why_there_is_no_model_is_told(hub, tmp_path, model, status, env, said):
     hub.status = status
-    assert str(status) in told(fetch(tmp_path, hub.url))
-
-
-def test_a_website_in_the_hub_s_place_is_told(hub, tmp_path):
-    hub.status = 200
-    assert "HF_ENDPOINT" in told(fetch(tmp_path, hub.url))
-
-
-def test_a_hub_that_is_not_reached_is_told(tmp_path):
-    said = told(fetch(tmp_path, f"http://127.0.0.1:{free_port()}"))
-    assert "is not reached" in said and "network" in said
-
-
-def test_offline_without_the_model_is_told(hub, tmp_path):
-    assert "HF_HUB_OFFLINE" in told(fetch(tmp_path, hub.url, HF_HUB_OFFLINE="1"))
+    line = told(fetch(tmp_path, hub.url, model, **env))
+    assert said in line and "nonsense" not in line
 
 
 def test_a_disk_without_room_is_told_before_anything_is_sent(hub, tmp_path):

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from support.gateways import printed
 
 from chatapi import create_app
 from chatapi.caller import NO_LIMITS
@@ -58,28 +59,17 @@ def called(parts, key_id, agent, times=1, days_ago=0, refused=False, body=None):
 
 @pytest.fixture
 def billing(parts):
-    row, _text = parts.keys.create("billing", NO_LIMITS, [], None)
-    return row["id"]
+    return new_key(parts, "billing")
 
 
-@pytest.fixture
-def search(parts):
-    row, _text = parts.keys.create("search", NO_LIMITS, [], None)
-    return row["id"]
+def new_key(parts, name):
+    return parts.keys.create(name, NO_LIMITS, [], None)[0]["id"]
 
 
 # --- report
 
 
-def test_a_report_may_begin_later(run, parts, billing):
-    called(parts, billing, "okhttp/4.12", 3)
-    called(parts, billing, "okhttp/4.12", 2, days_ago=8)
-    (one,) = told(run("report", "--since", "2027-06-20", "--json"))
-    assert (one["calls"], one["last_week"]) == (3, 2)
-    assert told(run("report", "--since", "2027-06-26", "--json")) == []
-
-
-def test_a_report_is_a_table_or_csv(run, parts, billing):
+def test_a_report_is_a_table_or_csv_and_may_begin_later(run, parts, billing):
     called(parts, billing, "okhttp/4.12", 3)
     table, status = run("report")
     assert status == 0
@@ -88,12 +78,17 @@ def test_a_report_is_a_table_or_csv(run, parts, billing):
     (row,) = csv.DictReader(io.StringIO(run("report", "--csv")[0]))
     assert list(row) == list(told(run("report", "--json"))[0])
     assert (row["key_name"], row["calls"], row["uses"]) == ("billing", "3", "message=3")
+    called(parts, billing, "okhttp/4.12", 2, days_ago=8)
+    (one,) = told(run("report", "--since", "2027-06-20", "--json"))
+    assert (one["calls"], one["last_week"]) == (3, 2)
+    assert told(run("report", "--since", "2027-06-26", "--json")) == []
 
 
 # --- rehearse
 
 
-def test_a_rehearsal_names_who_would_be_refused_at_the_sunset(run, parts, billing, search):
+def test_a_rehearsal_names_who_would_be_refused_at_the_sunset(run, parts, billing):
+    search = new_key(parts, "search")
     called(parts, billing, "okhttp/4.12", 3)
     called(parts, search, "curl/8", 2, days_ago=6)
     called(parts, None, "old/1", 2, days_ago=7)
@@ -113,8 +108,7 @@ def test_a_rehearsal_without_a_sunset_is_as_if_retired(settings, tmp_path):
     called_now = app.extensions["chatapi"].legacy.callers
     called_now.count(None, "curl/8", False, None)
     called_now.flush()
-    result = app.test_cli_runner().invoke(args=["migrate", "rehearse", "--json"])
-    assert [one["client"] for one in json.loads(result.stdout)] == ["curl"]
+    assert [one["client"] for one in json.loads(printed(app, "migrate", "rehearse", "--json"))] == ["curl"]
 
 
 # --- preview
@@ -128,27 +122,17 @@ def test_a_preview_needs_neither_database_nor_upstream(settings, tmp_path):
     app = create_app(replace(settings, **nowhere))
     file = tmp_path / "body.json"
     file.write_text('{\n  "prompt": "Olá",\n  "parameters": {"max_length": 5}\n}\n')
-    result = app.test_cli_runner().invoke(
-        args=["migrate", "preview", str(file), "--url", "https://chat.example.com", "--json"]
-    )
-    assert result.exit_code == 0
-    found = json.loads(result.stdout)
-    assert found["completions"]["body"] == {
-        "model": DEFAULT,
-        "messages": [{"role": "user", "content": "Olá"}],
-        "max_tokens": 5,
-    }
+    found = json.loads(printed(app, "migrate", "preview", str(file), "--url", "https://chat.example.com", "--json"))
+    messages = [{"role": "user", "content": "Olá"}]
+    assert found["completions"]["body"] == {"model": DEFAULT, "messages": messages, "max_tokens": 5}
     assert "https://chat.example.com/v1" in found["openai"]["python"]
     assert found["same_upstream_request"] is True
 
 
-def test_a_preview_for_people_names_the_changes_and_the_commands(run, tmp_path):
+def test_a_preview_for_people_names_the_changes_and_the_commands_and_lines_are_translated_one_by_one(run, tmp_path):
     out, status = run("preview", "-", input='{"prompt": "Oi"}')
     assert status == 0
     assert "prompt -> messages" in out and out.count("curl http://127.0.0.1:8000/") == 2
-
-
-def test_lines_are_translated_one_by_one(run, tmp_path):
     file = tmp_path / "bodies.txt"
     file.write_text('{"message": "a"}\n\nno json\n{"message": ""}\n{"inputs": "b"}')
     out, status = run("preview", str(file))
@@ -184,8 +168,8 @@ def test_a_suggested_schedule_can_be_pasted_into_the_settings(run, settings):
 def test_a_configured_key_is_extended(settings, tmp_path):
     own = {"database_url": f"sqlite:///{tmp_path}/chatapi.db", "legacy_sunset": SUNSET, "keys": frozenset({"ab" * 32})}
     app = create_app(replace(settings, **own))
-    result = app.test_cli_runner().invoke(args=["migrate", "extend", "ab" * 6, "--until", "2027-08-01", "--json"])
-    assert json.loads(result.stdout)["key_id"] == "ab" * 6
+    extended = printed(app, "migrate", "extend", "ab" * 6, "--until", "2027-08-01", "--json")
+    assert json.loads(extended)["key_id"] == "ab" * 6
     assert app.extensions["chatapi"].legacy.serves("ab" * 6, at=SUNSET)
 
 

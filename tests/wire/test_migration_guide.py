@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from support.gateways import ROOT, clean_environment
+from support.gateways import ROOT, clean_environment, printed
 from support.upstream import say
 from werkzeug.serving import WSGIRequestHandler, make_server
 
@@ -73,10 +73,7 @@ class World:
             args = shlex.split(command)
             assert args[:3] == ["flask", "--app", "wsgi"]
             self.parts.legacy.callers.flush()
-            result = self.app.test_cli_runner().invoke(args=args[3:])
-            assert result.exit_code == 0, result.output
-            # This process's gateway may be writing the lines of calls meanwhile.
-            return re.sub(r'^{"time": ?.*\n', "", result.stdout, flags=re.MULTILINE)
+            return printed(self.app, *args[3:])
         return self.shell(command)
 
     def set_clock(self, now):

@@ -69,6 +69,8 @@ class Outcome(NamedTuple):
 
 
 MODES = ("whole", "stream")
+SDK_TYPES = {400: "invalid_request_error", 404: "invalid_request_error", 429: "rate_limit_error"}
+WITHOUT_A_HINT = ("rate-bare", "reset", "silent", "error-first-429")
 CASES = [(fault, dialect, mode) for fault in [*FAULTS, *HEALTHY] for dialect in DIALECTS for mode in MODES]
 CASES += [(name, "tgi", "stream") for name in OF_TGI]
 ROUTES = DIALECTS | {"tgi": NEW}  # a text model's server, asked by /api
@@ -115,6 +117,7 @@ def test_the_matrix(outcomes, fault, dialect, mode):
         assert heard.text == (TEXT if fault == "done-no-finish" else "".join(PIECES[:3]))
     else:
         check_refused(heard, code, dialect)
+        assert fault not in WITHOUT_A_HINT or "Retry-After" not in heard.headers
     assert attempts == row.attempts_of(mode)
     assert heard.seconds < (row.within_s or 0.5) + SLACK_S
 
@@ -142,11 +145,25 @@ def check_refused(heard, code, dialect):
     assert (heard.code, heard.status) == (code, v1_status if dialect in ON_V1 else api_status), heard.body
     assert heard.headers["Content-Type"] == "application/json"
     check_said(heard, code, dialect)
-    if dialect not in ON_V1:
+    if dialect in ON_V1:
+        check_what_sdks_act_on(heard, v1_status)
+    else:
         assert ENVELOPE_KEYS <= heard.error.keys() <= ENVELOPE_KEYS | {"details", "upstream_status"}
         assert len(heard.error["message"]) > 10
     if code == "model_loading":
         assert int(heard.headers["Retry-After"]) == 20
+
+
+def check_what_sdks_act_on(heard, status):
+    error = check(ERROR, json.loads(heard.body))["error"]
+    assert error["type"] == SDK_TYPES.get(status, "upstream_error")
+    assert error["param"] == ("model" if error["code"] == "model_not_found" else error["param"])
+    assert heard.headers["x-should-retry"] == ("true" if error["retryable"] else "false")
+    retry_s, retry_ms = (heard.headers.get(name) for name in ("Retry-After", "retry-after-ms"))
+    assert (retry_s is None) == (retry_ms is None)
+    if retry_s:
+        assert error["retryable"]
+        assert (int(retry_s) - 1) * 1000 < int(retry_ms) <= int(retry_s) * 1000
 
 
 def check_said(heard, code, dialect):

@@ -3,9 +3,7 @@
 import json
 
 import pytest
-from support.callers import Caller
 from support.dialects import RESPONSES
-from support.heard import hear
 from support.openai_schema import ERROR, check
 from support.responses_schema import RESPONSE, WEATHER, check_events, events_of, without_ids
 from support.upstream import TEXT
@@ -110,18 +108,3 @@ def test_advice_speaks_of_this_formats_fields_and_an_upstream_of_its_own(client,
     message = refused(post(client, "test/long"), 400, "context_length_exceeded")
     assert "`max_new_tokens` must be" in message
     assert message.endswith("Shorten the input or lower max_output_tokens.")
-
-
-def test_a_failure_before_the_first_event_is_a_plain_error(gateway, upstream):
-    heard = hear(gateway, RESPONSES, "test/content-filter", stream=True)
-    assert (heard.status, heard.code) == (400, "content_filter")
-    check(ERROR, json.loads(heard.body))
-
-
-# ---------------------------------------------------------------- time
-
-
-def test_events_come_as_they_are_made(gateway, upstream):
-    with Caller(gateway, RESPONSES, "test/slow") as caller:
-        caller.read_until(b'"delta":"tok3')
-        assert b"response.completed" not in caller.received

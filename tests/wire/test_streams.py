@@ -10,7 +10,7 @@ from contextlib import closing
 
 import pytest
 from support.callers import Caller, choices, http_request, take_apart
-from support.dialects import NEW, ROUTES, asking
+from support.dialects import NEW, RESPONSES, ROUTES, asking
 from support.gateways import serve, side_by_side
 from support.heard import Heard, check_one_answer, records_of, wait_until
 from support.upstream import PIECES, RST_ON_CLOSE, TEXT, say, script, whole
@@ -69,16 +69,16 @@ def stepwise(steps):
 
 
 @pytest.mark.parametrize("model", ["test/ok", "tgi/ok"])
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", [*ROUTES, RESPONSES])
 def test_each_chunk_is_relayed_when_it_comes(upstream, gateway, route, model):
     steps = threading.Semaphore(0)
     upstream.behave("test/ok", stepwise(steps))
     with Caller(gateway, route, model) as caller:
         for piece in PIECES:
             steps.release()
-            caller.read_until(f'"content":"{piece}"'.encode())
+            caller.read_until(f'"{"delta" if route == RESPONSES else "content"}":"{piece}"'.encode())
             assert upstream.calls_for("test/ok")[0].finished is False
-        assert b'"finish_reason":"stop"' not in caller.received
+        assert b'"finish_reason":"stop"' not in caller.received and b"response.completed" not in caller.received
         steps.release(10)
         check_stream(caller.body(), model)
 
