@@ -38,24 +38,15 @@ CHAT: dict[str, Any] = {
     "best_of": 2,
 }
 PLAIN = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 16, "temperature": 0.7}
-LEGACY = {
-    "message": "Hi",
-    "parameters": {"max_new_tokens": 5, "temperature": 0.5, "max_length": 9},
-    "top_k": 5,
-    "max_time": 5,
-}
+LEGACY = {"message": "Hi", "parameters": {"max_new_tokens": 5, "temperature": 0.5, "max_length": 9}, "top_k": 5}
+LEGACY |= {"max_time": 5}
+PICTURED = [{"type": "input_text", "text": "Hi"}, {"type": "input_image", "image_url": "data:,x"}]
+SAID = [{"type": "output_text", "text": "Yes", "annotations": []}]
 RESPONSES = {
     "input": [
-        {
-            "role": "user",
-            "content": [{"type": "input_text", "text": "Hi"}, {"type": "input_image", "image_url": "data:,x"}],
-        },
+        {"role": "user", "content": PICTURED},
         {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "t"}]},
-        {
-            "type": "message",
-            "role": "assistant",
-            "content": [{"type": "output_text", "text": "Yes", "annotations": []}],
-        },
+        {"type": "message", "role": "assistant", "content": SAID},
         {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"},
         {"type": "function_call_output", "call_id": "c1", "output": [{"type": "input_text", "text": "5"}]},
     ],

@@ -40,23 +40,17 @@ def nullable(schema: Schema) -> Schema:
 FUNCTION = thing({"name": TEXT, "arguments": TEXT})
 TOOL_CALL = thing({"id": TEXT, "type": {"const": "function"}, "function": FUNCTION})
 # Of a streamed call only the index comes every time: id, type and name come once, arguments in pieces.
-TOOL_CALL_DELTA = thing(
-    {"index": COUNT},
-    {"id": TEXT, "type": {"const": "function"}, "function": thing({}, {"name": TEXT, "arguments": TEXT})},
-)
+PIECE = thing({}, {"name": TEXT, "arguments": TEXT})
+TOOL_CALL_DELTA = thing({"index": COUNT}, {"id": TEXT, "type": {"const": "function"}, "function": PIECE})
 
 _TOKEN = {"token": TEXT, "logprob": {"type": "number"}, "bytes": nullable(array({"type": "integer"}))}
 TOKEN = thing({**_TOKEN, "top_logprobs": array(thing(_TOKEN))})
 LOGPROBS = thing({"content": nullable(array(TOKEN))}, {"refusal": nullable(array(TOKEN))})
 
+_DETAILS = dict.fromkeys(("cached_tokens", "audio_tokens", "reasoning_tokens", "accepted_prediction_tokens"), COUNT)
 USAGE = thing(
     {"prompt_tokens": COUNT, "completion_tokens": COUNT, "total_tokens": COUNT},
-    {
-        "prompt_tokens_details": nullable(thing({}, {"cached_tokens": COUNT, "audio_tokens": COUNT})),
-        "completion_tokens_details": nullable(
-            thing({}, {"reasoning_tokens": COUNT, "accepted_prediction_tokens": COUNT, "audio_tokens": COUNT})
-        ),
-    },
+    dict.fromkeys(("prompt_tokens_details", "completion_tokens_details"), nullable(thing({}, _DETAILS))),
 )
 
 MESSAGE = thing(
@@ -66,16 +60,8 @@ MESSAGE = thing(
 CHOICE = thing(
     {"index": COUNT, "message": MESSAGE, "logprobs": nullable(LOGPROBS), "finish_reason": {"enum": FINISH_REASONS}}
 )
-DELTA = thing(
-    {},
-    {
-        "role": {"const": "assistant"},
-        "content": TEXT_OR_NULL,
-        "refusal": TEXT_OR_NULL,
-        "tool_calls": array(TOOL_CALL_DELTA, minItems=1),
-        "function_call": thing({}, {"name": TEXT, "arguments": TEXT}),
-    },
-)
+_DELTA = {"role": {"const": "assistant"}, "content": TEXT_OR_NULL, "refusal": TEXT_OR_NULL, "function_call": PIECE}
+DELTA = thing({}, {**_DELTA, "tool_calls": array(TOOL_CALL_DELTA, minItems=1)})
 CHUNK_CHOICE = thing(
     {"index": COUNT, "delta": DELTA, "logprobs": nullable(LOGPROBS), "finish_reason": {"enum": [*FINISH_REASONS, None]}}
 )
@@ -96,22 +82,10 @@ MODEL = thing({"id": TEXT, "object": {"const": "model"}, "created": COUNT, "owne
 MODEL_LIST = thing({"object": {"const": "list"}, "data": array(MODEL)}, closed=True)
 
 # OpenAI's four keys are always there, null where they say nothing; the last two are this gateway's.
-ERROR = thing(
-    {
-        "error": thing(
-            {
-                "message": {"type": "string", "minLength": 1},
-                "type": TEXT,
-                "param": TEXT_OR_NULL,
-                "code": TEXT_OR_NULL,
-                "retryable": {"type": "boolean"},
-                "request_id": {"type": "string", "minLength": 1},
-            },
-            closed=True,
-        )
-    },
-    closed=True,
-)
+SOME_TEXT: Schema = {"type": "string", "minLength": 1}
+_ERROR = {"message": SOME_TEXT, "type": TEXT, "param": TEXT_OR_NULL, "code": TEXT_OR_NULL}
+_ERROR |= {"retryable": {"type": "boolean"}, "request_id": SOME_TEXT}
+ERROR = thing({"error": thing(_ERROR, closed=True)}, closed=True)
 
 
 def check(schema: Schema, body: Any) -> Any:

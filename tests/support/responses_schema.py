@@ -23,160 +23,111 @@ def id_of(prefix: str) -> Schema:
     return {"type": "string", "pattern": f"^{prefix}_[A-Za-z0-9]+$"}
 
 
+def const(value: Any) -> Schema:
+    return {"const": value}
+
+
+def closed(**fields: Schema) -> Schema:
+    """An object with these keys and no others."""
+    return thing(fields, closed=True)
+
+
+def of(type_: str, **fields: Schema) -> Schema:
+    """One of this type."""
+    return closed(type=const(type_), **fields)
+
+
 _TOKEN = {"token": TEXT, "logprob": NUMBER, "bytes": array({"type": "integer", "minimum": 0, "maximum": 255})}
-TOKEN = thing({**_TOKEN, "top_logprobs": array(thing(_TOKEN, closed=True))}, closed=True)
-
-OUTPUT_TEXT = thing(
-    {"type": {"const": "output_text"}, "text": TEXT, "annotations": array(OBJECT), "logprobs": array(TOKEN)},
-    closed=True,
-)
-REFUSAL = thing({"type": {"const": "refusal"}, "refusal": TEXT}, closed=True)
-REASONING_TEXT = thing({"type": {"const": "reasoning_text"}, "text": TEXT}, closed=True)
+TOKEN = closed(**_TOKEN, top_logprobs=array(closed(**_TOKEN)))
+OUTPUT_TEXT = of("output_text", text=TEXT, annotations=array(OBJECT), logprobs=array(TOKEN))
+REFUSAL = of("refusal", refusal=TEXT)
+REASONING_TEXT = of("reasoning_text", text=TEXT)
 PART = {"anyOf": [OUTPUT_TEXT, REFUSAL, REASONING_TEXT]}
+CONTENT = array({"anyOf": [OUTPUT_TEXT, REFUSAL]})
+SUMMARY = array(thing({"type": const("summary_text"), "text": TEXT}))
 
-MESSAGE = thing(
-    {
-        "id": id_of("msg"),
-        "type": {"const": "message"},
-        "role": {"const": "assistant"},
-        "status": STATUS,
-        "content": array({"anyOf": [OUTPUT_TEXT, REFUSAL]}),
-    },
-    closed=True,
-)
-REASONING = thing(
-    {
-        "id": id_of("rs"),
-        "type": {"const": "reasoning"},
-        "status": STATUS,
-        "summary": array(thing({"type": {"const": "summary_text"}, "text": TEXT})),
-        "content": array(REASONING_TEXT),
-    },
-    closed=True,
-)
-FUNCTION_CALL = thing(
-    {
-        "id": id_of("fc"),
-        "type": {"const": "function_call"},
-        "status": STATUS,
-        "call_id": {"type": "string", "minLength": 1},
-        "name": TEXT,
-        "arguments": TEXT,
-    },
-    closed=True,
-)
+MESSAGE = of("message", id=id_of("msg"), role=const("assistant"), status=STATUS, content=CONTENT)
+REASONING = of("reasoning", id=id_of("rs"), status=STATUS, summary=SUMMARY, content=array(REASONING_TEXT))
+CALL_ID = {"type": "string", "minLength": 1}
+FUNCTION_CALL = of("function_call", id=id_of("fc"), status=STATUS, call_id=CALL_ID, name=TEXT, arguments=TEXT)
 ITEM = {"anyOf": [MESSAGE, REASONING, FUNCTION_CALL]}
 
-USAGE = thing(
-    {
-        "input_tokens": COUNT,
-        "input_tokens_details": thing({"cached_tokens": COUNT, "cache_write_tokens": COUNT}, closed=True),
-        "output_tokens": COUNT,
-        "output_tokens_details": thing({"reasoning_tokens": COUNT}, closed=True),
-        "total_tokens": COUNT,
-    },
-    closed=True,
+USAGE = closed(
+    input_tokens=COUNT,
+    input_tokens_details=closed(cached_tokens=COUNT, cache_write_tokens=COUNT),
+    output_tokens=COUNT,
+    output_tokens_details=closed(reasoning_tokens=COUNT),
+    total_tokens=COUNT,
 )
-TOOL = thing(
-    {
-        "type": {"const": "function"},
-        "name": TEXT,
-        "description": TEXT_OR_NULL,
-        "parameters": nullable(OBJECT),
-        "strict": nullable(FLAG),
-    },
-    closed=True,
-)
+TOOL = of("function", name=TEXT, description=TEXT_OR_NULL, parameters=nullable(OBJECT), strict=nullable(FLAG))
+ALLOWED = {"type": const("allowed_tools"), "mode": {"enum": ["auto", "required"]}, "tools": array(OBJECT)}
 TOOL_CHOICE = {
     "anyOf": [
-        {"enum": ["none", "auto", "required"]},
-        thing({"type": {"const": "function"}, "name": TEXT}),
-        thing({"type": {"const": "allowed_tools"}, "mode": {"enum": ["auto", "required"]}, "tools": array(OBJECT)}),
+        {"enum": ["none", "auto", "required"]}, thing({"type": const("function"), "name": TEXT}), thing(ALLOWED)
     ]
-}
+}  # fmt: skip
 FORMAT = {
     "anyOf": [
         thing({"type": {"enum": ["text", "json_object"]}}),
-        thing({"type": {"const": "json_schema"}, "name": TEXT, "schema": OBJECT}),
+        thing({"type": const("json_schema"), "name": TEXT, "schema": OBJECT}),
     ]
 }
 # Of `error`, OpenAI has code and message; the others are this gateway's own.
-ERROR = thing(
-    {
-        "code": {"enum": ["server_error", "rate_limit_exceeded"]},
-        "message": TEXT,
-        "reason": TEXT,
-        "retryable": FLAG,
-        "request_id": TEXT,
-    },
-    closed=True,
-)
+CODE = {"enum": ["server_error", "rate_limit_exceeded"]}
+ERROR = closed(code=CODE, message=TEXT, reason=TEXT, retryable=FLAG, request_id=TEXT)
 RESPONSE = thing(
     {
         "id": id_of("resp"),
-        "object": {"const": "response"},
+        "object": const("response"),
         "created_at": COUNT,
         "status": {"enum": ["in_progress", "completed", "incomplete", "failed"]},
         "completed_at": nullable(COUNT),
         "error": nullable(ERROR),
-        "incomplete_details": nullable(
-            thing({"reason": {"enum": ["max_output_tokens", "content_filter"]}}, closed=True)
-        ),
-        "model": TEXT,
+        "incomplete_details": nullable(closed(reason={"enum": ["max_output_tokens", "content_filter"]})),
         "output": array(ITEM),
         "usage": nullable(USAGE),
-        "background": {"const": False},
-        "frequency_penalty": NUMBER,
-        "instructions": TEXT_OR_NULL,
+        "background": const(False),
         "max_output_tokens": nullable(COUNT),
         "max_tool_calls": nullable(COUNT),
         "metadata": {"type": "object", "additionalProperties": TEXT},
         "parallel_tool_calls": FLAG,
-        "presence_penalty": NUMBER,
         "previous_response_id": {"type": "null"},
-        "prompt_cache_key": TEXT_OR_NULL,
-        "reasoning": thing({"effort": TEXT_OR_NULL, "summary": TEXT_OR_NULL}, closed=True),
-        "safety_identifier": TEXT_OR_NULL,
-        "service_tier": TEXT,
-        "store": {"const": False},
-        "temperature": NUMBER,
+        "reasoning": closed(effort=TEXT_OR_NULL, summary=TEXT_OR_NULL),
+        "store": const(False),
         "text": thing({"format": FORMAT}, {"verbosity": TEXT}, closed=True),
         "tool_choice": TOOL_CHOICE,
         "tools": array(TOOL),
         "top_logprobs": COUNT,
-        "top_p": NUMBER,
         "truncation": {"enum": ["auto", "disabled"]},
+        **dict.fromkeys(("model", "service_tier"), TEXT),
+        **dict.fromkeys(("instructions", "prompt_cache_key", "safety_identifier"), TEXT_OR_NULL),
+        **dict.fromkeys(("frequency_penalty", "presence_penalty", "temperature", "top_p"), NUMBER),
     },
     {"user": TEXT},
     closed=True,
 )
 
-_LIFECYCLE = {"response": RESPONSE}
 _ITEM_AT = {"output_index": COUNT, "item": ITEM}
 _AT = {"item_id": TEXT, "output_index": COUNT}
 _PART_AT = {**_AT, "content_index": COUNT}
-_SHOWN_TOKEN = thing({"token": TEXT, "logprob": NUMBER}, {"top_logprobs": array(OBJECT)})
+_LOGPROBS = {"logprobs": array(thing({"token": TEXT, "logprob": NUMBER}, {"top_logprobs": array(OBJECT)}))}
 
 EVENTS = {
-    name: thing({"type": {"const": name}, "sequence_number": COUNT, **fields}, closed=True)
+    f"response.{name}": of(f"response.{name}", sequence_number=COUNT, **fields)
     for name, fields in {
-        "response.created": _LIFECYCLE,
-        "response.in_progress": _LIFECYCLE,
-        "response.completed": _LIFECYCLE,
-        "response.incomplete": _LIFECYCLE,
-        "response.failed": _LIFECYCLE,
-        "response.output_item.added": _ITEM_AT,
-        "response.output_item.done": _ITEM_AT,
-        "response.content_part.added": {**_PART_AT, "part": PART},
-        "response.content_part.done": {**_PART_AT, "part": PART},
-        "response.output_text.delta": {**_PART_AT, "delta": TEXT, "logprobs": array(_SHOWN_TOKEN)},
-        "response.output_text.done": {**_PART_AT, "text": TEXT, "logprobs": array(_SHOWN_TOKEN)},
-        "response.refusal.delta": {**_PART_AT, "delta": TEXT},
-        "response.refusal.done": {**_PART_AT, "refusal": TEXT},
-        "response.reasoning_text.delta": {**_PART_AT, "delta": TEXT},
-        "response.reasoning_text.done": {**_PART_AT, "text": TEXT},
-        "response.function_call_arguments.delta": {**_AT, "delta": TEXT},
-        "response.function_call_arguments.done": {**_AT, "arguments": TEXT, "name": TEXT},
+        **{key: {"response": RESPONSE} for key in ("created", "in_progress", "completed", "incomplete", "failed")},
+        "output_item.added": _ITEM_AT,
+        "output_item.done": _ITEM_AT,
+        "content_part.added": {**_PART_AT, "part": PART},
+        "content_part.done": {**_PART_AT, "part": PART},
+        "output_text.delta": {**_PART_AT, "delta": TEXT, **_LOGPROBS},
+        "output_text.done": {**_PART_AT, "text": TEXT, **_LOGPROBS},
+        "refusal.delta": {**_PART_AT, "delta": TEXT},
+        "refusal.done": {**_PART_AT, "refusal": TEXT},
+        "reasoning_text.delta": {**_PART_AT, "delta": TEXT},
+        "reasoning_text.done": {**_PART_AT, "text": TEXT},
+        "function_call_arguments.delta": {**_AT, "delta": TEXT},
+        "function_call_arguments.done": {**_AT, "arguments": TEXT, "name": TEXT},
     }.items()
 }
 LAST = ("response.completed", "response.incomplete", "response.failed")
