@@ -1,16 +1,16 @@
 """SDKs in a page: real Chromium, from a configured origin and from another one, whole, streamed and refused."""
 
 import subprocess
-import threading
 from contextlib import contextmanager
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 from support.browser import chromium, visit
 from support.clients import folder
 from support.gateways import keyed, serve
+from support.sockets import Quiet, serving_http
 from support.upstream import PIECES, TEXT
 
 pytestmark = [pytest.mark.clients, pytest.mark.browser]
@@ -20,23 +20,15 @@ KEY = "sk-of-a-page"
 SDKS = ("openai", "langchain")
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
+class Handler(Quiet, SimpleHTTPRequestHandler):
+    pass
 
 
 @contextmanager
 def site(directory):
     """A site of its own port, and so of its own origin."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(directory)))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with serving_http(partial(Handler, directory=str(directory))) as server:
         yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from support.fronts import CONF, certificate_in, front, shipped, socket_path
 from support.gateways import free_port, serve
 from support.heard import all_at_once, hear, wait_until
 from support.servers import needs, nginx_check
-from support.upstream import PIECES, TEXT, say, script
+from support.upstream import PIECES, TEXT, say, stepwise
 
 from chatapi.operations.worker import IDLE_S
 
@@ -50,25 +50,14 @@ def test_a_whole_answer(upstream, fronted, route):
 
 def test_a_stream_arrives_piece_by_piece(upstream, fronted):
     """The upstream says each piece only when the caller has read the one before."""
-    read = {piece: threading.Event() for piece in PIECES}
-
-    def stepwise(x):
-        x.start_stream()
-        parts = script(x)
-        for piece, item in zip(PIECES, parts.tokens, strict=True):
-            x.event(item)
-            assert read[piece].wait(10), "the caller has not seen the last event"
-        for item in [*parts.closing, *parts.usage, *parts.done]:
-            x.event(item)
-        x.end()
-
-    upstream.behave("nginx/stepwise", stepwise)
+    steps = threading.Semaphore(0)
+    upstream.behave("nginx/stepwise", stepwise(steps))
     with Caller(fronted, V1, "nginx/stepwise") as caller:
         for piece in PIECES:
+            steps.release()
             caller.read_until(json.dumps(piece).encode())
-            read[piece].set()
-        told = take_apart(caller.body())
-    assert told.done
+        steps.release(10)
+        assert take_apart(caller.body()).done
 
 
 def test_a_caller_who_leaves_ends_the_upstreams_call(upstream, fronted):

@@ -2,7 +2,7 @@
 
 import json
 import socket
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
 from typing import NamedTuple
 
 from support.dialects import asking
@@ -89,11 +89,25 @@ class Caller:
         self.read_until(b"\r\n0\r\n\r\n")
         return dechunked(bytes(self.received).partition(b"\r\n\r\n")[2])
 
+    def rest(self, until=None):
+        """All that still comes, or what comes until then."""
+        with suppress(ConnectionResetError):
+            while not (until and self.received.endswith(until)) and (data := self.sock.recv(65_536)):
+                self.received += data
+        return self.received
+
     def leave(self, reset=False):
         """Close with FIN, or with RST."""
         if reset:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST_ON_CLOSE)
         self.sock.close()
+
+
+@contextmanager
+def connected(gateway, timeout=10):
+    """A socket to the gateway, closed at the end."""
+    with closing(socket.create_connection(("127.0.0.1", gateway.port), timeout=timeout)) as sock:
+        yield sock
 
 
 def http_request(route, body, key=None):

@@ -66,11 +66,14 @@ def added_up(rows):
     return totals
 
 
+def reported(used):
+    names, counts = ("day", "key_id", "model", "ending"), ("calls", "prompt_tokens", "completion_tokens")
+    return {tuple(row[n] for n in names): [row[c] for c in counts] for row in used}
+
+
 def check_usage(running, key_id=""):
     """What is reported of a key is what its rows add up to."""
-    names, counts = ("day", "key_id", "model", "ending"), ("calls", "prompt_tokens", "completion_tokens")
-    told = {tuple(row[n] for n in names): [row[c] for c in counts] for row in running.used(key_id)}
-    assert told == added_up(running.rows(key_id=key_id or None))
+    assert reported(running.used(key_id)) == added_up(running.rows(key_id=key_id or None))
 
 
 def check_row(row, heard, dialect, model, ending, code):

@@ -1,10 +1,11 @@
-"""A server of raw bytes: what it sends is what a test says, to the letter."""
+"""Servers of our own: of raw bytes, what is sent being what a test says, to the letter; and of HTTP."""
 
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 @contextmanager
@@ -55,3 +56,22 @@ def sending(*parts: bytes) -> Callable[[socket.socket], None]:
             sock.sendall(part)
 
     return handle
+
+
+@contextmanager
+def serving_http(handler: Callable[..., BaseHTTPRequestHandler]) -> Iterator[ThreadingHTTPServer]:
+    """A server whose requests this handles, on a free port; it says nothing of them."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class Quiet(BaseHTTPRequestHandler):
+    """For the log of pytest."""
+
+    def log_message(self, *_: object) -> None:
+        pass

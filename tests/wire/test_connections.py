@@ -2,13 +2,12 @@
 
 import json
 import re
-import socket
 import ssl
 import time
-from contextlib import closing, contextmanager
 
 import pytest
 import requests
+from support.callers import connected
 from support.dialects import NEW, V1, asking
 from support.fronts import certificate_in
 from support.gateways import keyed, serve
@@ -31,12 +30,6 @@ def gateway(gateway_env):
 def head(method, path, *lines, key=None):
     keyed = [f"Authorization: Bearer {key}"] if key else []
     return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: localhost", *keyed, *lines, "", ""]).encode()
-
-
-@contextmanager
-def connected(gateway):
-    with closing(socket.create_connection(("127.0.0.1", gateway.port), timeout=10)) as sock:
-        yield sock
 
 
 # ---------------------------------------------------------------- bodies that nobody wants

@@ -4,14 +4,12 @@ import json
 import os
 import sqlite3
 import ssl
-import threading
 import time
 import tomllib
 from contextlib import closing, contextmanager, nullcontext
 from contextvars import copy_context
 from dataclasses import replace
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +21,7 @@ from support.fronts import certificate_in, socket_path
 from support.fronts import front as shipped_front
 from support.gateways import ROOT, TOKEN, entry, flask, free_port, keyed, over, serve, side_by_side
 from support.servers import needs, nginx, postgres, redis
+from support.sockets import Quiet, serving_http
 from support.upstream import ERRORS, Upstream, say
 
 from chatapi import create_app, languages
@@ -99,7 +98,7 @@ def test_all_is_well(settings):
         assert found[name].ok, found[name]
 
 
-class _Elsewhere(BaseHTTPRequestHandler):
+class _Elsewhere(Quiet):
     """Servers that are none of Hugging Face's protocol, by the first part of the path; `v1` is one that is."""
 
     def do_GET(self):
@@ -130,9 +129,6 @@ class _Elsewhere(BaseHTTPRequestHandler):
     def date_time_string(self, timestamp=None):
         return formatdate(time.time() + self.server.off_s, usegmt=True)
 
-    def log_message(self, *_):
-        pass
-
 
 @contextmanager
 def elsewhere(certificate=None, kind="", off_s=0):
@@ -140,18 +136,13 @@ def elsewhere(certificate=None, kind="", off_s=0):
 
     Gives its port.
     """
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Elsewhere)
-    server.kind, server.off_s = kind, off_s
-    if certificate:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate, certificate.with_name("key.pem"))
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with serving_http(_Elsewhere) as server:
+        server.kind, server.off_s = kind, off_s
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate, certificate.with_name("key.pem"))
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         yield server.server_port
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.mark.parametrize(

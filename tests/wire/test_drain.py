@@ -204,8 +204,7 @@ def test_a_restarted_service_answers_new_callers_while_old_streams_go_on(env):
                 assert time.monotonic() - began < 6, "a new caller has waited for the old stream's end"
                 assert b"[DONE]" not in caller.received
                 caller.sock.settimeout(PATIENCE_S)
-                while not caller.received.endswith(END_OF_STREAM) and (data := caller.sock.recv(65_536)):
-                    caller.received += data
+                caller.rest(END_OF_STREAM)
             assert caller.received.count(b'"tok ') == LONG
         assert wait_until(lambda: not any(map(psutil.pid_exists, workers)), PATIENCE_S)
         assert "Traceback" not in old.log_text()
@@ -358,6 +357,4 @@ def streams_at(worker, other, nginx):
 def to_the_end(caller):
     """What came until the answer's end, or until it was cut."""
     with caller:
-        while not caller.received.endswith(END_OF_STREAM) and (data := caller.sock.recv(65_536)):
-            caller.received += data
-    return caller.received
+        return caller.rest(END_OF_STREAM)

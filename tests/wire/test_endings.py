@@ -475,16 +475,6 @@ def with_callers(gateway, upstream, kinds):
         yield callers
 
 
-def rest_of(caller):
-    """All that still comes."""
-    try:
-        while data := caller.sock.recv(65_536):
-            caller.received += data
-    except ConnectionResetError:
-        pass
-    return caller.received
-
-
 STOPPED = {
     **{f"endless-{dialect}": (endless, dialect, True, b"tok3") for dialect in DIALECTS},
     "waiting": ("silent", "v1", True, b"\n: "),
@@ -505,7 +495,7 @@ def stopped(env, upstream_server):
         with with_callers(gateway, upstream_server, {**STOPPED, **IN_TIME}) as callers:
             told_at = time.monotonic()
             gateway.process.send_signal(signal.SIGTERM)
-            found = all_at_once(lambda name: (rest_of(callers[name]), time.monotonic() - told_at), list(callers))
+            found = all_at_once(lambda name: (callers[name].rest(), time.monotonic() - told_at), list(callers))
         gateway.process.wait(GRACE_S + 5)
         ended_s = time.monotonic() - told_at
         calls = {name: upstream_server.calls_for(f"stop/{name}") for name in callers}
@@ -558,7 +548,7 @@ def test_a_reload_disturbs_nobody(upstream, env):
             for _ in range(10):
                 assert hear(gateway, NEW, "stop/new").status == 200
                 time.sleep(0.05)
-            received = all_at_once(lambda name: rest_of(callers[name]), list(kinds))
+            received = all_at_once(lambda name: callers[name].rest(), list(kinds))
         assert wait_until(lambda: not set(gateway.workers()) & set(old), GRACE_S + 3)
         assert b"[DONE]" in body_of(received["in-time"])[1]
         assert b'"success":true' in body_of(received["in-time-whole"])[1]

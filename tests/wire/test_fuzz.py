@@ -9,11 +9,12 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import suppress
 from random import Random
 
 import psutil
 import pytest
+from support.callers import connected
 from support.fuzzed_requests import request
 from support.fuzzed_upstream import FuzzedUpstream, call, catalogue
 from support.gateways import serve
@@ -126,16 +127,10 @@ def open_streams(gateway):
 # ---------------------------------------------------------------- what callers hear
 
 
-@contextmanager
-def connected(gateway):
-    with closing(socket.create_connection(("127.0.0.1", gateway.port), timeout=PATIENCE_S)) as sock:
-        yield sock
-
-
 def wrong_with_what_it_hears(gateway, number):
     """Send the request of this number; what is wrong with what comes, in words, or None."""
     case = request(number)
-    with connected(gateway) as sock:
+    with connected(gateway, PATIENCE_S) as sock:
         with suppress(ConnectionError):  # it may be refused before all of it was there
             for piece in pieces(Random(number), case.data):
                 sock.sendall(piece)
@@ -173,7 +168,7 @@ def wrong_with_what_it_makes_of_an_answer(gateway, number):
     route, body = call(number)
     data = json.dumps(body)
     lines = [f"POST {route} HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
-    with connected(gateway) as sock:
+    with connected(gateway, PATIENCE_S) as sock:
         try:
             sock.sendall("\r\n".join([*lines, f"Content-Length: {len(data)}", "", data]).encode())
             answer = Reader(sock).answer()

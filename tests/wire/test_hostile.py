@@ -24,12 +24,17 @@ def in_words_of(route, body):
     return body.replace(b'"messages"', b'"input"', 1) if route == RESPONSES else body
 
 
+def measured(gateway, route, body):
+    """The answer, and what it has cost the worker; nobody else has waited for long."""
+    with Others(gateway, OTHERS_WAIT_S), Worker(gateway) as worker:
+        answer = gateway.post(route, data=body, headers=JSON, timeout=60)
+    print(f"{answer.status_code}, {worker.cpu_s:.2f} s, {worker.memory_mb:.0f} MB, {len(answer.content)} bytes")
+    return answer, worker
+
+
 @pytest.mark.parametrize("name", VALID)
 def test_what_is_valid_but_dear_holds_up_nobody(upstream, gateway, name):
-    body = VALID[name]()
-    with Others(gateway, OTHERS_WAIT_S), Worker(gateway) as worker:
-        answer = gateway.post(V1, data=body, headers=JSON, timeout=60)
-    print(f"{name}: {answer.status_code}, {worker.cpu_s:.2f} s, {worker.memory_mb:.0f} MB")
+    answer, worker = measured(gateway, V1, VALID[name]())
     # What TGI says to more than 2 MB: the whole of it went there.
     assert answer.status_code == 200 or "length limit exceeded" in answer.text
     assert worker.cpu_s < 3 + 1, "a second for the others' calls"
@@ -38,17 +43,13 @@ def test_what_is_valid_but_dear_holds_up_nobody(upstream, gateway, name):
 
 def test_a_photo_among_many_messages_is_answered(upstream, gateway):
     body = VALID["a photo among 200 messages"]().replace(MODEL, b"test/ok", 1)
-    with Others(gateway, OTHERS_WAIT_S):
-        assert gateway.post(V1, data=body, headers=JSON, timeout=60).status_code == 200
+    assert measured(gateway, V1, body)[0].status_code == 200
 
 
 @pytest.mark.parametrize("route", [V1, RESPONSES])
 @pytest.mark.parametrize("name", FAULTY)
 def test_a_million_faults_hold_up_nobody(upstream, gateway, name, route):
-    body = in_words_of(route, FAULTY[name]())
-    with Others(gateway, OTHERS_WAIT_S), Worker(gateway) as worker:
-        answer = gateway.post(route, data=body, headers=JSON, timeout=60)
-    print(f"{name}: {answer.status_code}, {worker.cpu_s:.2f} s, {worker.memory_mb:.0f} MB, {len(answer.content)} bytes")
+    answer, worker = measured(gateway, route, in_words_of(route, FAULTY[name]()))
     assert answer.status_code == 400
     assert len(answer.content) < 100_000
     assert worker.cpu_s < 1.5 + 1

@@ -240,12 +240,9 @@ def test_loading_is_retried_when_it_is_time(client, upstream):
     assert caught.value.response.headers["retry-after-ms"] == "20000"
 
 
-def test_a_retry_succeeds(client, upstream):
+def test_a_retry_succeeds_and_the_clients_own_timeout_ends_a_call(client, upstream):
     upstream.sequence("test/recovers", ["test/err-generation", "test/ok"])
     assert ask(client.with_options(max_retries=1), "test/recovers").choices[0].message.content == TEXT
-
-
-def test_the_clients_own_timeout(client, upstream):
     with pytest.raises(openai.APITimeoutError):
         ask(client.with_options(max_retries=0, timeout=0.3), "test/slow-first")
 
@@ -343,21 +340,15 @@ def test_the_documented_curl(gateway, upstream):
     assert upstream.posts[-1].headers["authorization"] != f"Bearer {KEY}"
 
 
-def test_the_documented_curl_as_a_stream(gateway, upstream):
+def test_the_documented_curl_as_a_stream_with_every_optional_parameter_and_without_a_key(gateway, upstream):
     out = documented(gateway, KEY, ('"stream": false', '"stream": true'))
     *events, done = [line.removeprefix("data: ") for line in out.split("\n\n") if line]
     assert done == "[DONE]"
     chunks = check_stream([json.loads(event) for event in events])
     assert "".join(c["choices"][0]["delta"].get("content", "") for c in chunks) == TEXT
-
-
-def test_the_documented_curl_with_every_optional_parameter(gateway, upstream):
     optional = '"top_p": 0.8, "temperature": 0.5, "top_k": 40,'
     check(COMPLETION, json.loads(documented(gateway, KEY, ('"top_p": 0.8,', optional))))
     assert upstream.posts[-1].body.items() >= {"top_p": 0.8, "temperature": 0.5, "top_k": 40}.items()
-
-
-def test_the_documented_curl_without_a_key(gateway):
     assert check(ERROR, json.loads(documented(gateway, "")))["error"]["code"] == "missing_api_key"
 
 

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from hypothesis import strategies as st
 from support.gateways import python
 from support.heard import wait_until
-from support.ledger import added_up
+from support.ledger import added_up, reported
 from support.servers import postgres
 from support.stores import locked, path_of, side_by_side_processes, sql
 
@@ -344,11 +344,6 @@ EVENTS = st.lists(
 )
 
 
-def reported(store):
-    names, counts = ("day", "key_id", "model", "ending"), ("calls", "prompt_tokens", "completion_tokens")
-    return {tuple(row[n] for n in names): [row[c] for c in counts] for row in used(store)}
-
-
 @hypothesis.settings(max_examples=25, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
 @hypothesis.given(events=EVENTS)
 def test_usage_is_the_sum_of_the_ledger_whatever_the_order(store, events):
@@ -371,7 +366,7 @@ def test_usage_is_the_sum_of_the_ledger_whatever_the_order(store, events):
                 assert not statements.close_call(tx, {**closed[which % len(closed)], **end})
 
     store.write(play)
-    assert reported(store) == added_up([row for row in ledger(store).values() if row["ending"]])
+    assert reported(used(store)) == added_up([row for row in ledger(store).values() if row["ending"]])
 
 
 USES = [(0, "a", "m1"), (0, "b", "m1"), (1, "a", "m2"), (1, None, "m1"), (2, "a", "m1")]
@@ -407,50 +402,41 @@ def test_prune_deletes_ended_calls_from_before_in_portions_and_leaves_what_was_u
         row = call(number)
         store.write(lambda tx, r=row, n=number: statements.record(tx, [r if n == 3 else ended(r)]))
     store.write(lambda tx: statements.record(tx, [ended(call(0, before, request_id="r10"))]))
-    was = reported(store)
+    was = reported(used(store))
     assert store.read(lambda tx: statements.count_before(tx, before)) == 9
     assert store.write(lambda tx: statements.prune(tx, before, 4)) == 4
     assert numbers(store) == [3, 5, 6, 7, 8, 9, 10], "the oldest go first"
     assert [store.write(lambda tx: statements.prune(tx, before, 4)) for _ in range(3)] == [4, 1, 0]
     assert numbers(store) == [3, 10]
-    assert reported(store) == was
+    assert reported(used(store)) == was
 
 
 # ---------------------------------------------------------------- transactions
 
 
-def test_an_exception_takes_back_what_its_work_did_and_nothing_else(store, other):
+def raising(tx):
+    raise KeyError("mine")
+
+
+def misspelt(tx):
+    tx.exec_driver_sql("INSERT INTO nowhere VALUES (1)")
+
+
+@pytest.mark.parametrize("fail, raised", [(raising, KeyError), (misspelt, StoreUnavailable)])
+def test_a_failure_takes_back_what_its_work_did_and_nothing_else(store, other, fail, raised):
     open_one(store, 1)
-
-    def broken(tx):
-        statements.record(tx, [call(2)])
-        raise KeyError("mine")
-
-    with pytest.raises(KeyError, match="mine"):
-        store.write(broken)
+    with pytest.raises(raised) as told:
+        store.write(lambda tx: statements.record(tx, [call(2)]) or fail(tx))
+    if raised is StoreUnavailable:
+        assert "nowhere" in told.value.cause and "nowhere" not in told.value.message
     assert numbers(other) == [1]
     open_one(store, 3)
     assert numbers(other) == [1, 3]
 
 
-def test_a_statement_that_fails_is_told_and_takes_back_the_rest(store, other):
-    def broken(tx):
-        statements.record(tx, [call(1)])
-        tx.exec_driver_sql("INSERT INTO nowhere VALUES (1)")
-
-    with pytest.raises(StoreUnavailable) as told:
-        store.write(broken)
-    assert "nowhere" in told.value.cause
-    assert "nowhere" not in told.value.message
-    assert numbers(other) == []
-
-
 def test_many_threads_write_at_once_and_all_is_committed(store, other):
-    def work(number):
-        return store.write(lambda tx: statements.record(tx, [call(number)]) or number)
-
     with ThreadPoolExecutor(32) as pool:
-        assert list(pool.map(work, range(400))) == list(range(400))
+        assert list(pool.map(lambda number: store.write(numbered(number)), range(400))) == list(range(400))
     assert numbers(other) == list(range(400))
 
 
@@ -478,34 +464,26 @@ def in_one_batch(store, works):
         return [one.result(30) for one in waiting]
 
 
+def numbered(number, do=lambda tx, number: number):
+    """Work that opens this call, and then does `do`."""
+    return lambda tx: statements.record(tx, [call(number)]) or do(tx, number)
+
+
 def test_work_that_waits_together_is_committed_together(store, database):
-    transactions = "SELECT pg_current_xact_id_if_assigned()"
+    def transaction(tx, number):
+        found = "1" if store.is_sqlite else tx.exec_driver_sql("SELECT pg_current_xact_id_if_assigned()").scalar()
+        return str(found)
 
-    def work(number):
-        def do(tx):
-            statements.record(tx, [call(number)])
-            return str(tx.exec_driver_sql(transactions).scalar()) if not store.is_sqlite else "1"
-
-        return do
-
-    found = in_one_batch(store, [work(number) for number in range(12)])
+    found = in_one_batch(store, [numbered(number, transaction) for number in range(12)])
     assert len(set(found)) == 1
     assert len(ledger(store)) == 12
 
 
 def test_work_that_fails_does_no_harm_to_what_waited_with_it(store, other):
-    def work(number):
-        def do(tx):
-            statements.record(tx, [call(number)])
-            if number == 3:
-                raise KeyError("mine")
-            if number == 5:
-                tx.exec_driver_sql("INSERT INTO nowhere VALUES (1)")
-            return number
+    def some_fail(tx, number):
+        return {3: raising, 5: misspelt}.get(number, lambda tx: number)(tx)
 
-        return do
-
-    found = in_one_batch(store, [work(number) for number in range(8)])
+    found = in_one_batch(store, [numbered(number, some_fail) for number in range(8)])
     assert [n for n, one in enumerate(found) if one == n] == [0, 1, 2, 4, 6, 7]
     assert isinstance(found[3], KeyError)
     assert isinstance(found[5], StoreUnavailable)
@@ -567,16 +545,9 @@ def test_what_was_told_to_have_failed_is_not_written_later(store, other, monkeyp
     monkeypatch.setattr(stores, "LOCK_WAIT_S", 0.2)  # five times that is what everybody waits for the line
     store.check()
 
-    def work(number):
-        def do(tx):
-            if number == 1:
-                time.sleep(2.5)  # a network that swallows everything
-            statements.record(tx, [call(number)])
-            return number
-
-        return do
-
-    found = in_one_batch(store, [work(number) for number in range(1, 6)])
+    works = [numbered(number) for number in range(2, 6)]
+    # The first comes to a network that swallows everything.
+    found = in_one_batch(store, [lambda tx: time.sleep(2.5) or numbered(1)(tx), *works])
     assert numbers(other) == [number for number in found if isinstance(number, int)]
 
 
@@ -652,11 +623,8 @@ def test_a_file_that_is_no_database_is_told(sqlite, sqlite_url, content):
     for use in (sqlite.check, sqlite.upgrade, sqlite.schema_version, lambda: open_one(sqlite, 1)):
         assert seconds_of(use) < NOT_LONGER_S
     assert path_of(sqlite_url).read_bytes() == content
-
-
-@pytest.mark.parametrize("path", ["/proc/nowhere/chatapi.db", "/"])
-def test_a_place_where_no_file_can_be_is_told(path):
-    assert seconds_of(Store(f"sqlite:///{path}").check) < NOT_LONGER_S
+    for path in ("/proc/nowhere/chatapi.db", "/"):  # where no file can be
+        assert seconds_of(Store(f"sqlite:///{path}").check) < NOT_LONGER_S
 
 
 KILLED = """

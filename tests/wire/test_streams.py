@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
-from support.callers import Caller, choices, http_request, take_apart
+from support.callers import Caller, choices, connected, http_request, take_apart
 from support.dialects import NEW, RESPONSES, ROUTES, asking
 from support.gateways import serve, side_by_side
 from support.heard import Heard, check_one_answer, records_of, wait_until
-from support.upstream import PIECES, RST_ON_CLOSE, TEXT, say, script, whole
+from support.upstream import PIECES, RST_ON_CLOSE, TEXT, say, script, stepwise, whole
 
 # What becomes of each behaviour, be it well or ill, is in test_reliability.
 
@@ -53,19 +53,6 @@ def test_tgi_is_asked_for_a_stream(upstream, gateway, route):
 
 
 # ---------------------------------------------------------------- as it comes
-
-
-def stepwise(steps):
-    """Each event of the stream when `steps` lets it go."""
-
-    def behaviour(x):
-        x.start_stream()
-        for item in script(x).whole():
-            steps.acquire(timeout=10)
-            x.event(item)
-        x.end()
-
-    return behaviour
 
 
 @pytest.mark.parametrize("model", ["test/ok", "tgi/ok"])
@@ -127,7 +114,7 @@ def test_a_connection_serves_stream_after_stream(upstream, gateway):
 def test_requests_sent_at_once_on_one_connection(upstream, gateway, streams):
     """A pipelining client is there: its next request's bytes are not taken for its leaving."""
     upstream.behave("test/late", lambda x: (x.sleep(0.3), say(x)))
-    with closing(socket.create_connection(("127.0.0.1", gateway.port), timeout=10)) as sock:
+    with connected(gateway) as sock:
         sock.sendall(b"".join(http_request(NEW, asking(NEW, "test/late", stream=s)) for s in streams))
         received = b""
         while received.count(b'"total_tokens"') < 2:
@@ -138,7 +125,7 @@ def test_requests_sent_at_once_on_one_connection(upstream, gateway, streams):
 
 
 def test_an_old_client_gets_a_stream_that_ends_with_its_connection(upstream, gateway):
-    with closing(socket.create_connection(("127.0.0.1", gateway.port), timeout=10)) as sock:
+    with connected(gateway) as sock:
         sock.sendall(http_request(NEW, asking(NEW, "test/ok", stream=True)).replace(b"HTTP/1.1", b"HTTP/1.0", 1))
         received = b""
         while data := sock.recv(65_536):

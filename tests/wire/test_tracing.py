@@ -1,12 +1,13 @@
 """Traces: W3C Trace Context goes through; with OpenTelemetry asked for, spans arrive at a collector."""
 
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import gzip
+from contextlib import contextmanager
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from support.gateways import python, serve
 from support.heard import records_of, wait_until
+from support.sockets import Quiet, serving_http
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE}-{SPAN}-01"
@@ -44,55 +45,39 @@ def test_the_line_of_the_call_names_the_trace(gateway, upstream):
 # --- OpenTelemetry
 
 
-class Collector:
-    """What listens at OTEL_EXPORTER_OTLP_ENDPOINT: keeps the spans."""
+@contextmanager
+def collector():
+    """What listens at OTEL_EXPORTER_OTLP_ENDPOINT: (its URL, the spans of a trace that have come)."""
+    spans = []
 
-    def __init__(self):
-        self.spans = []
-        collector = self
+    class Handler(Quiet):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.headers.get("Content-Encoding") == "gzip":
+                body = gzip.decompress(body)
+            for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                spans.extend(span for scope in resource.scope_spans for span in scope.spans)
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                if self.headers.get("Content-Encoding") == "gzip":
-                    import gzip
-
-                    body = gzip.decompress(body)
-                for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-                    for scope in resource.scope_spans:
-                        collector.spans += scope.spans
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-    def of(self, trace):
-        return [span for span in self.spans if span.trace_id.hex() == trace]
-
-    def __enter__(self):
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
+    with serving_http(Handler) as server:
+        yield (
+            f"http://127.0.0.1:{server.server_port}",
+            lambda trace: [span for span in spans if span.trace_id.hex() == trace],
+        )
 
 
 def test_spans_of_call_and_upstream_arrive_in_one_trace(upstream, gateway_env):
-    with Collector() as collector:
-        env = {**gateway_env, "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
+    with collector() as (url, spans_of):
+        env = {**gateway_env, "OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
         with serve(env) as gateway:
             assert gateway.post(ROUTES[2], ASK, headers={"traceparent": PARENT}).ok
             assert gateway.post(ROUTES[2], {**ASK, "stream": True}, headers={"traceparent": PARENT}).ok
-            assert wait_until(lambda: len(collector.of(TRACE)) >= 4, 15)
+            assert wait_until(lambda: len(spans_of(TRACE)) >= 4, 15)
             calls = upstream.calls_for("test/ok")
             assert gateway.post(ROUTES[2], {**ASK, "model": "test/http500", "max_time": 1}).status_code == 502
-    ours = {span.span_id.hex(): span for span in collector.of(TRACE)}
+    ours = {span.span_id.hex(): span for span in spans_of(TRACE)}
     asked = [call.headers["traceparent"].split("-")[2] for call in calls]
     assert asked and all(span in ours for span in asked), "the upstream's parent is the span of our request to it"
     for span in asked:

@@ -10,7 +10,7 @@ built-in ids (`test/...`); `Upstream.behave` and `Upstream.sequence` add more. E
 The texts are Hugging Face's own, as recorded; "HF" in a comment cites the wire-protocol reference.
 """
 
-from support.upstream.answers import PIECES, TEXT, chat_object, chat_whole, chunk, play, say, script, whole  # noqa: F401
+from support.upstream.answers import PIECES, TEXT, chat_object, chat_whole, chunk, play, say, script, stepwise, whole  # noqa: F401
 from support.upstream.behaviours import BEHAVIOURS, CLASSIC_REPLIES, loading, rate, saying  # noqa: F401
 from support.upstream.exchange import RST_ON_CLOSE, Exchange  # noqa: F401
 from support.upstream.refusals import CHAT, CLASSIC, ERRORS, EVERY, GENERATE, OWN, fault, model_error, text_fault  # noqa: F401

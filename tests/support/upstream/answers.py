@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Sequence
+from threading import Semaphore
 from typing import Any
 
 from support.upstream.exchange import Exchange
@@ -45,10 +46,14 @@ def usage(x: Exchange, completion_tokens: int) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion_tokens, "total_tokens": total}
 
 
+def limit_of(x: Exchange) -> int | None:
+    names = ("max_completion_tokens", "max_tokens") if x.skin == "chat" else ("max_new_tokens",)
+    return next((x.parameters[name] for name in names if x.parameters.get(name)), None)
+
+
 def limited(x: Exchange, pieces: Sequence[str], finish: str) -> tuple[Sequence[str], str]:
     """Cut the answer at the caller's token limit, as a model does."""
-    names = ("max_completion_tokens", "max_tokens") if x.skin == "chat" else ("max_new_tokens",)
-    limit = next((x.parameters[name] for name in names if x.parameters.get(name)), None)
+    limit = limit_of(x)
     return (pieces[:limit], "length") if limit and limit < len(pieces) else (pieces, finish)
 
 
@@ -180,3 +185,16 @@ def say(x: Exchange, pieces: Sequence[str] = PIECES, finish: str = "stop", pause
         return play(x, script(x, pieces, finish).whole(), pause)
     x.sleep(pause * len(limited(x, pieces, finish)[0]))
     return whole(x, pieces, finish)
+
+
+def stepwise(steps: Semaphore) -> Callable[[Exchange], None]:
+    """A good stream, each event when `steps` lets it go."""
+
+    def behaviour(x: Exchange) -> None:
+        x.start_stream()
+        for item in script(x).whole():
+            assert steps.acquire(timeout=10)
+            x.event(item)
+        x.end()
+
+    return behaviour

@@ -43,7 +43,7 @@ def once(first: Behaviour, times: int = 1) -> Behaviour:
     return lambda x: first(x) if x.attempt <= times else say(x)
 
 
-def counted(x: Exchange, number: int) -> list[str]:
+def counted(number: int) -> list[str]:
     return [f"tok{i} " for i in range(number)]
 
 
@@ -54,9 +54,7 @@ def echo(x: Exchange) -> None:
 
 @behaviour("paced")
 def paced(x: Exchange) -> None:
-    names = ("max_completion_tokens", "max_tokens", "max_new_tokens")
-    number = next((x.parameters[name] for name in names if x.parameters.get(name)), 20)
-    say(x, counted(x, number), pause=0.05)
+    say(x, counted(answers.limit_of(x) or 20), pause=0.05)
 
 
 @behaviour("continue")
@@ -76,9 +74,13 @@ def rate(headers: dict[str, str]) -> Fault:
     return fault(429, "Too many requests", EVERY, headers)
 
 
+def whole_body(x: Exchange) -> bytes:
+    return payload(chat_whole(x, PIECES, "stop") if x.skin == "chat" else [{"generated_text": TEXT}])
+
+
 @behaviour("body-truncated")
 def body_truncated(x: Exchange) -> None:
-    body = payload(chat_whole(x, PIECES, "stop") if x.skin == "chat" else [{"generated_text": TEXT}])
+    body = whole_body(x)
     x.wire(x.head(200, {"Content-Type": JSON, "Content-Length": str(len(body) + 100)}) + body[: len(body) // 2])
     x.sleep(0.02)
     x.close()
@@ -111,7 +113,7 @@ def body_dribble(x: Exchange) -> None:
         body = b"".join(data_lines(script(x).whole()))
         x.start_stream()
     else:
-        body = payload(chat_whole(x, PIECES, "stop") if x.skin == "chat" else [{"generated_text": TEXT}])
+        body = whole_body(x)
         x.wire(x.head(200, {"Content-Type": JSON, "Content-Length": str(len(body))}))
     for i in range(len(body)):
         x.raw(body[i : i + 1])
@@ -186,7 +188,7 @@ def reasoning(x: Exchange) -> None:
 
 SIMPLE: dict[str, Behaviour] = {
     "ok": say,
-    "slow": lambda x: say(x, counted(x, 40), pause=0.05),
+    "slow": lambda x: say(x, counted(40), pause=0.05),
     "loading": loading(20.0),
     "loading-2": once(loading(0.2), times=2),
     "waking": ERRORS["waking"],
