@@ -7,7 +7,8 @@ from support.tables import raised
 
 DEFAULT_MODEL = "default/model"
 USER = {"role": "user", "content": "Hi"}
-LOAD = {"s1": COMPLETIONS.load, "openai": OPENAI.load, "legacy": LEGACY.load, "responses": RESPONSES.load}
+DIALECTS = {"s1": COMPLETIONS, "openai": OPENAI, "legacy": LEGACY, "responses": RESPONSES}
+LOAD = {name: dialect.load for name, dialect in DIALECTS.items()}
 MINIMAL = {
     **{dialect: {"messages": [USER], "model": "org/name"} for dialect in ("s1", "openai")},
     "legacy": {"message": "Hi"},
