@@ -12,7 +12,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -278,24 +278,17 @@ class Journal:
                 self._path(name).unlink(missing_ok=True)
 
 
-_UNREADABLE = (ValueError, RecursionError)
-
-
-def _parsed(lines: Iterable[bytes]) -> list[Values]:
-    with suppress(*_UNREADABLE):
+def _parsed(lines: Collection[bytes]) -> list[Values]:
+    """The rows in these lines: read together, or one by one where one cannot be read, which is left out."""
+    with suppress(ValueError, RecursionError):
         found: list[Values] = json.loads(b"[%s]" % b",".join(lines))
-        if all(isinstance(values, list) and len(values) == len(COLUMNS) for values in found):
+        fit = all(isinstance(values, list) and len(values) == len(COLUMNS) for values in found)
+        if fit and len(found) == len(lines):
             return found
-    return [values for line in lines if (values := _parsed_alone(line))]
-
-
-def _parsed_alone(line: bytes) -> Values | None:
-    with suppress(*_UNREADABLE):
-        values = json.loads(line)
-        if isinstance(values, list) and len(values) == len(COLUMNS):
-            return values
-    log.error("a line of %d bytes in a journal cannot be read, and is left out", len(line))
-    return None
+    if len(lines) == 1:
+        log.error("a line of %d bytes in a journal cannot be read, and is left out", *map(len, lines))
+        return []
+    return [values for line in lines for values in _parsed([line])]
 
 
 def _read(path: Path, begin: int) -> bytes:

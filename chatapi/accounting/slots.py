@@ -82,7 +82,9 @@ class Slots:
         while True:
             self._lock()
             try:
-                slot = self._own(reservation)
+                if not self._is_held(reservation):
+                    raise StoreUnavailable("the call's place is gone", str(self._path))
+                slot = self._words[reservation.place]
                 numbers = self._numbers(slot)
                 unknown = quotas.unknown(numbers, reservation.limits, now)
                 if set(unknown) <= used.keys():
@@ -102,7 +104,7 @@ class Slots:
         """Give the place back, and count the `tokens` used. A second time changes nothing."""
         self._lock()
         try:
-            if self._is_own(reservation):
+            if self._is_held(reservation):
                 self._free_place(reservation.place, tokens, now, reservation)
                 self._taken.discard(reservation.place)
                 self._free.append(reservation.place)
@@ -168,13 +170,8 @@ class Slots:
     def _numbers(self, slot: int) -> memoryview:
         return self._words[slot + _NUMBERS : slot + _SLOT]
 
-    def _is_own(self, reservation: Reservation) -> bool:
+    def _is_held(self, reservation: Reservation) -> bool:
         return self._words[reservation.place] != 0 and self._words[reservation.place + 3] == reservation.call
-
-    def _own(self, reservation: Reservation) -> int:
-        if not self._is_own(reservation):
-            raise StoreUnavailable("the call's place is gone", str(self._path))
-        return self._words[reservation.place]
 
     def _free_place(self, place: int, tokens: int, now: float, reservation: Reservation | None = None) -> None:
         slot = self._words[place]

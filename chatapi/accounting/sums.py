@@ -55,11 +55,6 @@ def _ints(found: sa.CursorResult[Any]) -> list[Row]:
     return [{name: int(it) if isinstance(it, Decimal) else it for name, it in row.items()} for row in rows_of(found)]
 
 
-def tokens_used(tx: Tx, key_id: str, since: str) -> int:
-    """Tokens of the calls of a key that began on day `since` or later, and have ended."""
-    return int(_tokens_used.value(tx, key_id=key_id, since=since))
-
-
 _tokens_used = CompiledStatement(
     sa.select(
         sa.func.coalesce(sa.func.sum(usage.c.prompt_tokens + usage.c.completion_tokens), sa.literal_column("0"))
@@ -68,10 +63,11 @@ _tokens_used = CompiledStatement(
 
 
 def used_in_period(tx: Tx, key_id: str | None, limit: str, now: float) -> int:
-    """Tokens of a key in a limit's period, from the ledger; the sums of callers without a key begin at 0."""
+    """Tokens of the calls of a key in a limit's period that have ended; sums of callers without a key begin at 0."""
     if key_id is None:
         return 0
-    return tokens_used(tx, key_id, day_of(now) if limit == "tpd" else f"{day_of(now)[:7]}-01")
+    first = day_of(now) if limit == "tpd" else f"{day_of(now)[:7]}-01"
+    return int(_tokens_used.value(tx, key_id=key_id, since=first))
 
 
 def read_used(store: Store, key_id: str | None, limit: str, now: float) -> int:

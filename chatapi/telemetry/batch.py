@@ -14,21 +14,16 @@ DELAY_S = 0.05
 
 
 class Batch:
-    """Calls that have ended, and whatever else gathers until it is time to write it."""
+    """Calls that have ended, and whatever else gathers until it is time to write it.
+
+    `observers` hear of each call that has ended; then `writers` write, each a part of what has gathered.
+    """
 
     def __init__(self) -> None:
+        self.observers: list[Callable[[Call], None]] = []
+        self.writers: list[Callable[[], None]] = []
         self._ended: list[Call] = []
-        self._observers: list[Callable[[Call], None]] = []
-        self._writers: list[Callable[[], None]] = []
         self._due = False
-
-    def observed_by(self, observe: Callable[[Call], None]) -> None:
-        """From now on `observe` hears of each call that has ended, before anything is written."""
-        self._observers.append(observe)
-
-    def written_by(self, write: Callable[[], None]) -> None:
-        """From now on `write` writes a part of what has gathered."""
-        self._writers.append(write)
 
     def ended(self, call: Call) -> None:
         """`call` has ended: whoever observes hears of it within DELAY_S."""
@@ -51,11 +46,11 @@ class Batch:
         """Write what has gathered: before somebody reads it, and when the process ends."""
         self._due = True  # what observers gather is written right now
         ended, self._ended = self._ended, []
-        for observe in self._observers:
+        for observe in self.observers:
             for call in ended:
                 _do(observe, call)
         self._due = False
-        for write in self._writers:
+        for write in self.writers:
             _do(write)
 
 

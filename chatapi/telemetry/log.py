@@ -39,7 +39,7 @@ class _Lines:
 
 
 _lines = _Lines()
-batch.written_by(_lines.flush)
+batch.writers.append(_lines.flush)
 
 
 def write(call: Call) -> None:
@@ -48,7 +48,7 @@ def write(call: Call) -> None:
         _lines.gathered.append(line_for_person(call) if _lines.for_person else line(call))
 
 
-batch.observed_by(write)
+batch.observers.append(write)
 
 
 def line(call: Call) -> str:

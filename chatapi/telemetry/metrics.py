@@ -84,7 +84,7 @@ def _observe_all(histogram: Histogram, seconds: list[float]) -> None:
 
 
 _numbers = _Numbers()
-batch.written_by(_numbers.flush)
+batch.writers.append(_numbers.flush)
 
 
 def _count(counter: Counter, *labels: str, by: float = 1) -> None:
@@ -155,7 +155,7 @@ def record(call: Call) -> None:
             _count(_LIMITS, name, "shadowed")
 
 
-batch.observed_by(record)
+batch.observers.append(record)
 
 
 def record_lost(calls: Iterable[Mapping[str, object]]) -> None:

@@ -55,7 +55,7 @@ def test_what_fails_for_one_call_is_told_and_takes_no_other_with_it(caplog):
         told.append(call.request_id)
 
     own = Batch()
-    own.observed_by(observe)
+    own.observers.append(observe)
     for name in ("good", "bad", "better"):
         own.ended(ended(request_id=name))
     own.flush()
