@@ -65,7 +65,8 @@ class Board:
 
     def read(self) -> "dict[bytes, Slot]":
         """The slots in use, by digest; while locked."""
-        slots = (self._slot(place) for place in range(self.used))
+        places = (_COUNT.size + place * _SLOT.size for place in range(self.used))
+        slots = (Slot(*_SLOT.unpack_from(self._memory, at)) for at in places)
         return {slot.digest: slot for slot in slots if slot.failures}
 
     def write(self, slots: "list[Slot]") -> None:
@@ -74,9 +75,6 @@ class Board:
         for place, slot in enumerate(kept):
             _SLOT.pack_into(self._memory, _COUNT.size + place * _SLOT.size, *slot)
         _COUNT.pack_into(self._memory, 0, len(kept))
-
-    def _slot(self, place: int) -> "Slot":
-        return Slot(*_SLOT.unpack_from(self._memory, _COUNT.size + place * _SLOT.size))
 
 
 class Slot(NamedTuple):

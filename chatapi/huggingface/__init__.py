@@ -44,15 +44,15 @@ def task_for(card: ModelCard) -> Task:
     return GENERATE if card.url else CLASSIC
 
 
-def _as_it_is(model: str, usage: Usage) -> Usage:
-    return usage
-
-
 class HuggingFace:
     """Asks models at `base`, or at their card's own `url`."""
 
     def __init__(
-        self, transport: Transport, base: str, idle_timeout_s: float, count: Callable[[str, Usage], Usage] = _as_it_is
+        self,
+        transport: Transport,
+        base: str,
+        idle_timeout_s: float,
+        count: Callable[[str, Usage], Usage] = lambda model, usage: usage,
     ) -> None:
         self._transport = transport
         self._base = base

@@ -48,10 +48,6 @@ class Listing:
             time.sleep(0.01)
         return list(self._models.values())
 
-    def find(self, model: str) -> Json | None:
-        """The entry of `model`, its suffix left aside, or None."""
-        return self._models.get(model.partition(":")[0])
-
     def refresh(self) -> None:
         """Fetch the list in the background, if it is due."""
         if not self._fetching and time.monotonic() >= self._due_at:
@@ -61,10 +57,10 @@ class Listing:
     def check(self, card: ModelCard, job: ChatJob) -> None:
         """Raises BadRequest or ContextLengthExceeded for a job that the list shows to be impossible."""
         self.refresh()
-        entry = self.find(card.id)
-        if entry is None:
+        model, _colon, pinned = card.id.partition(":")
+        if (entry := self._models.get(model)) is None:
             return
-        providers = _providers(entry, card.id.partition(":")[2])
+        providers = _providers(entry, pinned)
         for field, ability in (("tools", "supports_tools"), ("response_format", "supports_structured_output")):
             if _asks(job, field) and providers and all(p.get(ability) is False for p in providers):
                 names = ", ".join(p["provider"] for p in providers)

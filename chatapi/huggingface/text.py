@@ -5,7 +5,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from ..catalogue import ModelCard
-from ..chat import ChatJob, Chunk, Json, Reply, Usage
+from ..chat import ChatJob, Chunk, Json, Reply, Usage, estimate_tokens
 from ..languages import _
 from .abilities import GENERATE_CAN, left_out
 from .answers import answer_text, choices_in, extra_of
@@ -13,7 +13,8 @@ from .failures import cut, unreadable
 from .finish import finish_of, finish_reason
 from .prompts import Prompt, prompt_for
 from .transport import Request
-from .usage import believed, generate_usage, usage_in
+from .usage import believed, usage_in
+from .values import count
 
 _TEXTS = ("generated_text", "translation_text", "summary_text")
 
@@ -114,7 +115,7 @@ class GenerateEvents:
 
     def count(self) -> Usage:
         """The upstream's count where it can be true, else an estimate."""
-        return self._usage or generate_usage({}, {}, self._prompt.text, "".join(self._sent))
+        return self._usage or _estimate(self._prompt.text, "".join(self._sent))
 
     def passed_on(self, pieces: list[bytes]) -> None:
         """Nothing is."""
@@ -234,9 +235,19 @@ def _details(body: Json) -> Json:
 
 
 def _usage(body: Json, headers: Mapping[str, str], prompt: str, text: str, job: ChatJob) -> Usage:
-    given = usage_in(body)
-    usage = generate_usage(_details(body), headers, prompt, text) if given is None else given
-    # What cannot be true is estimated from the one text that was sent, not from the conversation.
-    if usage.source == "upstream" and believed(usage, job, len(text), lambda: text) is usage:
-        return usage
-    return generate_usage({}, {}, prompt, text)
+    """The upstream's own count, its details before its headers (HF§6), where it can be true, else an estimate."""
+    if (given := usage_in(body)) is None:
+        details = _details(body)
+        prefill = details.get("prefill")
+        read = len(prefill) if isinstance(prefill, list) and prefill else count(headers.get("x-prompt-tokens"))
+        prompt_tokens = count(details.get("input_length", read))
+        completion_tokens = count(details.get("generated_tokens", headers.get("x-generated-tokens")))
+        if prompt_tokens is None or completion_tokens is None:
+            return _estimate(prompt, text)
+        given = Usage(prompt_tokens, completion_tokens)
+    return given if believed(given, job, len(text), lambda: text) is given else _estimate(prompt, text)
+
+
+def _estimate(prompt: str, text: str) -> Usage:
+    # From the one text that was sent, not from the conversation.
+    return Usage(estimate_tokens(prompt), estimate_tokens(text), source="estimate", texts=(prompt, text))

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..chat import ChatJob, Json, Usage, estimate_tokens, estimated
+from ..chat import ChatJob, Json, Usage, estimated
 from .values import MAX_NESTING, count, terms, unlisted
 
 # Names without case, underscores and hyphens: OpenAI's, Anthropic's, Gemini's, Ollama's, llama.cpp's, TGI's.
@@ -149,17 +149,6 @@ def _size(value: Any) -> int:
     if isinstance(value, dict):
         return sum(len(key) + _size(inner) for key, inner in value.items())
     return sum(map(_size, value)) if isinstance(value, list) else 8
-
-
-def generate_usage(details: Json, headers: Mapping[str, str], prompt: str, text: str) -> Usage:
-    """Usage of a text model's answer: its details before its headers before an estimate (HF§6)."""
-    prefill = details.get("prefill")
-    read = len(prefill) if isinstance(prefill, list) and prefill else count(headers.get("x-prompt-tokens"))
-    given = count(details.get("input_length", read))
-    completion = count(details.get("generated_tokens", headers.get("x-generated-tokens")))
-    if given is not None and completion is not None:
-        return Usage(given, completion)
-    return Usage(estimate_tokens(prompt), estimate_tokens(text), source="estimate", texts=(prompt, text))
 
 
 _SAID = {"content", "reasoning_content", "reasoning", "refusal", "tool_calls", "function_call"}
