@@ -40,9 +40,9 @@ def test_any_text_is_at_least_a_token_and_at_most_three_a_character(text):
 
 
 def test_a_megabyte_is_estimated_at_once():
-    began = time.perf_counter()
+    began = time.process_time()
     assert estimate_tokens("words and 漢字 " * 80_000) > 100_000
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 # --- messages

@@ -148,9 +148,9 @@ def test_the_longer_the_answer_may_be_the_shorter_the_prompt_but_it_does_not_pus
 def test_ten_thousand_turns_take_no_time(model, context_tokens):
     card = card_for(model, context_tokens=context_tokens)
     messages = turns(*("some words of a turn" for _ in range(10_001)), system="Brief.")
-    began = time.perf_counter()
+    began = time.process_time()
     assert prompt_for(card, messages, 100).text
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 # --- never empty

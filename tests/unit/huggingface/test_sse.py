@@ -142,9 +142,9 @@ def test_many_events_may_be_more_than_one_may(small, first, packet, more):
 
 @pytest.mark.parametrize("packet", [b"x" * 1400, b"data: x\n" * 175], ids=["one line", "many lines"])
 def test_a_long_event_in_small_packets_is_not_quadratic(packet):
-    began = time.perf_counter()
+    began = time.process_time()
     assert len(read(b"data: ", *[packet] * 1000, b"\n\n")) == 1
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 FIRST_BYTES = {

@@ -112,6 +112,6 @@ def test_an_image_has_three_spellings_and_one_shape(dialect, spelling):
 def test_ten_thousand_messages_load(dialect):
     """Plain ones, and ones that need the schema."""
     messages = [USER, ASSISTANT, user({"type": "text", "text": "x"}), SYSTEM] * 2500
-    began = time.perf_counter()
+    began = time.process_time()
     assert list(job_of(dialect, messages=messages).messages) == messages
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
