@@ -56,16 +56,12 @@ def dashboard(browser, locked, keys, upstream):
 # ---------------------------------------------------------------- who may see it
 
 
-def test_without_a_key_it_asks_for_one(browser, locked):
+@pytest.mark.parametrize("who", ["worker", "nobody"])
+def test_it_asks_for_a_key_and_one_that_may_not_see_it_is_told_so_in_the_gateways_words(browser, locked, keys, who):
     with visit(browser, locked.url, "/dashboard") as page:
         expect(page.get_by_label("API key")).to_be_visible()
         expect(page.get_by_role("alert")).to_have_count(0)
         expect(page.locator("#panels")).to_be_hidden()
-
-
-@pytest.mark.parametrize("who", ["worker", "nobody"])
-def test_a_key_that_may_not_see_it_is_told_so_in_the_gateways_words(browser, locked, keys, who):
-    with visit(browser, locked.url, "/dashboard") as page:
         with page.expect_response(lambda response: "authorization" in response.request.headers) as told:
             show(page, keys.get(who, "sk-wrong"))
         expect(page.get_by_role("alert")).to_have_text(told.value.json()["error"]["message"])

@@ -456,16 +456,14 @@ def test_markdown_is_set_and_code_has_colours(reader, upstream):
     expect(reader.get_by_role("cell", name="2")).to_be_visible()
 
 
-def test_right_to_left_text_runs_so(reader, upstream):
+def test_right_to_left_text_runs_so_and_a_very_long_answer_is_shown_whole(reader, upstream):
     upstream.behave("test/rtl", saying("مرحبا بالعالم\n\nand English"))
     ask(reader, "שלום", "test/rtl")
     directions = reader.locator(".prose p, .said p").evaluate_all(
         "all => all.map(one => getComputedStyle(one).direction)"
     )
     assert directions == ["rtl", "rtl", "ltr"]
-
-
-def test_a_very_long_answer_is_shown_whole(reader, upstream):
+    reader.get_by_role("button", name="New conversation").click()
     long = "\n\n".join(f"Paragraph {n} of **many**, with some words in it." for n in range(2000))
     upstream.behave("test/long", saying(long))
     say(reader, "hello", "test/long")

@@ -17,27 +17,21 @@ from chatapi import create_app
 
 
 # S1's text → model, `inputs` and `parameters` that reach Hugging Face.
+DIALOGPT = "microsoft/DialoGPT-medium"
 S1 = {
     "format": (
-        S1_FORMAT,
-        "microsoft/DialoGPT-medium",
-        "Explique o que é inteligência artificial em uma frase.",
+        S1_FORMAT, DIALOGPT, "Explique o que é inteligência artificial em uma frase.",
         {"temperature": 0.7, "max_new_tokens": 100},
     ),
-    "example-1": (S1_EXAMPLE_1, "microsoft/DialoGPT-medium", "Qual é a capital do Brasil?", {"temperature": 0.7}),
+    "example-1": (S1_EXAMPLE_1, DIALOGPT, "Qual é a capital do Brasil?", {"temperature": 0.7}),
     "example-2": (
-        S1_EXAMPLE_2,
-        "microsoft/DialoGPT-large",
-        "Explique como funciona a inteligência artificial",
+        S1_EXAMPLE_2, "microsoft/DialoGPT-large", "Explique como funciona a inteligência artificial",
         {"temperature": 0.5, "max_new_tokens": 500},
     ),
     "example-3": (
-        S1_EXAMPLE_3,
-        "microsoft/DialoGPT-medium",
-        "O que é machine learning?",
-        {"temperature": 0.7, "max_new_tokens": 300},
+        S1_EXAMPLE_3, DIALOGPT, "O que é machine learning?", {"temperature": 0.7, "max_new_tokens": 300}
     ),
-}
+}  # fmt: skip
 
 
 def shape(value):
@@ -80,12 +74,9 @@ def test_s1_word_for_word_whole_and_streamed(upstream, gateway, text, model, inp
 @pytest.mark.parametrize(
     "model, refuses_return_full_text",
     [
-        ("microsoft/DialoGPT-medium", False),
-        ("microsoft/DialoGPT-large", False),
-        ("facebook/blenderbot-400M-distill", True),
-        ("google/flan-t5-base", True),
-        ("EleutherAI/gpt-neo-2.7B", False),
-        ("bigscience/bloom-560m", False),
+        *((f"microsoft/DialoGPT-{size}", False) for size in ("medium", "large")),
+        *((model, True) for model in ("facebook/blenderbot-400M-distill", "google/flan-t5-base")),
+        *((model, False) for model in ("EleutherAI/gpt-neo-2.7B", "bigscience/bloom-560m")),
     ],
 )
 @pytest.mark.parametrize("route", ROUTES)

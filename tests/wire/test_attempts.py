@@ -107,12 +107,9 @@ def test_a_connection_the_upstream_closed_is_not_used_again(upstream, hub):
         assert asked(hub, "test/last-words") == TEXT
         time.sleep(0.05)
     assert len(upstream.calls_for("test/last-words")) == 3, "no attempt was lost on a dead connection"
-
-
-def test_a_cut_stream_does_not_hurt_the_next_call(upstream, hub):
     with pytest.raises(UpstreamError):
         asked(hub, "test/stall-after-3", stream=True)
-    assert asked(hub, "test/ok", stream=True) == TEXT
+    assert asked(hub, "test/ok", stream=True) == TEXT, "nor is one that was left amid a stream"
 
 
 def test_the_gateway_keeps_its_connections(upstream, gateway):
@@ -134,12 +131,9 @@ def test_attempts_end_with_the_last_error(upstream, hub, stream):
     error = outcome(hub, "test/changing", stream)
     assert (error.code, error.upstream_status) == ("upstream_unavailable", 503)
     assert len(upstream.calls_for("test/changing")) == 3
-
-
-def test_attempts_give_way_to_a_final_verdict(upstream, hub):
-    upstream.sequence("test/changing", ["http500", "gated", "ok"])
-    assert outcome(hub, "test/changing").code == "upstream_auth"
-    assert len(upstream.calls_for("test/changing")) == 2
+    upstream.sequence("test/verdict", ["http500", "gated", "ok"])
+    assert outcome(hub, "test/verdict", stream).code == "upstream_auth", "a verdict is final"
+    assert len(upstream.calls_for("test/verdict")) == 2
 
 
 def date_after(seconds):

@@ -249,12 +249,9 @@ def test_a_body_that_cannot_be_translated_gets_the_legacy_routes_own_error(gatew
     assert "Deprecation" not in preview.headers
 
 
-def test_the_host_that_was_asked_is_in_the_snippets(gateway):
+def test_people_read_it_in_their_language_with_the_host_that_they_asked(gateway):
     response = gateway.post(PREVIEW, BODY, key="billing", Host="chat.example.com:8443")
     assert "http://chat.example.com:8443/v1" in response.json["data"]["openai"]["python"]
-
-
-def test_people_read_it_in_their_language(gateway):
     response = gateway.post(PREVIEW, BODY, **{"Accept-Language": "pt-BR"})
     assert response.headers["Content-Language"] == "pt-BR"
     notes = {one["field"]: one["note"] for one in response.json["data"]["changes"]}

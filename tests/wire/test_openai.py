@@ -355,15 +355,12 @@ def list_of(client):
     return {m["id"]: m for m in check(MODEL_LIST, client.get("/v1/models").json)["data"]}
 
 
-def test_without_a_network_the_list_is_the_catalogue(wide_catalogue):
+def test_the_list_is_fetched_once_outlives_the_router_and_is_the_catalogue_without_a_network(wide_catalogue):
     dead = Upstream()
     dead.stop()
     client = client_of(dead, wide_catalogue)
     assert "microsoft/DialoGPT-medium" in list_of(client)
     assert check(MODEL, client.get("/v1/models/google/flan-t5-base").json)
-
-
-def test_the_list_is_fetched_once_and_outlives_the_router(wide_catalogue):
     with Router() as router:
         router.listed = ROWS
         client = client_of(router, wide_catalogue)
