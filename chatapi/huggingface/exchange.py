@@ -13,7 +13,7 @@ from typing import Any
 import gevent
 import gevent.monkey
 
-from ..call import Call
+from ..call import MAX_UPSTREAM_REQUESTS, Call
 from ..errors import UpstreamTimeout
 from ..languages import _
 from .connect import NETWORK_ERRORS, Connection, translated
@@ -44,11 +44,30 @@ class Exchange:
 
     def send(self, connect: Callable[[float], Connection], data: bytes) -> Response:
         """Send head and body in one write, on the kept connection or a new one, and read the head of the answer."""
-        if self._connection is None:
-            self._connection = self._guarded(partial(connect, max(0.001, self._deadline - time.monotonic())))
-        self.response = self._guarded(partial(Response, self._connection.sock, data, self._deadline, self._alarm))
+        self.response = self._guarded(partial(self._ask, connect, data))
         self._is_answered = True
         return self.response
+
+    def _ask(self, connect: Callable[[float], Connection], data: bytes) -> Response:
+        if (kept := self._connection) is not None:
+            try:
+                return Response(kept.sock, data, self._deadline, self._alarm)
+            except (ConnectionResetError, BrokenPipeError):
+                # Its server closed it at this very moment, as it may (RFC 9112, 9.3.1): no failure of the model.
+                if not self._may_ask_again():
+                    raise
+            self._connection = None
+            kept.close()
+        self._connection = connection = connect(max(0.001, self._deadline - time.monotonic()))
+        return Response(connection.sock, data, self._deadline, self._alarm)
+
+    def _may_ask_again(self) -> bool:
+        """Whether this is the call's first request to its model; the next one counts as any other does."""
+        asked = self._call.asked
+        if asked and (asked.count(asked[-1]) > 1 or len(asked) >= MAX_UPSTREAM_REQUESTS):
+            return False
+        asked += asked[-1:]
+        return True
 
     def read(self, deadline: float) -> bytes:
         """What arrives next; nothing at the end of the body. Raises UpstreamTimeout at `deadline` (monotonic)."""

@@ -148,10 +148,14 @@ class Word(Text):
         return value
 
 
+_SEGMENT = r"[A-Za-z0-9_\-](\.?[A-Za-z0-9_\-])*\.?"
+
+
 class ModelId(Text):
     """`[org/]name[:suffix]`, so that no id can change the path or the host of a request."""
 
-    keywords = {"pattern": r"^[A-Za-z0-9._\-]+(/[A-Za-z0-9._\-]+)?(:[A-Za-z0-9._\-]+)?$"}
+    # As settings.is_model_id has it, in what generators of values from patterns understand: without looking ahead.
+    keywords = {"pattern": f"^({_SEGMENT}/)?{_SEGMENT}(:{_SEGMENT})?$", "maxLength": 3 * 96 + 2}
 
     def _checked(self, value: str) -> str:
         if not is_model_id(value):

@@ -10,7 +10,7 @@ from .. import errors
 from ..call import Call
 from ..errors import ChatError, ClientLeft, InternalError, traceback_without_messages
 from ..languages import N_, _, current
-from ..schemas import COMPLETIONS, OPENAI, Dialect
+from ..schemas import COMPLETIONS, DIALECTS, OPENAI, Dialect
 from ..schemas.strict_json import dumps
 from . import legacy
 
@@ -42,9 +42,12 @@ def init_app(app: Flask) -> None:
     app.register_error_handler(Exception, _fault)
 
 
+_BY_PATH = {dialect.path: dialect for dialect in DIALECTS}
+
+
 def dialect_of(path: str) -> Dialect:
     """The dialect in which errors of `path` are told, also where no such route exists."""
-    return OPENAI if path.startswith("/v1/") or path == "/v1" else COMPLETIONS
+    return _BY_PATH.get(path) or (OPENAI if path.startswith("/v1/") or path == "/v1" else COMPLETIONS)
 
 
 def error_response(error: ChatError) -> Response:

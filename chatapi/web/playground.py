@@ -99,9 +99,9 @@ def _dialect(dialect: Dialect) -> Json:
 
 
 def _widget(field: object) -> Json:
-    """How a parameter is asked for: its type, and its bounds, both included."""
+    """How a parameter is asked for: its type, and its bounds, both included, as a form has them."""
     if isinstance(field, Number):
-        low = field.low if field.above is None else field.above
+        low = field.low if field.above is None else field.above + 0.01
         return {"type": "integer" if isinstance(field, Integer) else "number", "min": low, "max": field.high}
     kinds = ((Flag, "flag"), (Object, "object"), (Stop, "lines"))
     return {"type": next((kind for of, kind in kinds if isinstance(field, of)), "text"), "min": None, "max": None}

@@ -41,6 +41,31 @@ def test_what_an_exchange_held_is_free_when_it_ends(upstream, transport):
         gc.enable()
 
 
+@pytest.mark.parametrize("asked, requests_made", [(["a/b"], ["a/b", "a/b"]), ([], [])])
+def test_a_kept_connection_that_its_server_closes_as_it_is_used_is_replaced_once(transport, asked, requests_made):
+    heard = []
+
+    def close_at_the_second_request(sock):
+        for number in range(2):
+            if not sock.recv(65536):
+                return
+            heard.append(number)
+            if number == 0:
+                sock.sendall(HEAD + b"Content-Length: 2\r\n\r\n{}")
+
+    with serving(close_at_the_second_request) as port:
+        url = f"http://127.0.0.1:{port}"
+        fetch(transport, url)
+        assert heard == [0]
+        call = Call("-", seconds=5, asked=asked)
+        assert transport.fetch(Request(url, {"model": "a/b", "messages": MESSAGES}), call, call.deadline).body == b"{}"
+        assert (heard, call.asked) == ([0, 1, 0], requests_made)
+        again = Call("-", seconds=5, asked=["a/b", "a/b"])
+        request = Request(url, {"model": "a/b", "messages": MESSAGES})
+        assert raised(UpstreamError, transport.fetch, request, again, again.deadline).transient
+        assert (heard, again.asked) == ([0, 1, 0, 1], ["a/b", "a/b"]), "two were made for it already"
+
+
 # ---------------------------------------------------------------- what goes out
 
 

@@ -1,6 +1,7 @@
 """Bodies → jobs: the fields of each dialect, their bounds and spellings, and what is not known."""
 
 import json
+import re
 from dataclasses import replace
 from math import nextafter
 
@@ -16,7 +17,9 @@ from support.tables import raised
 from chatapi.chat import ChatJob
 from chatapi.errors import BadRequest, ChatError
 from chatapi.huggingface import task_for
+from chatapi.schemas.loading import ModelId
 from chatapi.schemas.strict_json import parse_json
+from chatapi.settings import is_model_id
 
 ENVELOPES, OF_MESSAGES = ("s1", "legacy"), ("s1", "openai")
 OF_CHAT = (*OF_MESSAGES, "legacy")
@@ -304,3 +307,27 @@ def check_payload(card, job):
         json.dumps(sent, ensure_ascii=False, allow_nan=False).encode()
     except BadRequest as error:
         assert error.details
+
+
+MODEL_IDS = [
+    "a",
+    "a/b",
+    "a/b:c",
+    "A.b-c_d/e.f:g",
+    "a.",
+    "a./b",
+    "a..b",
+    ".a",
+    "a/.b",
+    "a/b:.c",
+    "a//b",
+    "a:b:c",
+    "",
+    "/a",
+]
+
+
+@pytest.mark.parametrize("id", [*MODEL_IDS, "a" * 300])
+def test_a_model_ids_schema_takes_what_the_gateway_takes(id):
+    pattern, longest = ModelId.keywords["pattern"], ModelId.keywords["maxLength"]
+    assert bool(re.search(pattern, id) and len(id) <= longest) == bool(is_model_id(id))
