@@ -93,10 +93,10 @@ class Call:
     def __post_init__(self, seconds: float) -> None:
         self.began = time.monotonic()
         self.started_at = time.time()
-        self.limit(seconds)
+        self.set_deadline(seconds)
         self.id = call_id(self.started_at)
 
-    def limit(self, seconds: float) -> None:
+    def set_deadline(self, seconds: float) -> None:
         """It may take so long from its arrival."""
         self.deadline = self.began + seconds
         self.lease_ends_at = self.started_at + seconds
@@ -153,7 +153,7 @@ class Call:
 
     # --- what becomes of it
 
-    def answered(self, model: str) -> None:
+    def answered_by(self, model: str) -> None:
         """`model` has begun to answer."""
         self.served = model
         if self.first_token_ms is None:

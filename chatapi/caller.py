@@ -8,9 +8,9 @@ from typing import Any, Self
 from .errors import ForbiddenModel
 from .languages import N_, _
 
-NAMES = ("rpm", "tpm", "concurrency", "tpd", "tpmonth")
-TOKEN_NAMES = ("tpm", "tpd", "tpmonth")
-WHAT = {
+LIMIT_NAMES = ("rpm", "tpm", "concurrency", "tpd", "tpmonth")
+TOKEN_LIMITS = ("tpm", "tpd", "tpmonth")
+LIMIT_WORDS = {
     "rpm": N_("requests per minute"),
     "tpm": N_("tokens per minute"),
     "concurrency": N_("calls at once"),
@@ -40,22 +40,22 @@ class Limits:
         given: dict[str, Any] = {}
         for word in text.replace(",", " ").split():
             name, _equals, value = word.partition("=")
-            if name == "shadow" and value in NAMES:
+            if name == "shadow" and value in LIMIT_NAMES:
                 given["shadow"] = (*given.get("shadow", ()), value)
-            elif name in NAMES and value.isascii() and value.isdigit() and int(value) > 0:
+            elif name in LIMIT_NAMES and value.isascii() and value.isdigit() and int(value) > 0:
                 given[name] = int(value)
             else:
-                names = ", ".join(NAMES)
+                names = ", ".join(LIMIT_NAMES)
                 raise ValueError(
                     _("must be words like rpm=60, of {names}, or shadow=NAME; not {word!r}", names=names, word=word)
                 )
         return cls(**given)
 
     def __post_init__(self) -> None:
-        given = tuple((name, limit) for name in NAMES if (limit := getattr(self, name)))
+        given = tuple((name, limit) for name in LIMIT_NAMES if (limit := getattr(self, name)))
         object.__setattr__(self, "given", given)
-        object.__setattr__(self, "of_tokens", tuple(pair for pair in given if pair[0] in TOKEN_NAMES))
-        object.__setattr__(self, "of_calls", tuple(pair for pair in given if pair[0] not in TOKEN_NAMES))
+        object.__setattr__(self, "of_tokens", tuple(pair for pair in given if pair[0] in TOKEN_LIMITS))
+        object.__setattr__(self, "of_calls", tuple(pair for pair in given if pair[0] not in TOKEN_LIMITS))
 
     def __bool__(self) -> bool:
         """Whether there is any."""
@@ -63,7 +63,7 @@ class Limits:
 
     def as_dict(self) -> dict[str, Any]:
         """For people and for JSON."""
-        return {name: getattr(self, name) for name in NAMES} | {"shadow": list(self.shadow)}
+        return {name: getattr(self, name) for name in LIMIT_NAMES} | {"shadow": list(self.shadow)}
 
 
 NO_LIMITS = Limits()

@@ -38,7 +38,7 @@ class ChatJob:
     ignored: tuple[str, ...] = ()
     echo: Mapping[str, Any] = field(default_factory=dict)  # what its dialect keeps for the answer; nobody else's
     # A field's path here → the path under which its dialect's callers write it.
-    written: Callable[[str], str] = field(default=str, repr=False, compare=False)
+    caller_path: Callable[[str], str] = field(default=str, repr=False, compare=False)
     prefill: bool = False  # the last message is the beginning of the answer, to be continued
 
     @property

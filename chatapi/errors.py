@@ -63,12 +63,12 @@ class ChatError(Exception):
         """The first faulty field as a dotted path, or None."""
         return next(iter(self.details), None) if self.details else None
 
-    def name_fields(self, written: Callable[[str], str]) -> None:
-        """Name fields as the caller has `written` them; what an upstream said of them stays as it is."""
+    def name_fields(self, caller_path: Callable[[str], str]) -> None:
+        """Name fields as the caller wrote them; what an upstream said of them stays as it is."""
         if self.details:
-            self.details = {written(path): said for path, said in self.details.items()}
+            self.details = {caller_path(path): said for path, said in self.details.items()}
         ours = self.message.split(self.quoted, 1) if self.quoted else [self.message]
-        self.message = self.quoted.join(_PATH.sub(lambda found: written(found[0]), text) for text in ours)
+        self.message = self.quoted.join(_PATH.sub(lambda found: caller_path(found[0]), text) for text in ours)
 
 
 class InternalError(ChatError):

@@ -96,7 +96,7 @@ class Accounts:
 
     def _hold(self, call: Call, reservation: Reservation, tokens: int) -> None:
         redis = self._redis
-        if redis is not None and reservation.store is redis:
+        if redis is not None and reservation.held_by is redis:
             try:
                 decision = redis.hold(reservation, tokens, time.time())
             except StoreUnavailable as error:
@@ -133,9 +133,9 @@ class Accounts:
         self._end(call.reservation, None, 0)
 
     def _end(self, reservation: Reservation | None, row: list[Any] | None, tokens: int) -> None:
-        if reservation and self._redis is not None and reservation.store is self._redis:
+        if reservation and self._redis is not None and reservation.held_by is self._redis:
             self._write(partial(self._redis.settle, reservation, tokens, time.time()), self._redis_retries)
-        here = reservation if reservation and reservation.store is self._ledger else None
+        here = reservation if reservation and reservation.held_by is self._ledger else None
         write = partial(self._ledger.end, row, here, tokens)
         # Whoever has just waited for the database in vain does not wait again.
         self._write(write, self._database_retries, at_once=time.monotonic() > self._away_at + RETRY_S)

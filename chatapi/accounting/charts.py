@@ -187,7 +187,7 @@ def _step(rows: list[Weighed]) -> TimeStep:
 
 
 def _percentiles(values: list[tuple[float, float]]) -> dict[str, float | None]:
-    """The least value that no more than such a share of the weight lies above; None where there is no value."""
+    """The least value at or below which such a share of the weight lies; None where there is no value."""
     values.sort()
     wanted = sum(weight for _value, weight in values)
     found: dict[str, float | None] = dict.fromkeys(SHARES)

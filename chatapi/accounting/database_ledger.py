@@ -29,7 +29,7 @@ class DatabaseLedger:
             return _batch(tx).state(reservation, now).admit(reservation, now)
 
         decision = self._store.write(do)
-        reservation.store = self if decision.refused is None else None
+        reservation.held_by = self if decision.refused is None else None
         return decision
 
     def begin(self, row: Sequence[Any]) -> None:

@@ -53,7 +53,7 @@ class LocalLedger:
     def admit(self, reservation: Reservation) -> Decision:
         """Take a place for a call, if no limit refuses it."""
         decision = self._slots.admit(reservation, time.time())
-        reservation.store = self if decision.refused is None else None
+        reservation.held_by = self if decision.refused is None else None
         return decision
 
     def begin(self, row: Sequence[Any]) -> None:

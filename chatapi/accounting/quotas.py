@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple
 
-from ..caller import WHAT, Limits
+from ..caller import LIMIT_WORDS, Limits
 from ..chat import ChatJob
 from ..errors import RateLimited
 from ..languages import _
@@ -29,7 +29,7 @@ COUNT, HELD = 0, 1  # the cells of open calls: how many, and the tokens held bac
 
 @dataclass(slots=True)
 class Reservation:
-    """One call's claim on its caller's limits. `store` has it, at `place`, until it is settled there."""
+    """One call's claim on its caller's limits. `held_by` has it, at `place`, until it is settled there."""
 
     call: int
     subject: str
@@ -37,7 +37,7 @@ class Reservation:
     limits: Limits
     started_at: float  # Unix seconds
     lease_ends_at: float  # Unix seconds: its own deadline
-    store: object = None
+    held_by: object = None
     place: int = 0
     job: ChatJob | None = None  # once it is about to be made
     max_completion: int = 10**9  # tokens: what no true count of its answers exceeds
@@ -305,7 +305,7 @@ def _statuses(cells: Cells, limits: Limits, named: Named, now: float) -> tuple[L
 def refusal(decision: Decision, limits: Limits) -> RateLimited:
     """The error of a call that a limit has refused."""
     name = decision.refused or ""
-    limit = {"limit": getattr(limits, name), "what": _(WHAT[name])}
+    limit = {"limit": getattr(limits, name), "what": _(LIMIT_WORDS[name])}
     if decision.retry_after_s is None:
         said = _(
             "This call alone could pass the limit of {limit} {what}. Lower max_tokens, or shorten the messages.",

@@ -60,7 +60,7 @@ class RedisLimits:
         found = self._run("admit", reservation, now, expires_at, lasts_ms, *limits)
         if not found[0]:
             return quotas.admit(_cells(found), reservation.limits, now)
-        reservation.store = self
+        reservation.held_by = self
         if reservation.limits.of_tokens and not reservation.limits.shadow:
             return _ADMITTED  # `hold` tells what is left
         # None is refused, also where it was admitted before and nobody heard of it.

@@ -28,7 +28,7 @@ REMEMBERED = 10_000  # callers whose slot is known without a search
 # In words of 8 bytes. A slot: two of the caller's digest, when it expires (Unix seconds), and the caller's numbers.
 _DIGEST, _EXPIRES, _NUMBERS = 0, 2, 3
 _SLOT = _NUMBERS + CELLS
-# A place: its slot plus one (0 is free), the tokens held back, the end of its lease (Unix seconds), and its call.
+# A place: where its slot begins (0 is free), the tokens held back, the end of its lease (Unix seconds), and its call.
 _PLACE = 4
 # The head: whether a change is under way, of which slot and place, and what these were before it.
 _CHANGING, _SLOT_AT, _PLACE_AT, _OLD_PLACE, _OLD_SLOT = 0, 1, 2, 4, 8

@@ -1,6 +1,6 @@
 """What was used, added up: a row for each day, key, model and ending, kept when the calls themselves are pruned."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from decimal import Decimal
 from typing import Any
 
@@ -62,12 +62,15 @@ _tokens_used = CompiledStatement(
 )
 
 
+# A limit of a calendar period → the first day of the one that a moment (Unix seconds) lies in.
+FIRST_DAY: dict[str, Callable[[float], str]] = {"tpd": day_of, "tpmonth": lambda at: f"{day_of(at)[:7]}-01"}
+
+
 def used_in_period(tx: Tx, key_id: str | None, limit: str, now: float) -> int:
     """Tokens of the calls of a key in a limit's period that have ended; sums of callers without a key begin at 0."""
     if key_id is None:
         return 0
-    first = day_of(now) if limit == "tpd" else f"{day_of(now)[:7]}-01"
-    return int(_tokens_used.value(tx, key_id=key_id, since=first))
+    return int(_tokens_used.value(tx, key_id=key_id, since=FIRST_DAY[limit](now)))
 
 
 def read_used(store: Store, key_id: str | None, limit: str, now: float) -> int:

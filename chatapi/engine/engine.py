@@ -112,12 +112,12 @@ class Engine:
     def begin(self, job: ChatJob, call: Call) -> None:
         """`call` is for `job`: from here on a deadline of the job's is its own, and a stop of this process ends it."""
         if job.max_time_s:
-            call.limit(min(job.max_time_s, self._limits.call_s))
+            call.set_deadline(min(job.max_time_s, self._limits.call_s))
         self._open.add(call)
 
     def begin_probe(self, call: Call, seconds: float) -> None:
         """`call` asks no model, and takes at most `seconds`; a stop of this process ends it too."""
-        call.limit(seconds)
+        call.set_deadline(seconds)
         self._open.add(call)
 
     def stop(self) -> None:

@@ -129,14 +129,14 @@ def classify(card: ModelCard, failure: UpstreamFailure) -> UpstreamError:
 
 def _error(kind: type[UpstreamError], card: ModelCard, failure: UpstreamFailure, advice: str) -> UpstreamError:
     words = failure.words.rstrip(".")
-    facts = {"model": card.id, "status": failure.answered, "advice": _(advice)}
+    facts = {"model": card.id, "status": failure.http_status, "advice": _(advice)}
     if words:
         message = _("The upstream of '{model}' answered {status}: {words}. {advice}", words=words, **facts)
     else:
         message = _("The upstream of '{model}' answered {status}. {advice}", **facts)
     error = kind(
         message,
-        upstream_status=failure.answered,
+        upstream_status=failure.http_status,
         details={"model": [failure.words or _("not served")]} if kind is ModelNotFound else None,
         retry_after_s=retry_after(failure.headers, failure.body, failure.words) if kind.retryable else None,
     )

@@ -46,13 +46,13 @@ _ANSWERS = terms(
 class UpstreamFailure:
     """An upstream's answer that is no answer.
 
-    `status` is what it means, `answered` the HTTP status that came; `words` is what it says, without our token; `code`
+    `status` is what it means, `http_status` the one that came; `words` is what it says, without our token; `code`
     its machine words; `body` its JSON, or None. `named`: the status is its own, not a guess of ours.
     """
 
     status: int
     words: str
-    answered: int
+    http_status: int
     code: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Any = None

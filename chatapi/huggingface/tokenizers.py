@@ -24,7 +24,7 @@ def _here(work: Callable[[], Any]) -> Any:
 
 
 # Runs work where it holds up nobody. A gevent worker puts a thread of the system's here: greenlets share one.
-apart: Callable[[Callable[[], Any]], Any] = _here
+in_thread: Callable[[Callable[[], Any]], Any] = _here
 
 
 class Tokenizers:
@@ -45,7 +45,9 @@ class Tokenizers:
         tokenizer = self._loaded[model]
         if tokenizer is None:
             return usage
-        prompt, answer = apart(lambda: [len(tokenizer.encode(t, add_special_tokens=False)) for t in usage.texts or ()])
+        prompt, answer = in_thread(
+            lambda: [len(tokenizer.encode(t, add_special_tokens=False)) for t in usage.texts or ()]
+        )
         return Usage(prompt + usage.overhead, answer, source="tokenizer")
 
     def _load(self, model: str) -> None:
@@ -56,6 +58,6 @@ class Tokenizers:
         try:
             from tokenizers import Tokenizer
 
-            self._loaded[model] = apart(lambda: Tokenizer.from_file(str(found)))
+            self._loaded[model] = in_thread(lambda: Tokenizer.from_file(str(found)))
         except Exception as error:  # the library documents no narrower one
             log.warning("the tokenizer %s cannot be used: %s", found, error)

@@ -8,7 +8,7 @@ from ..schemas import COMPLETIONS, LEGACY, OPENAI
 from ..schemas.envelope import LEGACY_FIELDS, LEGACY_SPELLINGS, legacy_fields
 from .snippets import snippets
 
-MOST = 1024 * 1024  # bytes of a body that is translated: the answer has it twelve times
+MAX_BYTES = 1024 * 1024  # bytes of a body that is translated: the answer has it twelve times
 
 
 class Rewritten(NamedTuple):

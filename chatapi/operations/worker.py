@@ -235,8 +235,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
         from ..telemetry.batch import batch
         from ..web.connection import HangUps
 
-        tokens.apart = gevent.get_hub().threadpool.apply
-        strict_json.apart = ThreadPool(1).apply  # one large body at a time: memory is bounded, too
+        tokens.in_thread = gevent.get_hub().threadpool.apply
+        strict_json.in_thread = ThreadPool(1).apply  # one large body at a time: memory is bounded, too
         self.hang_ups = HangUps()
         self.sockets: list[Any] = [_Listening(sock, self._take_late) for sock in self.sockets]
         self._addresses = {sock: sock.getsockname() for sock in self.sockets}

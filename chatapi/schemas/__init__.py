@@ -1,4 +1,4 @@
-"""The dialects, each whole in one file: JSON in → ChatJob; Reply, chunks and errors → JSON out."""
+"""The dialects, each one value: JSON in → ChatJob; Reply, chunks and errors → JSON out."""
 
 from .dialect import Dialect, EventWriter
 from .envelope import COMPLETIONS, LEGACY

@@ -28,7 +28,7 @@ def _here(do: Callable[[], Any]) -> Any:
 
 
 # Runs work where it holds up nobody. A gevent worker puts a thread of the system's here, one for all large bodies.
-apart: Callable[[Callable[[], Any]], Any] = _here
+in_thread: Callable[[Callable[[], Any]], Any] = _here
 
 
 def parse_json(raw: bytes) -> Json:
@@ -39,7 +39,7 @@ def parse_json(raw: bytes) -> Json:
     if len(raw) < LARGE:
         return _parse(raw)
     context = copy_context()  # it knows the caller's language
-    return cast(Json, apart(lambda: context.run(_parse, raw)))
+    return cast(Json, in_thread(lambda: context.run(_parse, raw)))
 
 
 def _parse(raw: bytes) -> Json:

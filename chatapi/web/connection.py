@@ -97,7 +97,7 @@ class Connection:
     def await_request(self) -> None:
         """The last request is answered: whatever is read now belongs to the next."""
         self.idle_since = time.monotonic()
-        self.wire.answered()
+        self.wire.request_done()
 
     def accept(self, request: Any) -> dict[str, Any]:
         """`request` (gunicorn's) is there: its environ, equal to what gunicorn would make but for what moves a path."""

@@ -133,7 +133,6 @@ def _near_their_limits() -> list[Json]:
     """Keys that have used most of a limit: of tokens today and this month, and of the last minute."""
     parts = components()
     now = time.time()
-    today = day_of(now)
     limited = {row["id"]: row for row in parts.keys.list() if not row["revoked_at"] and any(row["limits"].values())}
     if not limited:
         return []
@@ -141,8 +140,8 @@ def _near_their_limits() -> list[Json]:
     used: dict[tuple[str, str], int] = {}
     for key_id, count, tokens in read(lambda tx: charts.used_since(tx, now - 60)):
         used |= {(key_id, "rpm"): count, (key_id, "tpm"): tokens}
-    for name, first in (("tpd", today), ("tpmonth", today[:8] + "01")):
-        for row in read(partial(sums.used_by, name="key_id", since=first, until=today)):
+    for name, first_day in sums.FIRST_DAY.items():
+        for row in read(partial(sums.used_by, name="key_id", since=first_day(now), until=day_of(now))):
             used[row["key_id"], name] = row["prompt_tokens"] + row["completion_tokens"]
     found = []
     for (key_id, name), amount in used.items():

@@ -9,7 +9,7 @@ from ..call import Call
 from ..chat import Json
 from ..errors import BadRequest, RateLimited, RouteRetired
 from ..languages import N_, _
-from ..migration.rewrite import MOST, Rewritten, describe, rewrite
+from ..migration.rewrite import MAX_BYTES, Rewritten, describe, rewrite
 from ..migration.schedule import Stage
 from ..schemas import COMPLETIONS, LEGACY
 from .request import authenticate, components, read_json
@@ -34,7 +34,7 @@ def chat() -> Response:
     stage = parts.legacy.stage(call.key_id)
     refused, rewritten = stage.name != "announced", None
     try:
-        rewritten = rewrite(read_json(MOST if refused else None), parts.settings.default_model)
+        rewritten = rewrite(read_json(MAX_BYTES if refused else None), parts.settings.default_model)
     except BadRequest:
         if not refused:
             raise

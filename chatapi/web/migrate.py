@@ -14,7 +14,9 @@ blueprint = Blueprint("migrate", __name__)
 def preview() -> Response:
     """Translate a body of the legacy route; no model is asked."""
     authenticate(g.call, recorded=False)
-    data = rewrite.preview(read_json(rewrite.MOST), components().settings.default_model, request.host_url.rstrip("/"))
+    data = rewrite.preview(
+        read_json(rewrite.MAX_BYTES), components().settings.default_model, request.host_url.rstrip("/")
+    )
     response = json_response({"success": True, "data": data})
     response.headers["Content-Language"] = current()
     return response

@@ -10,7 +10,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.wsgi import ClosingIterator
 
 from ..call import Call
-from ..caller import WHAT
+from ..caller import LIMIT_WORDS
 from ..chat import ChatJob, Reply, Usage, estimated
 from ..components import Components
 from ..errors import ChatError
@@ -57,7 +57,7 @@ def answer(job: ChatJob, dialect: Dialect, parts: Components) -> Response:
     except ChatError as error:
         if call.prompt_owed:
             call.count(Usage(estimated(job.messages, "").prompt_tokens, 0, "estimate"))
-        error.name_fields(job.written)
+        error.name_fields(job.caller_path)
         raise
     return _whole(call, job, dialect, reply)
 
@@ -79,7 +79,7 @@ def _whole(call: Call, job: ChatJob, dialect: Dialect, reply: Reply) -> Response
     call.served = reply.model
     call.count(reply.usage)
     response = Answer(dumps(dialect.dump(reply, job)))
-    response.told.append(("X-Usage-Source", reply.usage.source))
+    response.own_headers.append(("X-Usage-Source", reply.usage.source))
     name_differences(response, job, reply.model, reply.ignored)
     return response
 
@@ -101,7 +101,7 @@ def name_differences(response: Response, job: ChatJob, model: str, ignored: tupl
     """Say in headers where the answer is not exactly what was asked for."""
     if model != job.model:
         response.headers["X-Requested-Model"] = job.model
-    if names := (*job.ignored, *map(job.written, ignored)):
+    if names := (*job.ignored, *map(job.caller_path, ignored)):
         response.headers["X-Ignored-Fields"] = ", ".join(map(_in_header, dict.fromkeys(names[:MAX_NAMED])))
 
 
@@ -114,23 +114,23 @@ def _in_header(name: str) -> str:
 
 
 class Answer(Response):
-    """One body of bytes, or events as they come; `told` are headers that are ours to say, `keep` its Cache-Control.
+    """One body of bytes, or events as they come; `own_headers` are ours to say, `caching` who may keep it.
 
     Werkzeug's own way makes and checks again what is settled here, and looks through all headers for each that is set:
     together a tenth of a call's way.
     """
 
-    keep = "no-store"
+    caching = "no-store"
     is_large = False  # more than a socket takes at once
 
     def __init__(self, body: bytes | Iterator[bytes], status: int = 200, kind: str = "application/json") -> None:
         self.headers = Headers()
-        self.told = [("Content-Type", kind)]
+        self.own_headers = [("Content-Type", kind)]
         self._status, self._status_code = _status_line(status)
         self._on_close = []
         self.direct_passthrough = not isinstance(body, bytes)
         if isinstance(body, bytes):
-            self.told.append(("Content-Length", str(len(body))))
+            self.own_headers.append(("Content-Length", str(len(body))))
             self.is_large = len(body) > AT_ONCE
             self.response = [body]
         else:
@@ -143,7 +143,7 @@ class Answer(Response):
 
     def lines(self) -> list[tuple[str, str]]:
         """All headers."""
-        return [*self.headers, *self.told]
+        return [*self.headers, *self.own_headers]
 
 
 _status_line = cache(Response()._clean_status)  # of a status code, and the code
@@ -157,7 +157,7 @@ def json_response(body: Any, status: int = 200) -> Answer:
 def event_stream(events: Iterator[bytes]) -> Answer:
     """`events` as they come, kept by nobody on the way; their `close` is called in any case."""
     response = Answer(events, kind="text/event-stream; charset=utf-8")
-    response.keep = "no-cache, no-store"
+    response.caching = "no-cache, no-store"
     response.headers["X-Accel-Buffering"] = "no"
     return response
 
@@ -181,7 +181,7 @@ def complete(origins: frozenset[str], response: Response) -> Response:
     else:
         call.end()
     call.gateway_ms = (call.total_ms or call.elapsed_ms()) - call.upstream_ms
-    told = response.told if isinstance(response, Answer) else []
+    told = response.own_headers if isinstance(response, Answer) else []
     told += (("X-Request-Id", call.request_id), ("X-Content-Type-Options", "nosniff"))
     if origins:
         _allow_origin(response.headers, origins)
@@ -189,7 +189,7 @@ def complete(origins: frozenset[str], response: Response) -> Response:
         _tell_limits(call.decision, told)
     told.append(("Server-Timing", timings(call)))
     if isinstance(response, Answer):
-        told.append(("Cache-Control", response.keep))
+        told.append(("Cache-Control", response.caching))
     else:
         response.headers.setdefault("Cache-Control", "no-store")
         response.headers.extend(told)
@@ -242,7 +242,7 @@ def _tell_limits(decision: Any, told: list[tuple[str, str]]) -> None:
         ("RateLimit-Limit", str(limit)),
         ("RateLimit-Remaining", str(remaining)),
         ("RateLimit-Reset", str(reset_s)),
-        ("RateLimit-Policy", f'{limit};comment="{WHAT[name]}"'),
+        ("RateLimit-Policy", f'{limit};comment="{LIMIT_WORDS[name]}"'),
     )
     for name, limit, remaining, reset_s in decision.statuses:
         if headers := _OPENAI_LIMITS.get(name):

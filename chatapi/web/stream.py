@@ -112,14 +112,14 @@ class EventStream:
                 self._size += len(said.encode("utf-8", "surrogatepass"))
         call = self._call
         if call.first_token_ms is None or call.served != chunk.model:
-            call.answered(chunk.model)
+            call.answered_by(chunk.model)
         if chunk.usage:
             call.count(chunk.usage)
         return self._writer.chunk(chunk)
 
     def _failed(self, error: ChatError) -> bytes:
         self._call.fail(error)
-        error.name_fields(self._job.written)
+        error.name_fields(self._job.caller_path)
         data = b"" if isinstance(error, ClientLeft) else self._writer.error(error, self._call.request_id)
         self._end("failed")
         return data

@@ -72,7 +72,7 @@ class Wire:
                 self.received += len(data)
                 return data
 
-    def answered(self) -> None:
+    def request_done(self) -> None:
         """A request was answered: to wait for the next is quicker than to look for it first."""
         self._answered = not self._tls  # TLS may hold what it has already read
         self.path = ""

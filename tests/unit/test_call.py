@@ -153,8 +153,8 @@ def test_what_is_read_on_for_a_caller_who_left_ends_as_left(call):
 
 
 def test_the_first_model_that_answered_has_the_first_tokens_time_and_usage_is_counted(call):
-    call.answered("a/b")
-    call.answered("c/d")
+    call.answered_by("a/b")
+    call.answered_by("c/d")
     assert (call.served, call.first_token_model) == ("c/d", "a/b")
     assert call.first_token_ms is not None
     call.count(Usage(3, 4, "estimate"))

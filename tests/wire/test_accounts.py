@@ -25,7 +25,7 @@ from chatapi.accounting.quotas import LEASE_S, Reservation
 from chatapi.accounting.slots import Slots
 from chatapi.accounting.store import Store
 from chatapi.call import Call
-from chatapi.caller import NAMES, NO_LIMITS, Caller, Limits
+from chatapi.caller import LIMIT_NAMES, NO_LIMITS, Caller, Limits
 from chatapi.chat import ChatJob
 from chatapi.errors import StoreUnavailable
 
@@ -528,7 +528,7 @@ ACTIONS = st.lists(
     max_size=25,
 )
 SOME, MORE = st.none() | st.integers(1, 6), st.none() | st.integers(1, 300)
-SHADOW = st.sets(st.sampled_from(NAMES)).map(tuple)
+SHADOW = st.sets(st.sampled_from(LIMIT_NAMES)).map(tuple)
 SOME_LIMITS = st.builds(Limits, rpm=SOME, tpm=MORE, concurrency=SOME, tpd=MORE, tpmonth=MORE, shadow=SHADOW)
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from ...accounting.statements import Row
-from ...caller import NAMES, WHAT, Limits
+from ...caller import LIMIT_NAMES, LIMIT_WORDS, Limits
 from ...languages import N_, _
 from .commands import Group, Output, components, describe, format_cell, format_table, format_time
 from .values import DURATION, EXPIRY, WORDS
@@ -21,11 +21,11 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def _grant_options(least: int) -> Callable[[Function], Function]:
     """The options that say what a key may do; limits from `least` on."""
     number = click.IntRange(least, 10**15)
-    options = [click.option(f"--{name}", type=number, help=WHAT[name]) for name in NAMES]
+    options = [click.option(f"--{name}", type=number, help=LIMIT_WORDS[name]) for name in LIMIT_NAMES]
     options += [
         click.option(
             "--shadow",
-            type=click.Choice([*NAMES, "none"]),
+            type=click.Choice([*LIMIT_NAMES, "none"]),
             multiple=True,
             help=N_("Count this limit, but refuse nobody; 'none': every limit refuses."),
         ),

@@ -192,7 +192,7 @@ def load_job(body: Json, default_model: str = "") -> ChatJob:
         strict=True,
         ignored=tuple(_ignored(body, data)),
         echo=echo,
-        written=lambda path: path_in_input(path, places) if path[:9] in MESSAGES else NAMES.get(path, path),
+        caller_path=lambda path: path_in_input(path, places) if path[:9] in MESSAGES else NAMES.get(path, path),
     )
 
 

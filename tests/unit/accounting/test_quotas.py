@@ -12,7 +12,7 @@ from support.tables import at, raised, rows
 
 from chatapi.accounting import quotas
 from chatapi.accounting.quotas import CELLS, COUNT, HELD, MINUTE_S, PERIODS, SKEW_S, Decision, refusal
-from chatapi.caller import NAMES, Limits
+from chatapi.caller import LIMIT_NAMES, Limits
 
 NOW = at("2026-11-22T12:00:00.25")
 DAY_S = 86_400
@@ -230,14 +230,14 @@ def test_what_is_said_to_remain_remains_and_all_of_it_is_back_after_the_reset(li
                 assert status.name in all_of(status.name, status.limit)(earlier)
 
 
-@given(**SEQUENCES, shadow=st.sets(st.sampled_from(NAMES)))
+@given(**SEQUENCES, shadow=st.sets(st.sampled_from(LIMIT_NAMES)))
 def test_a_shadow_limit_refuses_nobody_and_is_named(limits, start, actions, shadow):
     shadowed_limits = replace(limits, shadow=tuple(shadow))
     for before, _, asked, decision, _ in play(shadowed_limits, start, actions):
         if decision is None:
             continue
         alone = {}
-        for name in NAMES:
+        for name in LIMIT_NAMES:
             if getattr(limits, name):
                 alone[name] = before.copy(Limits(**{name: getattr(limits, name)})).ask(asked).refused == name
         on_arrival = {name: over for name, over in alone.items() if name in ("rpm", "concurrency")}
@@ -401,8 +401,8 @@ def test_a_word_that_is_no_limit_is_named(word, before):
 def test_limits_are_something_or_nothing():
     assert not Limits()
     assert not Limits(shadow=("rpm",))
-    assert all(Limits(**{name: 1}) for name in NAMES)
-    assert [name for name in NAMES if Limits(**{name: 1}).of_tokens] == ["tpm", "tpd", "tpmonth"]
+    assert all(Limits(**{name: 1}) for name in LIMIT_NAMES)
+    assert [name for name in LIMIT_NAMES if Limits(**{name: 1}).of_tokens] == ["tpm", "tpd", "tpmonth"]
 
 
 TIGHTEST = {

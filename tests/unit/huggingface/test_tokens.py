@@ -65,7 +65,7 @@ def test_what_is_not_counted(tmp_path):
 def test_counting_runs_apart(tmp_path, monkeypatch):
     put_tokenizer(tmp_path, "a/b")
     ran = []
-    monkeypatch.setattr(tokens, "apart", lambda work: (ran.append(1), work())[1])
+    monkeypatch.setattr(tokens, "in_thread", lambda work: (ran.append(1), work())[1])
     counted(Tokenizers(tmp_path), "a/b", estimated(MESSAGES, "x"))
     assert len(ran) == 2  # to load, and to count
 

@@ -220,6 +220,6 @@ def test_only_fields_are_renamed_in_what_is_said_of_them():
     error = BadRequest(
         "messages_limit: 9 of messages, max_tokens and messages.0.content.", details={"messages": ["too long"]}
     )
-    error.name_fields(load(input="Oi").written)
+    error.name_fields(load(input="Oi").caller_path)
     assert error.message == "messages_limit: 9 of input, max_output_tokens and input."
     assert error.details == {"input": ["too long"]}

@@ -154,10 +154,10 @@ def test_the_most_values_that_are_read(item):
 
 
 def test_a_large_body_is_read_apart_and_told_in_the_callers_language(monkeypatch):
-    apart = []
-    monkeypatch.setattr(strict_json, "apart", lambda do: apart.append(1) or do())
+    counted = []
+    monkeypatch.setattr(strict_json, "in_thread", lambda do: counted.append(1) or do())
     use("pt-BR")
     for size in (10, strict_json.LARGE):
         error = raised(InvalidJSON, parse_json, b'{"a":' + b"x" * size)
         assert "O corpo não é JSON: falta um valor (linha 1, coluna 6)" in error.message
-    assert apart == [1]
+    assert counted == [1]
