@@ -195,6 +195,7 @@ class Accounts:
 
 _PROMPT, _COMPLETION, _ATTEMPTS = map(COLUMNS.index, ("prompt_tokens", "completion_tokens", "attempts"))
 # The last two are not the call's: its process, and when it is over at the latest.
+assert COLUMNS[-2:] == ("owner", "until")
 _facts = attrgetter(*(name if name != "attempts" else "asked" for name in COLUMNS[:-2]))
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ..caller import Caller, Limits, key_subject
+from ..caller import LIMIT_NAMES, Caller, Limits, key_subject
 from ..errors import StoreUnavailable
 from ..languages import _
 from .statements import Row, Tx, get_meta, put_meta, rows_of, upsert
@@ -174,7 +174,8 @@ def _expires_at(row: Row, digest: str) -> float:
 
 
 def _caller(row: Row) -> Caller:
-    limits = Limits(**{**row["limits"], "shadow": tuple(row["limits"].get("shadow", ()))})
+    given = {name: row["limits"].get(name) for name in LIMIT_NAMES}  # a newer version may know others
+    limits = Limits(**given, shadow=tuple(row["limits"].get("shadow", ())))
     return Caller(row["id"], key_subject(row["id"]), limits, tuple(row["models"]), bool(row["admin"]), row["name"])
 
 

@@ -39,7 +39,7 @@ NAME = "limits-1"  # another number for another layout
 
 
 class Slots:
-    """The file as one process has it mapped. `used(key, period)` is what the ledger knows of a day or month.
+    """The file as one process has it mapped. `used(key, limit, now)` is what the ledger knows of a day or month.
 
     Its methods raise StoreUnavailable where the file cannot be had.
     """

@@ -10,7 +10,7 @@ from ..chat import ChatJob, Choice, Chunk, StreamItem, Usage, estimate_tokens, t
 from ..errors import UpstreamUnavailable
 from ..languages import _
 
-TOKEN_LIMITS = ("max_tokens", "max_completion_tokens")
+LENGTHS = ("max_tokens", "max_completion_tokens")
 
 
 class Continuation:
@@ -55,7 +55,7 @@ class Continuation:
         self._before = max(len(self._pieces), estimate_tokens(text) // 2)
         self._prompt_tokens = sum(estimate_tokens(text_of(m)) for m in job.messages)
         self._continues, self._awaited = True, ""
-        limits = {k: max(1, v - self._before) for k, v in job.options.items() if k in TOKEN_LIMITS}
+        limits = {k: max(1, v - self._before) for k, v in job.options.items() if k in LENGTHS}
         begun = {"role": "assistant", "content": text}
         return replace(job, messages=[*job.messages, begun], options={**job.options, **limits}, prefill=True)
 

@@ -49,26 +49,19 @@ class FallbackChain:
     """The cards to ask, one after another; tell it of each failure."""
 
     def __init__(self, cards: list[ModelCard], call: Call) -> None:
-        self._cards = cards
+        self._left = cards
+        self._card: ModelCard | None = None  # the one at hand
         self._call = call
-        self._place = self._next = 0
         self._failure: ChatError | None = None
-        self._larger_than: int | None = None
 
     def next(self) -> ModelCard | None:
         """The card to ask next, or None where no other is to be asked."""
-        while self._next < len(self._cards):
-            place = self._place = self._next
-            self._next += 1
-            card = self._cards[place]
-            if self._larger_than and card.context_tokens and card.context_tokens <= self._larger_than:
-                continue  # the prompt was too long for a model no smaller
-            if place and len(self._call.asked) >= MAX_UPSTREAM_REQUESTS:
+        if self._card is not None:
+            if not self._left or len(self._call.asked) >= MAX_UPSTREAM_REQUESTS:
                 return None
-            if place:
-                self._call.fallbacks += 1
-            return card
-        return None
+            self._call.fallbacks += 1
+        self._card = self._left.pop(0)
+        return self._card
 
     @property
     def failure(self) -> ChatError:
@@ -79,7 +72,7 @@ class FallbackChain:
     @property
     def is_last(self) -> bool:
         """Whether no other model is left after the one at hand."""
-        return self._place + 1 == len(self._cards)
+        return not self._left
 
     def deadline(self, limit_s: float) -> float:
         """When to give up on the model at hand: after `limit_s` where another is left, else the call's end."""
@@ -95,8 +88,9 @@ class FallbackChain:
             raise error
         if time.monotonic() >= self._call.deadline:
             raise self._failure
-        if isinstance(error, ContextLengthExceeded):
-            self._larger_than = self._cards[self._place].context_tokens
+        if isinstance(error, ContextLengthExceeded) and self._card and (size := self._card.context_tokens):
+            # The prompt is too long for a model no larger, too.
+            self._left = [card for card in self._left if not card.context_tokens or card.context_tokens > size]
 
 
 class Engine:
@@ -175,13 +169,14 @@ class Engine:
         """
         cards = self._cards(job)
         chain = FallbackChain(cards, call)
-        if len(cards) == 1 and not cards[0].prefill:
-            return self._streamed(chain, cards[0], job, call)
+        if len(cards) == 1 and not cards[0].prefill and (card := chain.next()):
+            return self._streamed(chain, card, job, call)
         return self._continued(chain, job, call)
 
     def _continued(self, chain: FallbackChain, job: ChatJob, call: Call) -> Iterator[StreamItem]:
         sent = Continuation(job)
         while card := chain.next():
+            failed: UpstreamError | BadRequest | None = None
             ways = sent.ways(card)
             while ways:
                 ask = ways.pop(0)
@@ -189,10 +184,13 @@ class Engine:
                     yield from sent.relay(self._streamed(chain, card, ask(job), call))
                     return
                 except (UpstreamError, BadRequest) as error:
-                    failed = error
-                # Only a refused prefill is worth asking the same model afresh.
-                if not isinstance(failed, UpstreamRejected | BadRequest):
+                    refused = isinstance(error, UpstreamRejected | BadRequest)
+                    # A prefill that is refused says nothing of the answer that broke off before it.
+                    failed = failed if failed and refused else error
+                # Where it was refused, the same model is asked afresh if that is left; else it goes on after itself.
+                if not refused:
                     ways = sent.again(card) if chain.is_last else []
+            assert failed  # there is a way to ask every card
             chain.note(failed)
             if not sent.plain:
                 raise chain.failure

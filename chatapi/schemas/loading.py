@@ -261,8 +261,8 @@ class Messages(Strict):
 
     def _may_be_silent(self, message: Json) -> bool:
         role = message.get("role")
-        if role == "tool":
-            return "tool" in self.roles
+        if role in ("tool", "function"):
+            return role in self.roles and (role == "tool" or "content" in message)
         calls = message.get("tool_calls") or message.get("function_call")
         return role == "assistant" and bool("developer" in self.roles or calls)
 

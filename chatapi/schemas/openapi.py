@@ -79,7 +79,8 @@ def _message(field: Messages) -> JsonSchema:
     content = {"anyOf": [STRING, {"type": "array", "items": {"anyOf": _parts(field.parts)}}]}
     maybe = {"anyOf": [*content["anyOf"], {"type": "null"}]}
     calls = {"type": ["array", "null"], "items": {"type": "object"}}
-    speakers = [role for role in roles if role != "tool" and not (role == "assistant" and "developer" in roles)]
+    silent = ("tool", "function", "assistant" if "developer" in roles else "")
+    speakers = [role for role in roles if role not in silent]
     found = [object_of({"role": {"enum": speakers}, "content": content}, tool_calls=calls)]
     assistant: JsonSchema = {"role": {"enum": ["assistant"]}}
     if "developer" in roles:
@@ -87,6 +88,8 @@ def _message(field: Messages) -> JsonSchema:
     else:
         called = {"tool_calls": {**calls, "type": "array", "minItems": 1}}
         found.append(object_of(assistant | called, content=maybe))
+    if "function" in roles:
+        found.append(object_of({"role": {"enum": ["function"]}, "content": maybe}, tool_calls=calls))
     if "tool" in roles:
         answers = {"role": {"enum": ["tool"]}, "tool_call_id": NAME}
         found.append(object_of(answers, content=maybe, tool_calls=calls))

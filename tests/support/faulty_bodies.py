@@ -87,6 +87,7 @@ FAULTS = {  # dialects → path → what its field may not be
     },
     "legacy": {"parameters": [None, 5, "x", [], True]},
     "openai": {
+        "messages.1.content": [[USER, {"role": "function", "name": "weather"}]],
         "top_k": [0],
         "n": [0],
         "repetition_penalty": [0, -1],

@@ -182,6 +182,13 @@ def holder(keys, text):
     return remembering(keys)._holder(text)
 
 
+def test_a_key_of_a_newer_version_opens_within_the_limits_known_here(keys):
+    id, text = made(keys, limits=Limits(rpm=7))
+    keys._change(id, lambda row: {"limits": {**row["limits"], "tpw": 5}})
+    caller, _until = keys.holder(text)
+    assert caller.limits == Limits(rpm=7)
+
+
 def test_a_new_key_opens_with_its_limits_and_models(keys):
     limits = Limits(rpm=5, tpd=1000, shadow=("tpd",))
     id, text = made(keys, limits=limits, models=["test/*"])

@@ -4,15 +4,15 @@ import json
 from contextlib import suppress
 
 import pytest
-from support.upstream import TEXT, fault, say
+from support.upstream import ERRORS, TEXT, fault, say
 
 from chatapi.call import Call
 from chatapi.catalogue import Catalogue, ModelCard
 from chatapi.chat import ChatJob
 from chatapi.engine.circuit import FAILURES, Board, Circuit
-from chatapi.engine.engine import Engine, TimeLimits
-from chatapi.errors import UpstreamUnavailable
-from chatapi.huggingface import HuggingFace
+from chatapi.engine.engine import Engine, FallbackChain, TimeLimits
+from chatapi.errors import ContextLengthExceeded, UpstreamUnavailable
+from chatapi.huggingface import HuggingFace, Transport
 
 HI = [{"role": "user", "content": "hi there"}]
 
@@ -54,6 +54,31 @@ def test_errors_that_a_request_itself_may_cause_open_no_circuit(engine, upstream
         with suppress(UpstreamUnavailable):
             reply(engine, model="ill/model", **asked)
     assert bool(engine.circuit.opened()) is opens
+
+
+def test_a_refused_continuation_of_its_own_hides_no_cut(upstream):
+    upstream.sequence("a/x", ["cut", ERRORS["validation"]])
+    transport = Transport("hf_test", "chatapi/test")
+    catalogue = Catalogue({"a/x": ModelCard(id="a/x", prefill=True)})
+    engine = Engine(catalogue, HuggingFace(transport, upstream.url, 1), TimeLimits(20, 20, 20), Circuit(Board()))
+    call, job = Call("-", seconds=20), ChatJob(model="a/x", messages=HI, fallbacks=(), stream=True)
+    engine.begin(job, call)
+    with pytest.raises(UpstreamUnavailable) as cut:
+        list(engine.stream(job, call))
+    assert cut.value.retryable
+    assert [asked.body["messages"][-1]["role"] for asked in upstream.calls_for("a/x")] == ["user", "assistant"]
+    transport.close()
+
+
+def test_models_no_larger_than_one_that_was_too_small_are_not_left():
+    cards = [ModelCard(id=str(size), context_tokens=size) for size in (4096, 9000, 2000, 4096)]
+    chain = FallbackChain(cards, Call("-", seconds=20))
+    assert chain.next().context_tokens == 4096
+    assert not chain.is_last
+    chain.note(ContextLengthExceeded("too long"))
+    assert chain.next().context_tokens == 9000
+    assert chain.is_last
+    assert chain.next() is None
 
 
 def test_only_models_that_are_turned_to_count_as_fallbacks(engine, upstream):

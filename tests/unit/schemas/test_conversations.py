@@ -46,6 +46,7 @@ ON_V1 = {
     "deprecated function messages": [
         *(USER, {"role": "assistant", "content": None, "function_call": CALLS[0]["function"]}),
         {"role": "function", "name": "weather", "content": "32 °C"},
+        {"role": "function", "name": "weather", "content": None},
     ],
     "names, refusals, thoughts and what nobody knows": [
         {"role": "system", "content": "S", "name": "boss"},
