@@ -203,7 +203,7 @@ class Engine:
             with closing(items):  # type: ignore[type-var]
                 yield from items
         except ChatError as error:
-            _judge(error, attempt, job, call, opened=True)
+            _tell_circuit(error, attempt, job, call, opened=True)
             raise
         attempt.succeeded()
 
@@ -245,7 +245,7 @@ class Engine:
                 return ask(card, job, call, deadline), attempt
             except ChatError as error:
                 failed = error
-                _judge(error, attempt, job, call, opened=False)
+                _tell_circuit(error, attempt, job, call, opened=False)
             wait_s = _wait_before_next(number, failed, card, call)
             if wait_s is None or time.monotonic() + wait_s >= deadline:
                 raise failed
@@ -280,7 +280,7 @@ def _wait_before_next(number: int, error: ChatError, card: ModelCard, call: Call
     return max(error.retry_after_s or 0.0, BACKOFF_S[number] * random.uniform(0.75, 1.25))
 
 
-def _judge(error: ChatError, attempt: Attempt, job: ChatJob, call: Call, opened: bool) -> None:
+def _tell_circuit(error: ChatError, attempt: Attempt, job: ChatJob, call: Call, opened: bool) -> None:
     """Tell the circuit what `error` shows of the server; `opened`: its answer had begun."""
     if isinstance(error, UpstreamError) and _shows_a_sick_server(error, job, call, opened):
         attempt.failed()

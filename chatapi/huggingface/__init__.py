@@ -163,12 +163,12 @@ class HuggingFace:
         response = exchange.response
         whole = response.ended and not response.is_compressed
         raw = begun if whole else exchange.rest(deadline, begun)
-        reply = task.glance(card, job, raw) or self._looked_at(task, card, job, exchange, raw)
+        reply = task.glance(card, job, raw) or self._read_any_form(task, card, job, exchange, raw)
         if reply.usage.texts is not None:
             reply.usage = self._count(card.id, reply.usage)
         return reply
 
-    def _looked_at(self, task: Task, card: ModelCard, job: ChatJob, exchange: Exchange, raw: bytes) -> Reply:
+    def _read_any_form(self, task: Task, card: ModelCard, job: ChatJob, exchange: Exchange, raw: bytes) -> Reply:
         """The answer that a body of any form is."""
         raw = as_utf8(raw, exchange.response.headers.get("Content-Type"))
         if (lines := listed_events(raw)) and (reader := task.events(card, job)):

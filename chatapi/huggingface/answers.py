@@ -10,7 +10,7 @@ from typing import Any
 from ..chat import Choice, Json, Message
 from ..languages import _
 from .failures import unreadable, unreadable_form
-from .finish import FINISH, FINISHED, ended, finish_of, is_cut
+from .finish import FINISH, FINISHED, finish_of, finish_reason_with, is_cut
 from .logprobs import read_logprobs
 from .tool_calls import whole_calls, whole_function_call
 from .values import MAX_ITEMS, count, terms, unlisted
@@ -241,7 +241,7 @@ def _text_beside(message: Json, choice: Json, place: str) -> tuple[str, str] | N
     return None
 
 
-def is_mute(message: Message, beside: Json, said_empty: bool) -> bool:
+def is_unread(message: Message, beside: Json, said_empty: bool) -> bool:
     """Whether a message says nothing that is known here, and yet holds a text that may be its answer.
 
     It may be of any depth, or in what stands `beside` it, unless the content was `said_empty` by an empty string.
@@ -281,7 +281,7 @@ def whole_choice(model: str, choice: Json) -> Choice:
     except ValueError as error:
         raise unreadable_form(model, error) from None
     beside = extra_of_choice(choice, message["content"])
-    if is_mute(message, beside, said_empty(choice)):
+    if is_unread(message, beside, said_empty(choice)):
         raise unreadable(model, _("an answer in a form that cannot be read"))
     message = {"role": "assistant", "content": None, "refusal": None, **message} | {"role": "assistant"}
     for key, value in (("tool_calls", calls), ("function_call", called)):
@@ -293,7 +293,7 @@ def whole_choice(model: str, choice: Json) -> Choice:
         "index": 0,
         "message": message,
         "logprobs": read_logprobs(choice.get("logprobs")),
-        "finish_reason": ended(reason, bool(calls), called is not None),
+        "finish_reason": finish_reason_with(reason, bool(calls), called is not None),
         **beside,
     }
 

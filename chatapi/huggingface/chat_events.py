@@ -4,7 +4,7 @@ from typing import Any
 
 from ..chat import Choice, Chunk, Json
 from ..languages import _
-from .answers import choices_in, extra_of, extra_of_choice, has_words, is_mute, read_message, said_empty
+from .answers import choices_in, extra_of, extra_of_choice, has_words, is_unread, read_message, said_empty
 from .failures import cut, fewer, unreadable, unreadable_form
 from .finish import FINISH, finish_of, is_cut
 from .logprobs import read_logprobs
@@ -30,7 +30,7 @@ class ChatEvents(OrdinaryEvents):
         self._fingerprint = fingerprint_of(event) or self._fingerprint
         self._extra |= extra_of(event)
         given = choices_in(event)
-        self._strange = self._strange or (not given and "choices" not in event and has_words(event))
+        self._has_unread_event = self._has_unread_event or (not given and "choices" not in event and has_words(event))
         numbers = self._numbers_of(given)
         choices = [c for number, choice in zip(numbers, given, strict=True) if (c := self._choice(number, choice))]
         chunk = self._chunk(choices) if choices else None
@@ -54,7 +54,7 @@ class ChatEvents(OrdinaryEvents):
         """The finish chunk. Raises UpstreamError where the stream ended, but not with the answer asked for."""
         if not self.ended:
             said = any(choice.answers or choice.thought for choice in self._choices)
-            if not said and (self._strange or any(choice.mute for choice in self._choices)):
+            if not said and (self._has_unread_event or any(choice.has_unread_text for choice in self._choices)):
                 raise unreadable(self._model, _("an answer in a form that cannot be read"))
             raise cut(self._model)
         if (given := len(self._active)) < self._wanted:
@@ -62,7 +62,7 @@ class ChatEvents(OrdinaryEvents):
         return self._chunk([self._finished(number, choice) for number, choice in enumerate(self._choices)])
 
     def _finished(self, number: int, choice: StreamedChoice) -> Choice:
-        if not (choice.answers or choice.thought) and (choice.mute or self._strange):
+        if not (choice.answers or choice.thought) and (choice.has_unread_text or self._has_unread_event):
             raise unreadable(self._model, _("an answer in a form that cannot be read"))
         if choice.finish in ("tool_calls", "function_call") and not choice.answers:
             raise unreadable(self._model, _("an answer whose tool calls are missing"))
@@ -126,7 +126,7 @@ class ChatEvents(OrdinaryEvents):
         except ValueError as error:
             raise unreadable_form(self._model, error) from None
         extra = extra_of_choice(given, read)
-        choice.mute = choice.mute or (not text and is_mute(delta, extra, said_empty(given)))
+        choice.has_unread_text = choice.has_unread_text or (not text and is_unread(delta, extra, said_empty(given)))
         return delta, extra
 
 

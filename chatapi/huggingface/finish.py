@@ -89,7 +89,7 @@ def _meaning(words: set[str]) -> str | None:
     return "stop" if words.intersection(_ENDED) and words.issubset(_ENDED + _FILLERS) else None
 
 
-def ended(reason: str, calls: bool, called: bool) -> str:
+def finish_reason_with(reason: str, calls: bool, called: bool) -> str:
     """The finish reason of an answer that calls tools is that it does, unless it was cut."""
     if is_cut(reason):
         return reason

@@ -12,7 +12,7 @@ from ..chat import ChatJob, Choice, Chunk, Json, Reply, Usage
 from ..compact_json import text_pieces
 from .abilities import left_out
 from .answers import CALLS
-from .finish import ended, is_cut
+from .finish import finish_reason_with, is_cut
 from .tool_calls import CallPieces
 from .usage import HIDDEN_ANSWER, HIDDEN_PROMPT, MOST_CHARACTERS_A_TOKEN, MOST_TOKENS_A_CHARACTER, believed, usage_in
 from .values import MAX_VALUES, MOST_TOKENS, decode
@@ -124,7 +124,7 @@ class StreamedChoice:
     """What has been read of one choice."""
 
     __slots__ = (
-        *("begun", "called", "calls", "extra", "finish", "mute"),
+        *("begun", "called", "calls", "extra", "finish", "has_unread_text"),
         *("pieces", "place", "refused", "text", "thought"),
     )
 
@@ -138,7 +138,7 @@ class StreamedChoice:
         self.calls: CallPieces | None = None  # its tool calls
         self.called = False  # by the deprecated function_call
         self.refused = False
-        self.mute = False  # it has strings that may be its text
+        self.has_unread_text = False  # it has strings that may be its text
         self.finish: str | None = None
         self.extra: Json = {}
 
@@ -160,7 +160,8 @@ class StreamedChoice:
     def finish_with(self, reason: str) -> None:
         """It has ended; the first reason counts, unless another one says that it was cut."""
         if not self.finish or is_cut(reason):
-            self.finish = ended(reason, bool(self.calls), self.called) if self.calls or self.called else reason
+            has_calls = bool(self.calls)
+            self.finish = finish_reason_with(reason, has_calls, self.called) if has_calls or self.called else reason
 
 
 class OrdinaryEvents:
@@ -168,7 +169,7 @@ class OrdinaryEvents:
 
     __slots__ = (
         *("plain", "_choices", "_extra", "_fingerprint", "_ignored", "_job", "_model"),
-        *("_numbers", "_others_finished", "_strange", "_usage", "_wanted"),
+        *("_numbers", "_others_finished", "_has_unread_event", "_usage", "_wanted"),
     )
 
     def __init__(self, card: ModelCard, job: ChatJob, ignored: tuple[str, ...]) -> None:
@@ -180,7 +181,7 @@ class OrdinaryEvents:
         self._choices: list[StreamedChoice] = []
         self._numbers: dict[int, int] = {}  # an upstream's index → ours
         self._others_finished = False  # choices that nobody asked for
-        self._strange = False  # an event said something in no form that is known
+        self._has_unread_event = False  # an event said something in no form that is known
         self._fingerprint: str | None = None
         self._extra: Json = {}  # of events that made no chunk yet
         self._usage: Usage | None = None

@@ -25,7 +25,7 @@ from .values import read_json, unlisted
 
 EventReader = ChatEvents | GenerateEvents
 
-MAX_MUTE = 50_000  # events and comments in a row that say nothing; some servers send one for each hidden token
+MAX_SILENT_EVENTS = 50_000  # events and comments in a row that say nothing; some servers send one for each hidden token
 MAX_STREAM = 32 * 1024 * 1024  # bytes of all events: what was said is kept, to be counted
 MAX_TEMPLATES = 5  # learnt in vain: then every event of this upstream looks different
 
@@ -42,7 +42,7 @@ class Relay:
     """One stream."""
 
     __slots__ = (
-        *("_card", "_count", "_events", "_heard", "_mute", "_odd"),
+        *("_card", "_count", "_events", "_heard", "_silent_events", "_malformed"),
         *("_prefix", "_reader", "_secret", "_size", "_suffix", "_templates"),
         *("complete", "done", "failure", "heard", "malformed"),
     )
@@ -57,9 +57,9 @@ class Relay:
         self._events = Events()
         self._prefix = self._suffix = b""  # around the text of a plain event; empty while none is known
         self._templates = 0  # learnt since one was of use
-        self._mute = 0
+        self._silent_events = 0
         self._size = 0  # bytes received
-        self._odd = ""  # the beginning of the first event that was none
+        self._malformed = ""  # the beginning of the first event that was none
         self._heard = 0  # events that were read
         self.heard = 0  # signs of life: comments are some (TGI sends one every 15 s), once there was an event
         self.malformed = 0
@@ -130,8 +130,8 @@ class Relay:
                 raise self._failed(failure)
 
     def _nothing(self) -> UpstreamError:
-        if self._odd:
-            words = self._odd.rstrip(".")
+        if self._malformed:
+            words = self._malformed.rstrip(".")
             return UpstreamUnavailable(
                 _("The upstream of '{model}' sent no events: {words}. Try again.", model=self._card.id, words=words)
             )
@@ -154,8 +154,8 @@ class Relay:
                 continue
             for data in events.feed(event):
                 self._event(data, b"", items)
-        self._mute += events.comments - comments
-        if self._mute > MAX_MUTE:
+        self._silent_events += events.comments - comments
+        if self._silent_events > MAX_SILENT_EVENTS:
             raise said_badly(
                 _("The upstream of '{model}' sends events that say nothing, without end.", model=self._card.id)
             )
@@ -176,7 +176,7 @@ class Relay:
 
     def _pass_on(self, pieces: list[bytes], items: list[StreamItem]) -> None:
         self._reader.passed_on(pieces)
-        self._templates = self._mute = 0
+        self._templates = self._silent_events = 0
         self._heard += 1
         items.append(pieces)
 
@@ -223,7 +223,7 @@ class Relay:
             if not self._heard:
                 raise self._nothing()
             return
-        self._mute += 1
+        self._silent_events += 1
         chunk = False if isinstance(data, ErrorEvent) else self._reader.glance(data)
         if chunk is False:
             if (event := self._parsed(data)) is None:
@@ -237,7 +237,7 @@ class Relay:
             self._prefix = b""  # what it adds goes out with the next chunk, which is no plain one then
             return
         items.append(chunk)
-        self._mute = 0
+        self._silent_events = 0
         if whole:
             self._learn(whole)
         else:
@@ -254,7 +254,7 @@ class Relay:
         if isinstance(event, dict):
             return event
         self.malformed += 1
-        self._odd = self._odd or words_of(None, bytes(data), self._secret)
+        self._malformed = self._malformed or words_of(None, bytes(data), self._secret)
         return None
 
     def _failed(self, failure: UpstreamFailure) -> UpstreamError:

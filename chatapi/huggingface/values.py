@@ -154,6 +154,7 @@ def _reset_of_used_up(headers: Mapping[str, str]) -> float | None:
 
 
 _WAIT_KEYS = {"retryafter": 1.0, "retryafterseconds": 1.0, "retryafters": 1.0, "retryafterms": 0.001}
+_LETTER = re.compile("[A-Za-z]")
 _WAIT_KEYS |= {"retrydelay": 1.0, "waitseconds": 1.0, "resetafter": 1.0}
 MAX_NESTING = 3  # levels at which an error's facts are looked for
 MAX_ITEMS = 20  # of each list or object there
@@ -168,5 +169,5 @@ def _wait_in(body: Any, depth: int = 0) -> float | None:
         unit = _WAIT_KEYS.get(re.sub(r"[^a-z]", "", key[:32].lower()))
         found = seconds(value) if unit else None
         if found is not None and unit:
-            return found * unit
+            return found if isinstance(value, str) and _LETTER.search(value) else found * unit  # "20ms" says its own
     return next((wait for _, value in items if (wait := _wait_in(value, depth + 1)) is not None), None)

@@ -13,6 +13,7 @@ from ..languages import N_, _, current
 from ..schemas import COMPLETIONS, DIALECTS, OPENAI, Dialect
 from ..schemas.strict_json import dumps
 from . import legacy
+from .request import one_spelling
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ _BY_PATH = {dialect.path: dialect for dialect in DIALECTS}
 
 def dialect_of(path: str) -> Dialect:
     """The dialect in which errors of `path` are told, also where no such route exists."""
+    path = one_spelling(path)
     return _BY_PATH.get(path) or (OPENAI if path.startswith("/v1/") or path == "/v1" else COMPLETIONS)
 
 

@@ -88,10 +88,15 @@ def _one_spelling(app: Any) -> Any:
     def called(environ: dict[str, Any], start_response: Any) -> Any:
         path = environ["PATH_INFO"]
         if "//" in path or path[-1:] == "/":
-            environ["PATH_INFO"] = _SLASHES.sub("/", path).rstrip("/") or "/"
+            environ["PATH_INFO"] = one_spelling(path)
         return app(environ, start_response)
 
     return called
+
+
+def one_spelling(path: str) -> str:
+    """`path` without doubled and trailing slashes."""
+    return _SLASHES.sub("/", path).rstrip("/") or "/"
 
 
 # What lies behind Flask's proxies: each attribute of a proxy costs a microsecond.

@@ -164,7 +164,7 @@ def test_retry_after(headers, seconds):
 
 IN_A_BODY = {
     12: [{"error": {"message": "slow down", "retry_after": 12}}],
-    1.5: [{"retry_after_ms": "1500"}],
+    1.5: [{"retry_after_ms": "1500"}, {"retryAfterMs": "1500ms"}, {"retryAfterMs": "1.5s"}],
     34.5: [{"error": {"details": [{"@type": "…/google.rpc.RetryInfo", "retryDelay": "34.5s"}]}}],
     86_400: [{"retry_after": 10**400}],
     None: [{"a": {"b": {"c": {"d": {"e": {"retry_after": 1}}}}}}, {"retry_after": [5], "retryDelay": "soon"}],

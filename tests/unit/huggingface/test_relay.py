@@ -293,7 +293,7 @@ ENDLESS["preludes"] = framed([json.dumps({**HEAD, "choices": []})])
 
 @pytest.mark.parametrize("data", ENDLESS.values(), ids=ENDLESS)
 def test_what_says_nothing_ends(data, monkeypatch):
-    monkeypatch.setattr(relays, "MAX_MUTE", 2000)
+    monkeypatch.setattr(relays, "MAX_SILENT_EVENTS", 2000)
     packets = itertools.chain([framed([event({"content": "a"})])], itertools.repeat(data * 100, 100))
     _, failure = relayed(Relay, packets)
     assert failure.code == "upstream_unavailable"
@@ -302,7 +302,7 @@ def test_what_says_nothing_ends(data, monkeypatch):
 
 
 def test_words_between_them_are_an_answer(monkeypatch):
-    monkeypatch.setattr(relays, "MAX_MUTE", 200)
+    monkeypatch.setattr(relays, "MAX_SILENT_EVENTS", 200)
     quiet = b": hm\n\n" * 150
     packets = [part for _ in range(10) for part in (quiet, framed([event({"content": "a"})]))]
     items, failure = relayed(Relay, [*packets, framed([event({}, "stop"), "[DONE]"])])
