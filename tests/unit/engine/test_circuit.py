@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -38,11 +39,10 @@ def in_children(function, number, *args):
 
 
 def test_nothing_is_read_while_another_worker_sorts_the_slots(circuit):
-    circuit.enter("ill").failed()
-    readers = [
-        threading.Thread(target=read, args=read_args)
-        for read, *read_args in ((circuit.enter, "ill"), (circuit.opened,), (lambda: circuit.enter("ill").is_open,))
-    ]
+    attempt = circuit.enter("ill")
+    attempt.failed()
+    reads = (partial(circuit.enter, "ill"), circuit.opened, lambda: attempt.is_open, attempt.succeeded)
+    readers = [threading.Thread(target=read) for read in reads]
     with circuit.board.locked():
         for reader in readers:
             reader.start()

@@ -1,9 +1,11 @@
 """The engine over a real upstream: who is waited for while another model is left, and what opens a circuit."""
 
+import gzip
 import json
 from contextlib import suppress
 
 import pytest
+from support.sockets import sending, serving
 from support.upstream import ERRORS, TEXT, fault, say
 
 from chatapi.call import Call
@@ -54,6 +56,19 @@ def test_errors_that_a_request_itself_may_cause_open_no_circuit(engine, upstream
         with suppress(UpstreamUnavailable):
             reply(engine, model="ill/model", **asked)
     assert bool(engine.circuit.opened()) is opens
+
+
+def test_a_whole_answer_that_comes_packed_in_one_packet_is_unpacked_to_its_end():
+    said = "word " * 400_000
+    choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
+    body = gzip.compress(json.dumps({"object": "chat.completion", "model": "a/x", "choices": [choice]}).encode())
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip\r\n"
+    transport = Transport("hf_test", "chatapi/test")
+    with serving(sending(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)) as port:
+        client = HuggingFace(transport, f"http://127.0.0.1:{port}", 1)
+        engine = Engine(Catalogue({}), client, TimeLimits(20, 20, 20), Circuit(Board()))
+        assert reply(engine, model="a/x").text == said
+    transport.close()
 
 
 def test_a_refused_continuation_of_its_own_hides_no_cut(upstream):

@@ -12,6 +12,7 @@ import pytest
 from support.tables import rows
 
 from chatapi import create_app
+from chatapi.schemas import DIALECTS
 from chatapi.web import layout, playground
 
 VENDOR = layout.FOLDER / "vendor"
@@ -118,6 +119,19 @@ def test_a_page_has_its_policy_and_nothing_inline_but_what_the_policy_names(sett
     for directive, text in (("style-src", style), ("script-src", script)):
         digest = b64encode(hashlib.sha256(text.encode()).digest()).decode()
         assert f"{directive} 'self' 'sha256-{digest}';" in policy
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.path)
+def test_what_the_forms_bounds_allow_is_taken(dialect):
+    fields = dialect.request[1]._declared_fields
+    bounds = [
+        (fields[asked["name"]], asked[bound])
+        for asked in playground._dialect(dialect)["parameters"]
+        for bound in ("min", "max")
+        if asked[bound] is not None
+    ]
+    assert bounds
+    assert [field.deserialize(bound) for field, bound in bounds] == [bound for _field, bound in bounds]
 
 
 STARTED = {"/": "playground.js", "/docs": "docs.js", "/dashboard": "dashboard.js", "/docs/errors": ""}

@@ -3,6 +3,8 @@
 import pytest
 
 from chatapi import create_app
+from chatapi.schemas import DIALECTS
+from chatapi.web.errors import dialect_of
 
 
 @pytest.fixture
@@ -25,3 +27,8 @@ def test_what_a_route_allows_is_told_again(client):
     for _again in range(2):
         allowed = client.options("/v1/chat/completions").headers["Allow"]
         assert set(allowed.split(", ")) == {"POST", "OPTIONS"}
+
+
+def test_errors_of_a_route_are_told_in_its_own_dialect():
+    assert [dialect_of(dialect.path) for dialect in DIALECTS] == list(DIALECTS)
+    assert [dialect_of(f"/{dialect.path}//") for dialect in DIALECTS] == list(DIALECTS)
