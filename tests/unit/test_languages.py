@@ -66,9 +66,12 @@ HOSTILE = [
 
 @pytest.mark.parametrize("header", HOSTILE, ids=lambda header: header[:8])
 def test_a_hostile_header_costs_milliseconds(header):
-    began = time.process_time()
-    assert negotiate(header, PT) in LANGUAGES
-    assert time.process_time() - began < 0.1
+    def cost_s():
+        began = time.thread_time()
+        assert negotiate(header, PT) in LANGUAGES
+        return time.thread_time() - began
+
+    assert min(cost_s() for _ in range(3)) < 0.1, "not even without the collector in between"
 
 
 LOCALES = {  # (the default, what is chosen) → the environment
