@@ -40,6 +40,7 @@ def N_(message: str, /) -> str:
 # --- which language
 
 MAX_RANGES = 50  # a browser sends a handful
+MAX_LENGTH = 100  # characters of one, its weight and spaces included: the longest tags have 35 (RFC 5646, 4.4.1)
 _MAX_REMEMBERED = 100  # characters
 # RFC 9110 (12.4.2, 12.5.4), RFC 4647 (2.1): a language range, and how much it is wanted.
 _RANGE = re.compile(
@@ -59,7 +60,8 @@ def negotiate(header: str | None, default: str) -> str:
 
 
 def _negotiated(header: str, default: str) -> str:
-    ranges = [_RANGE.fullmatch(part.strip(" \t")) for part in header.split(",", MAX_RANGES)[:MAX_RANGES]]
+    parts = [part for part in header.split(",", MAX_RANGES)[:MAX_RANGES] if len(part) <= MAX_LENGTH]
+    ranges = [_RANGE.fullmatch(part.strip(" \t")) for part in parts]
     # What we do not speak is "": it can be wanted, but refusing it refuses nothing.
     wishes = [(_language_of(found[1]), float(found[2] or 1)) for found in ranges if found]
     weights: dict[str, float] = {}
