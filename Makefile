@@ -26,7 +26,7 @@ run: $(VENV)/.run $(if $(TOKEN),,$(VENV)/.embedded)
 	@exec $(if $(ON_THIS_MACHINE),env $(ON_THIS_MACHINE)) $(BIN)/python -m chatapi.embedded $(BIN)/gunicorn wsgi:app --bind $(HOST):$(PORT)
 
 unit: $(VENV)/.dev
-	$(BIN)/python -m pytest tests/unit -n auto $(PYTEST)
+	$(BIN)/python -m pytest tests/unit -n auto --dist loadfile $(PYTEST)
 
 test: $(VENV)/.dev $(VENV)/.embedded
 	$(BIN)/python -m pytest $(PYTEST)
