@@ -76,6 +76,9 @@ def server_url(text: str) -> str:
 _SEGMENT = r"(?!\.)(?!.*\.\.)[A-Za-z0-9._-]{1,96}"
 # Whether a text is `[org/]name[:suffix]` as Hugging Face writes ids.
 is_model_id = re.compile(rf"(?:{_SEGMENT}/)?{_SEGMENT}(?::{_SEGMENT})?").fullmatch
+# The same for the reference, without looking ahead: what makes values of patterns does not understand that.
+_PLAIN = r"[A-Za-z0-9_\-](\.?[A-Za-z0-9_\-])*\.?"
+MODEL_ID_PATTERN, MODEL_ID_LENGTH = f"^({_PLAIN}/)?{_PLAIN}(:{_PLAIN})?$", 3 * 96 + 2
 
 
 def _model_id(text: str) -> str:

@@ -14,7 +14,7 @@ from marshmallow.fields import Field
 from ..chat import ChatJob, Json
 from ..errors import BadRequest
 from ..languages import N_, _
-from ..settings import is_model_id
+from ..settings import MODEL_ID_LENGTH, MODEL_ID_PATTERN, is_model_id
 
 MAX_FAULTS = 100  # of one array that are looked for: a body may hold millions
 NAMED_FAULTS = 20  # how many faulty fields a message spells out
@@ -148,14 +148,10 @@ class Word(Text):
         return value
 
 
-_SEGMENT = r"[A-Za-z0-9_\-](\.?[A-Za-z0-9_\-])*\.?"
-
-
 class ModelId(Text):
     """`[org/]name[:suffix]`, so that no id can change the path or the host of a request."""
 
-    # As settings.is_model_id has it, in what generators of values from patterns understand: without looking ahead.
-    keywords = {"pattern": f"^({_SEGMENT}/)?{_SEGMENT}(:{_SEGMENT})?$", "maxLength": 3 * 96 + 2}
+    keywords = {"pattern": MODEL_ID_PATTERN, "maxLength": MODEL_ID_LENGTH}
 
     def _checked(self, value: str) -> str:
         if not is_model_id(value):

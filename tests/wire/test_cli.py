@@ -485,6 +485,7 @@ MISUSED = {
     "rpm 0": ("keys", "create", "--name", "a", "--rpm", "0"),
     "rpm -1": ("keys", "create", "--name", "a", "--rpm", "-1"),
     "tpd 1.5": ("keys", "create", "--name", "a", "--tpd", "1.5"),
+    "a shadow limit and none": ("keys", "create", "--name", "a", "--shadow", "rpm", "--shadow", "none"),
     "shadow of nothing": ("keys", "create", "--name", "a", "--shadow", "requests"),
     "an unknown option": ("keys", "create", "--name", "a", "--rps", "1"),
     "no id": ("keys", "show"),

@@ -78,7 +78,9 @@ def update(
 
 
 def _shadowed(names: Sequence[str]) -> tuple[str, ...]:
-    return tuple(name for name in names if name != "none")
+    if "none" in names and len(names) > 1:
+        raise click.BadParameter(_("'none' stands alone"), param_hint="--shadow")
+    return () if "none" in names else tuple(names)
 
 
 @keys.command("list", help=N_("All keys, the oldest first."))
