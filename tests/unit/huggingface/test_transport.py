@@ -134,7 +134,12 @@ ODD = {  # what is sent → words of the message, and whether another attempt ma
     ("closed the connection", True): [b""],
     ("cut", False): [HEAD, HEAD + b"Content-Length: 9\r\n\r\n{", CHUNKED + b"9\r\n{", CHUNKED + b"2\r\n{}\r\n"],
     ("could not be read", False): [
-        *(b"220 smtp.test ESMTP\r\n\r\n", CHUNKED + b"zz\r\n", HEAD + b"Content-Length: -1\r\n\r\n"),
+        *(
+            b"220 smtp.test ESMTP\r\n\r\n",
+            CHUNKED + b"zz\r\n",
+            CHUNKED + b"0x2\r\n{}\r\n0\r\n\r\n",
+            HEAD + b"Content-Length: -1\r\n\r\n",
+        ),
         *(HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n{}", HEAD + b"Content-Encoding: br\r\n\r\nxx"),
         *(b"HTTP/1.1 100 Continue\r\n\r\n" * 5000, HEAD + b"X: y\r\n" * 50_000, CHUNKED + b"1\r\ny\r\n" * 300_000),
     ],
