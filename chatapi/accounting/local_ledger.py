@@ -25,13 +25,13 @@ from ..telemetry import metrics
 from . import statements
 from .processes import ProcessNumbers, this_process
 from .quotas import Decision, Reservation
+from .retries import RETRY_S
 from .slots import Slots
 from .statements import COLUMNS, Row, Tx
 
 log = logging.getLogger(__name__)
 
 FOLD_S = 0.1  # how long a line is in the file alone, if nobody asks
-RETRY_S = 1.0
 LARGE = 4 << 20  # bytes after which a file is left for a new one
 FOLD_BYTES = 8 << 20  # of a file in one transaction
 MAX_UNFOLDED = 256 << 20  # bytes that wait for a database that is away; no call begins beyond

@@ -13,7 +13,7 @@ from ..telemetry import metrics
 log = logging.getLogger(__name__)
 
 MAX_WAITING = 10_000
-RETRY_S = 1.0
+RETRY_S = 1.0  # between looks whether the database, or Redis, is back
 
 
 class RetryQueue:
